@@ -1,0 +1,1 @@
+"""Watch, measure and suppress padding aware neurons in PyTorch Lightning."""

@@ -1,0 +1,252 @@
+"""Which outputs of a convolution read its padding, and what they would have read without it.
+
+Per axis of size n, kernel k, dilation d, stride s and padding (p0, p1), output i covers the inputs
+``i*s - p0 ... i*s - p0 + d*(k-1)``. It reads the padding before the input iff its first tap is negative, and the
+padding after the input iff its last tap is at n or beyond. All of this module follows from these two lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIDES = ("top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right")
+EDGES = SIDES[:4]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One spatial axis of a convolution.
+
+    Args:
+        size: Length n of the input, without padding.
+        kernel: Number of taps k.
+        stride: Step s between neighbouring outputs, in inputs.
+        dilation: Distance d between neighbouring taps, in inputs.
+        before: Padded values p0 before the first input.
+        after: Padded values p1 after the last input.
+
+    Example:
+        >>> axis = Axis(size=8, kernel=3, stride=2, before=1, after=1)
+        >>> axis.outputs, axis.leading, axis.trailing, axis.leftover
+        (4, 1, 0, 1)
+    """
+
+    size: int
+    kernel: int
+    stride: int = 1
+    dilation: int = 1
+    before: int = 0
+    after: int = 0
+
+    @property
+    def extent(self) -> int:
+        """Distance from the first tap to the last, ``d * (k - 1)``."""
+        return self.dilation * (self.kernel - 1)
+
+    @property
+    def outputs(self) -> int:
+        """Number of output positions, never negative."""
+        return max(0, (self.size + self.before + self.after - self.extent - 1) // self.stride + 1)
+
+    @property
+    def leading(self) -> int:
+        """Number of outputs that read the padding before the input: those with ``i*s < p0``."""
+        return min(self.outputs, -(-self.before // self.stride))
+
+    @property
+    def trailing(self) -> int:
+        """Number of outputs that read the padding after the input: those with ``i*s >= n + p0 - d*(k-1)``."""
+        first = max(0, -(-(self.size + self.before - self.extent) // self.stride))
+        return max(0, self.outputs - first)
+
+    @property
+    def leftover(self) -> int:
+        """Padded or real values at the far end that no window reaches ("leftover padding" of Mind the Pad, 2021)."""
+        return (self.size + self.before + self.after - self.extent - 1) % self.stride
+
+    def taps(self, output: int) -> Tensor:
+        """Input coordinates that one output reads; coordinates outside ``0 ... n-1`` are padding."""
+        return output * self.stride - self.before + self.dilation * torch.arange(self.kernel)
+
+    @property
+    def clean(self) -> slice:
+        """Outputs that read no padding; empty where there are none."""
+        return slice(self.leading, max(self.leading, self.outputs - self.trailing))
+
+    @property
+    def first(self) -> slice | None:
+        """The outermost output before the input, if it reads the padding on that side alone."""
+        return slice(0, 1) if self.leading > 0 and self.trailing < self.outputs else None
+
+    @property
+    def last(self) -> slice | None:
+        """The outermost output after the input, if it reads the padding on that side alone."""
+        reads_it_alone = self.trailing > 0 and self.leading < self.outputs
+        return slice(self.outputs - 1, self.outputs) if reads_it_alone else None
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The two axes of a convolution on an input of a known size.
+
+    Example:
+        >>> g = Geometry(Axis(6, 3, before=1, after=1), Axis(6, 3, before=1, after=1))
+        >>> g.border("top")
+        (slice(0, 1, None), slice(1, 5, None))
+        >>> g.border("bottom-right")
+        (slice(5, 6, None), slice(5, 6, None))
+    """
+
+    rows: Axis
+    cols: Axis
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Height and width of the output map."""
+        return self.rows.outputs, self.cols.outputs
+
+    @property
+    def clean(self) -> tuple[slice, slice]:
+        """Rows and columns of the positions that read no padding at all."""
+        return self.rows.clean, self.cols.clean
+
+    def border(self, side: str) -> tuple[slice, slice] | None:
+        """Rows and columns of one side's border, or None where the side has none.
+
+        The border is the outermost row or column, less what reads a second side; a corner is the one position where
+        two outermost lines meet.
+
+        Args:
+            side: One of :data:`SIDES`.
+        """
+        vertical, _, horizontal = side.partition("-") if "-" in side else (side, "", side)
+        rows = {"top": self.rows.first, "bottom": self.rows.last}.get(vertical, self.rows.clean)
+        cols = {"left": self.cols.first, "right": self.cols.last}.get(horizontal, self.cols.clean)
+        if rows is None or cols is None or rows.start >= rows.stop or cols.start >= cols.stop:
+            return None
+        return rows, cols
+
+    def reads(self, side: str) -> Tensor:
+        """Mask of every output position that reads the padding of one edge.
+
+        Args:
+            side: ``"top"``, ``"bottom"``, ``"left"`` or ``"right"``.
+
+        Returns:
+            Boolean tensor (height, width) of the output map.
+        """
+        height, width = self.output_size
+        mask = torch.zeros(height, width, dtype=torch.bool)
+        if side == "top":
+            mask[: self.rows.leading] = True
+        elif side == "bottom":
+            mask[height - self.rows.trailing :] = True
+        elif side == "left":
+            mask[:, : self.cols.leading] = True
+        else:
+            mask[:, width - self.cols.trailing :] = True
+        return mask
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Padding of TensorFlow's "same", which depends on the input: ``ceil(n/s)`` outputs, the odd value after.
+
+    Example:
+        >>> same_padding(224, kernel=3, stride=2, dilation=1)
+        (0, 1)
+    """
+    total = max((-(-size // stride) - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
+    return total // 2, total - total // 2
+
+
+def source(coordinates: Tensor, size: int, mode: str) -> Tensor:
+    """Where a padding mode takes the value of a coordinate outside the input from.
+
+    Args:
+        coordinates: Integer input coordinates, negative or beyond ``size`` where they lie in the padding.
+        size: Length of the axis.
+        mode: ``"reflect"``, ``"replicate"``, ``"circular"``, or ``"neutral"``: reflect, where the map is large enough for
+            it, else replicate.
+
+    Returns:
+        Coordinates inside ``0 ... size-1``; unchanged where they were inside already.
+    """
+    if mode == "circular":
+        return coordinates % size
+    reflected = size - 1 - (size - 1 - coordinates.abs()).abs()
+    if mode == "reflect" or (mode == "neutral" and bool((reflected >= 0).all())):
+        return reflected
+    return coordinates.clamp(0, size - 1)
+
+
+def padding_effect(
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    side: str,
+    *,
+    mode: str = "zeros",
+    value: float = 0.0,
+    groups: int = 1,
+) -> Tensor | None:
+    """What a layer's own padding adds to its border outputs, against neutral padding of the same input.
+
+    A convolution is linear, so the difference of the two outputs is the kernel applied to the difference of the two
+    paddings: just the taps that read padding are computed, and the layer is not run again.
+
+    Args:
+        x: Layer input without padding (images, in channels, height, width).
+        weight: Kernel (out channels, in channels / groups, k, k).
+        geometry: The layer's geometry at this input size.
+        side: One of :data:`SIDES`.
+        mode: The layer's padding mode, ``"zeros"`` for a constant.
+        value: The constant, for ``mode="zeros"``.
+        groups: Groups of the convolution.
+
+    Returns:
+        (images, out channels, rows, columns) of the border, output as it is minus output with neutral padding; None
+        where the side has no border.
+    """
+    border = geometry.border(side)
+    if border is None:
+        return None
+    rows, cols = border
+    if "-" in side:
+        row_taps, col_taps = geometry.rows.taps(rows.start), geometry.cols.taps(cols.start)
+        difference = _own_minus_neutral(x, row_taps, col_taps, mode, value)
+        return F.conv2d(difference, weight, groups=groups)
+    across, along, cross = (geometry.rows, geometry.cols, cols) if side in ("top", "bottom") else (geometry.cols, geometry.rows, rows)
+    taps = across.taps((rows if across is geometry.rows else cols).start)
+    padded = (taps < 0) | (taps >= across.size)
+    line = torch.arange(
+        cross.start * along.stride - along.before, (cross.stop - 1) * along.stride - along.before + along.extent + 1
+    )
+    if across is geometry.rows:
+        difference = _own_minus_neutral(x, taps[padded], line, mode, value)
+        return F.conv2d(
+            difference, weight[:, :, padded], stride=(1, along.stride), dilation=(1, along.dilation), groups=groups
+        )
+    difference = _own_minus_neutral(x, line, taps[padded], mode, value)
+    return F.conv2d(
+        difference, weight[:, :, :, padded], stride=(along.stride, 1), dilation=(along.dilation, 1), groups=groups
+    )
+
+
+def _own_minus_neutral(x: Tensor, rows: Tensor, cols: Tensor, mode: str, value: float) -> Tensor:
+    """Padded input at the given coordinates, as the layer pads it minus as neutral padding would."""
+    height, width = x.shape[-2:]
+
+    def pick(padding: str) -> Tensor:
+        r = source(rows, height, padding).to(x.device)
+        c = source(cols, width, padding).to(x.device)
+        return x[:, :, r[:, None], c[None, :]]
+
+    neutral = pick("neutral")
+    if mode != "zeros":
+        return pick(mode) - neutral
+    outside = ((rows < 0) | (rows >= height))[:, None] | ((cols < 0) | (cols >= width))[None, :]
+    return torch.where(outside.to(x.device), value - neutral, torch.zeros_like(neutral))

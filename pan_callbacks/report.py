@@ -1,0 +1,315 @@
+"""What was found: plain data, saved as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from pan_callbacks.padding import SIDES
+
+SCHEMA_VERSION = 1
+#: Padding effect, in standard deviations of the reference, from which a PAN counts as reading the padding itself.
+NASCENT_EFFECT = 0.5
+
+
+@dataclass(frozen=True)
+class PAN:
+    """A padding aware neuron.
+
+    Args:
+        layer: Name of its convolution.
+        channel: Output channel of that convolution.
+        sides: Sides on which the absolute contrast reaches the threshold.
+        contrast: Signed contrast of every side that has a border; + excited, - inhibited.
+        effect: Padding effect of every side that has a border, in standard deviations of the reference.
+        origin: ``"nascent"`` if it reads the padding itself on a side where it is a PAN, else ``"inherited"``.
+    """
+
+    layer: str
+    channel: int
+    sides: frozenset[str]
+    contrast: Mapping[str, float]
+    effect: Mapping[str, float]
+    origin: str
+
+    @property
+    def strongest(self) -> str:
+        """The side of largest absolute contrast."""
+        return max(self.contrast, key=lambda side: abs(self.contrast[side]))
+
+    @property
+    def kind(self) -> str:
+        """The sides in short: a corner is named only where no side that meets in it is.
+
+        Example:
+            >>> PAN("conv", 0, frozenset({"top", "top-left", "top-right"}), {"top": 0.9}, {}, "nascent").kind
+            'top'
+        """
+        edges = [side for side in SIDES[:4] if side in self.sides]
+        corners = [side for side in SIDES[4:] if side in self.sides and not set(side.split("-")) & set(edges)]
+        return "+".join(edges + corners)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerReport:
+    """What was measured in one convolution layer.
+
+    Args:
+        channels: Number of output channels, the neurons.
+        kernel_size: Rows and columns of the kernel.
+        stride: Stride along rows and columns.
+        reference: The reference used: ``"crop"``, ``"mirror"``, ``"zoom"`` or ``"centre"``; None if the layer was skipped.
+        reason: Why this reference and not the one that was asked for; None if it is the one.
+        skipped: Why the layer was left out; None if it was measured.
+        output_size: Height and width of the output map at the probed image size.
+        leftover: Leftover padding along rows and columns at that size.
+        images: Number of images behind the figures.
+        border_bias: Mean over channels and sides of ``|mean(border) - mean(reference)| / std(reference)``.
+        drift: Largest absolute contrast of interior positions, the control: what the view alone changes.
+        contrast: Signed contrast (8 sides, channels), NaN where a side has no border.
+        effect: Padding effect (8 sides, channels) in standard deviations of the reference, NaN likewise.
+    """
+
+    channels: int
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    reference: str | None = None
+    reason: str | None = None
+    skipped: str | None = None
+    output_size: tuple[int, int] | None = None
+    leftover: tuple[int, int] | None = None
+    images: int = 0
+    border_bias: float = math.nan
+    drift: float = math.nan
+    contrast: Tensor | None = field(default=None, repr=False)
+    effect: Tensor | None = field(default=None, repr=False)
+
+
+class PANReport:
+    """The padding aware neurons of a model, and how every layer was measured.
+
+    Args:
+        layers: Layer name to :class:`LayerReport`, in the model's order.
+        threshold: Absolute contrast from which a neuron is a PAN.
+        reference: The reference that was asked for.
+        notes: Sentences a reader of the figures should know, for instance that few images were seen.
+    """
+
+    sides = SIDES
+
+    def __init__(
+        self, layers: Mapping[str, LayerReport], threshold: float = 0.8, reference: str = "crop", notes: tuple[str, ...] = ()
+    ) -> None:
+        self.layers: Mapping[str, LayerReport] = MappingProxyType(dict(layers))
+        self.threshold = threshold
+        self.reference = reference
+        self.notes = tuple(notes)
+
+    def contrast(self, layer: str) -> Tensor:
+        """Signed contrast of a layer, (8 sides in the order of ``sides``, channels), NaN where a side has no border."""
+        return self._measured(layer, "contrast")
+
+    def effect(self, layer: str) -> Tensor:
+        """Padding effect of a layer, shaped like :meth:`contrast`, in standard deviations of the reference."""
+        return self._measured(layer, "effect")
+
+    def _measured(self, layer: str, what: str) -> Tensor:
+        if layer not in self.layers:
+            raise KeyError(f"no layer {layer!r} in this report; it has {', '.join(list(self.layers)[:8])} ...")
+        entry = self.layers[layer]
+        value = getattr(entry, what)
+        return torch.full((len(SIDES), entry.channels), math.nan) if value is None else value
+
+    @cached_property
+    def pans(self) -> tuple[PAN, ...]:
+        """Every PAN, by layer and channel in the model's order."""
+        return tuple(pan for name, layer in self.layers.items() if layer.contrast is not None for pan in _pans(name, layer, self.threshold))
+
+    @cached_property
+    def neurons(self) -> int:
+        """Number of neurons in the layers that were measured."""
+        return sum(layer.channels for layer in self.layers.values() if layer.skipped is None)
+
+    @property
+    def count(self) -> int:
+        """Number of PANs."""
+        return len(self.pans)
+
+    @property
+    def fraction(self) -> float:
+        """PANs per measured neuron, 0 where nothing was measured."""
+        return self.count / self.neurons if self.neurons else 0.0
+
+    @property
+    def border_bias(self) -> float:
+        """Mean of the layers' border bias; NaN where nothing was measured."""
+        values = [layer.border_bias for layer in self.layers.values() if math.isfinite(layer.border_bias)]
+        return sum(values) / len(values) if values else math.nan
+
+    def count_by_layer(self) -> dict[str, int]:
+        """Number of PANs of every measured layer, zeros included."""
+        counts = {name: 0 for name, layer in self.layers.items() if layer.skipped is None}
+        for pan in self.pans:
+            counts[pan.layer] += 1
+        return counts
+
+    def count_by_side(self) -> dict[str, int]:
+        """Number of neurons that are PANs on each of the eight sides; a neuron may count on several."""
+        return {side: sum(side in pan.sides for pan in self.pans) for side in SIDES}
+
+    def summary(self) -> str:
+        """A few lines in plain words: how many, where, of which kind, and what was left out."""
+        nascent = sum(pan.origin == "nascent" for pan in self.pans)
+        skipped = {name: layer.skipped for name, layer in self.layers.items() if layer.skipped is not None}
+        lines = [
+            f"{self.count} of {self.neurons} neurons are padding aware ({self.fraction:.1%}) at |contrast| >= {self.threshold:g}: "
+            f"{nascent} nascent, {self.count - nascent} inherited.",
+            "by side: " + ", ".join(f"{side} {n}" for side, n in self.count_by_side().items() if n) if self.pans else "",
+            f"{len(self.layers) - len(skipped)} layers measured, {len(skipped)} left out"
+            + (" (" + "; ".join(f"{n}× {why}" for why, n in _tally(skipped.values())) + ")" if skipped else "")
+            + ".",
+            *self.notes,
+        ]
+        return "\n".join(line for line in lines if line)
+
+    def table(self, limit: int | None = 20):
+        """The strongest PANs as a :class:`rich.table.Table`, for ``rich.print``.
+
+        Args:
+            limit: Rows at most; None for all.
+        """
+        from rich.table import Table
+
+        ranked = sorted(self.pans, key=lambda pan: -abs(pan.contrast[pan.strongest]))
+        shown = ranked[:limit]
+        more = f" (strongest {len(shown)} of {len(ranked)})" if len(shown) < len(ranked) else ""
+        table = Table(title=f"Padding aware neurons{more}")
+        for heading, justify in (("layer", "left"), ("channel", "right"), ("sides", "left"), ("contrast", "right"), ("effect", "right"), ("origin", "left")):
+            table.add_column(heading, justify=justify, overflow="fold")
+        for pan in shown:
+            side = pan.strongest
+            effect = pan.effect.get(side, math.nan)
+            table.add_row(pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", f"{effect:+.2f}", pan.origin)
+        return table
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report as JSON, whole or not at all.
+
+        Args:
+            path: File to write; its folder is made where it is missing.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> PANReport:
+        """Reads a report that :meth:`save` wrote.
+
+        Raises:
+            ValueError: If the file is no PAN report, or one of a later schema version.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not a PAN report: {error}") from error
+        try:
+            return cls.from_dict(data)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def to_dict(self) -> dict:
+        """The report as dicts, lists, numbers and strings only."""
+        return {
+            "schema": "pan_callbacks.report",
+            "version": SCHEMA_VERSION,
+            "threshold": self.threshold,
+            "reference": self.reference,
+            "notes": list(self.notes),
+            "sides": list(SIDES),
+            "layers": [{"name": name, **_layer_to_dict(layer)} for name, layer in self.layers.items()],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict) -> PANReport:
+        """The report that :meth:`to_dict` described.
+
+        Raises:
+            ValueError: If the data are no PAN report, or one of a later schema version.
+        """
+        if not isinstance(data, dict) or data.get("schema") != "pan_callbacks.report":
+            raise ValueError("not a PAN report (no 'schema': 'pan_callbacks.report')")
+        if not isinstance(data.get("version"), int) or data["version"] > SCHEMA_VERSION:
+            raise ValueError(f"schema version {data.get('version')!r}, this version of pan_callbacks reads up to {SCHEMA_VERSION}")
+        try:
+            layers = {entry["name"]: _layer_from_dict(entry) for entry in data["layers"]}
+            return cls(layers, data["threshold"], data["reference"], tuple(data["notes"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"a damaged PAN report: {error!r}") from error
+
+    def __repr__(self) -> str:
+        return f"PANReport(count={self.count}, neurons={self.neurons}, threshold={self.threshold:g}, reference={self.reference!r})"
+
+
+def _pans(name: str, layer: LayerReport, threshold: float) -> list[PAN]:
+    over = layer.contrast.abs() >= threshold  # NaN compares false: no border, no PAN
+    pans = []
+    for channel in over.any(0).nonzero().flatten().tolist():
+        sides = frozenset(side for side, hit in zip(SIDES, over[:, channel].tolist(), strict=True) if hit)
+        contrast, effect = _by_side(layer.contrast[:, channel]), _by_side(layer.effect[:, channel])
+        nascent = any(abs(effect.get(side, 0.0)) >= NASCENT_EFFECT for side in sides)
+        pans.append(PAN(name, channel, sides, contrast, effect, "nascent" if nascent else "inherited"))
+    return pans
+
+
+def _by_side(values: Tensor) -> dict[str, float]:
+    return {side: value for side, value in zip(SIDES, values.tolist(), strict=True) if not math.isnan(value)}
+
+
+def _tally(reasons) -> list[tuple[str, int]]:
+    counts: dict[str, int] = {}
+    for reason in reasons:
+        counts[reason] = counts.get(reason, 0) + 1
+    return sorted(counts.items(), key=lambda item: -item[1])
+
+
+_TENSORS = ("contrast", "effect")
+_PAIRS = ("kernel_size", "stride", "output_size", "leftover")
+
+
+def _layer_to_dict(layer: LayerReport) -> dict:
+    entry = {}
+    for key in LayerReport.__dataclass_fields__:
+        value = getattr(layer, key)
+        if isinstance(value, Tensor):
+            value = [[_finite(v) for v in row] for row in value.tolist()]
+        entry[key] = _finite(value) if isinstance(value, float) else value
+    return entry
+
+
+def _layer_from_dict(entry: dict) -> LayerReport:
+    values = {key: entry[key] for key in LayerReport.__dataclass_fields__}
+    for key in _TENSORS:
+        if values[key] is not None:
+            rows = [[math.nan if v is None else v for v in row] for row in values[key]]
+            values[key] = torch.tensor(rows, dtype=torch.float32)
+    for key in _PAIRS:
+        values[key] = None if values[key] is None else tuple(values[key])
+    for key in ("border_bias", "drift"):
+        values[key] = math.nan if values[key] is None else values[key]
+    return LayerReport(**values)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
