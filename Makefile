@@ -1,0 +1,37 @@
+# make demo    a training with PANMonitor, from nothing: virtual environment, packages, real images, findings
+# make test    the whole test suite          make lint    style and formatting
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+LOGDIR ?= runs
+OUT ?= docs/tensorboard.png
+# one thread for each of the test processes; more only get into each other's way
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: install demo test lint screenshot clean
+.DELETE_ON_ERROR:
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python -m examples.train fit -c configs/placed_digits.yaml
+
+test: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --durations=10
+
+lint: $(INSTALLED)
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+screenshot: $(INSTALLED)
+	$(BIN)/python tools/screenshot_tensorboard.py --logdir $(LOGDIR) --out $(OUT)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,157 @@
+"""Turns the maps of one layer into readings, and the readings into a line of the report."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from pan_callbacks.awareness import BorderBias, PaddingAwareness, PaddingEffect
+from pan_callbacks.padding import SIDES, Geometry, padding_effect
+from pan_callbacks.references import Position, SitePlan
+from pan_callbacks.report import LayerReport
+
+#: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.
+EFFECT_IMAGES = 64
+_GROUPS = (*SIDES, "interior")
+#: Samples kept of each neuron: border and reference of every side and of the interior.
+SAMPLES = 2 * len(_GROUPS)
+
+
+class LayerStatistics:
+    """What accumulates for one layer while images pass; all of it reduces over ranks.
+
+    Args:
+        conv: The convolution.
+        capacity: Readings of one side kept at most, see :class:`~pan_callbacks.awareness.PaddingAwareness`.
+        sync: Whether results are reduced over ranks.
+    """
+
+    def __init__(self, conv: nn.Conv2d, capacity: int, sync: bool) -> None:
+        self.conv = conv
+        options = {"sync_on_compute": sync}
+        self.awareness = PaddingAwareness(conv.out_channels, _GROUPS, capacity, **options)
+        self.bias = BorderBias(conv.out_channels, **options)
+        self.effect = PaddingEffect(conv.out_channels, **options)
+        self.tally = _Tally(**options)
+        for metric in self._metrics:
+            metric.to(conv.weight.device)
+        self._effect_images = 0
+
+    @property
+    def _metrics(self) -> tuple[Metric, ...]:
+        return self.awareness, self.bias, self.effect, self.tally
+
+    def add_reference(self, site: SitePlan, output: Tensor) -> None:
+        """Adds the reference readings of a map (images, channels, rows, columns)."""
+        readings = {side: _readings(output, where) for side, where in site.reference.items()}
+        shared = readings.get(None)
+        self.awareness.update({}, readings if shared is None else shared)
+        of_sides = {side: r for side, r in readings.items() if side in SIDES} if shared is None else shared
+        self.bias.update({}, of_sides)
+        self.effect.update({}, of_sides)
+        self.tally.update(0, readings.values())
+
+    def add_border(self, site: SitePlan, x: Tensor, output: Tensor) -> None:
+        """Adds the border readings of a map, and the padding effect on some of its images.
+
+        Args:
+            site: How the site is measured.
+            x: What the convolution received (images, in channels, height, width).
+            output: What it returned (images, channels, rows, columns).
+        """
+        readings = {side: _readings(output, where) for side, where in site.border.items()}
+        self.awareness.update(readings, {})
+        self.bias.update({side: r for side, r in readings.items() if side in SIDES}, {})
+        self.tally.update(len(output), readings.values())
+        x = x[: max(0, EFFECT_IMAGES - self._effect_images)]
+        if len(x):
+            self._effect_images += len(x)
+            self.effect.update(_padding_effects(site, x), {})
+
+    def report(self, site: SitePlan | None, geometry: Geometry | None, skipped: str | None) -> LayerReport:
+        """The layer's line of the report; every rank calls it, for every layer, in one order.
+
+        Args:
+            site: How the layer was measured, None where it was not.
+            geometry: The layer's geometry in the model's own forward, where it is known.
+            skipped: Why the layer was not measured, as far as this rank knows.
+        """
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric")  # a layer that was not called
+            contrast = self.awareness.compute().cpu()
+            bias, effect, tally = self.bias.compute(), self.effect.compute().cpu(), self.tally.compute()
+        images, broken = (int(n) for n in tally.tolist())
+        if broken:
+            skipped = "NaN or infinite activations"
+        elif images and bool(contrast[:-1].isnan().all()):
+            skipped = f"too few readings: {images} image{'s' * (images != 1)} on so small a map"
+        elif images:
+            skipped = None
+        line = describe(self.conv, skipped or (None if images else "never called"), geometry)
+        if line.skipped is not None:
+            return line
+        values = dict(line.__dict__)
+        values.update(
+            reference=None if site is None else site.view,
+            reason=None if site is None else site.reason,
+            images=images,
+            border_bias=float(bias),
+            drift=float(contrast[-1].abs().nan_to_num(-math.inf).max()) if not contrast[-1].isnan().all() else math.nan,
+            contrast=contrast[:-1].clone(),
+            effect=effect,
+        )
+        return LayerReport(**values)
+
+
+def describe(conv: nn.Conv2d, skipped: str | None, geometry: Geometry | None = None) -> LayerReport:
+    """A line of the report that says what a layer is, and why it was left out."""
+    return LayerReport(
+        channels=conv.out_channels,
+        kernel_size=tuple(conv.kernel_size),
+        stride=tuple(conv.stride),
+        skipped=skipped,
+        output_size=None if geometry is None else geometry.output_size,
+        leftover=None if geometry is None else (geometry.rows.leftover, geometry.cols.leftover),
+    )
+
+
+def _readings(output: Tensor, where: Position) -> Tensor:
+    """The map's values at some rows and columns, (images * positions, channels)."""
+    return output[:, :, where[0], where[1]].permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _padding_effects(site: SitePlan, x: Tensor) -> dict[str, Tensor]:
+    layer = site.layer
+    weight = layer.weight(x)
+    x = layer.unpadded(x).to(weight.dtype)
+    effects = {}
+    for side in site.border:
+        if side in SIDES:
+            difference = padding_effect(
+                x, weight, site.geometry, side, mode=layer.mode, value=layer.value, groups=layer.module.groups
+            )
+            effects[side] = difference.permute(0, 2, 3, 1).flatten(0, 2)
+    return effects
+
+
+class _Tally(Metric):
+    """Number of images, and of updates that held a reading which is not finite."""
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.add_state("counts", default=torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, images: int, readings) -> None:
+        self.counts[0] += images
+        for values in readings:
+            self.counts[1] += ~values.isfinite().all()
+
+    def compute(self) -> Tensor:
+        return self.counts.clone()

@@ -1,0 +1,234 @@
+"""One table: logger class -> how it shows a figure, a histogram, a text.
+
+Lightning's loggers share an API for numbers and none for anything else. Loggers are told by the names of their classes,
+so ``pytorch_lightning``, ``lightning.pytorch`` and their subclasses all match, and neither is imported here. To teach
+the package another logger, add one entry to ``_TABLE``.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CURVES = 12  # curves in one chart at most, for its legend to stay readable
+
+
+def can_show(logger: Any) -> bool:
+    """Whether a logger shows anything but numbers, in this process.
+
+    Args:
+        logger: A Lightning logger.
+    """
+    return _entry(logger) is not None and not is_silent(logger)
+
+
+def is_silent(logger: Any) -> bool:
+    """Whether a logger throws away whatever it is given, so that there is nobody to tell what it cannot show.
+
+    That is the ``DummyLogger`` of ``fast_dev_run``, and every logger on a rank other than zero.
+
+    Args:
+        logger: A Lightning logger.
+    """
+    if "DummyLogger" in _names(logger):
+        return True
+    return _entry(logger) is not None and "_DummyExperiment" in _names(logger.experiment)
+
+
+def show_figure(logger: Any, tag: str, figure: Figure, step: int) -> bool:
+    """Shows a figure as an image.
+
+    Args:
+        logger: A Lightning logger.
+        tag: Name of the image, with ``/`` between group and name.
+        figure: What to draw.
+        step: The Trainer's step.
+
+    Returns:
+        Whether the logger can; False also where :func:`is_silent`.
+    """
+    return _show(logger, "figure", tag, figure, step)
+
+
+def show_histogram(logger: Any, tag: str, values: Tensor, step: int) -> bool:
+    """Shows the distribution of values; those that are not finite are left out, and nothing is shown if none is.
+
+    Args:
+        logger: A Lightning logger.
+        tag: Name of the histogram.
+        values: Tensor of any shape.
+        step: The Trainer's step.
+
+    Returns:
+        Whether the logger can; False also where :func:`is_silent`.
+    """
+    return _show(logger, "histogram", tag, values, step)
+
+
+def show_text(logger: Any, tag: str, markdown: str, step: int) -> bool:
+    """Shows a text; TensorBoard renders the markdown, Weights & Biases shows it as it is.
+
+    Args:
+        logger: A Lightning logger.
+        tag: Name of the text.
+        markdown: The text.
+        step: The Trainer's step.
+
+    Returns:
+        Whether the logger can; False also where :func:`is_silent`.
+    """
+    return _show(logger, "text", tag, markdown, step)
+
+
+def show_layout(logger: Any, layout: dict[str, dict[str, list]]) -> bool:
+    """Lays out the "custom scalars" page; TensorBoard alone has one.
+
+    Args:
+        logger: A Lightning logger.
+        layout: What :func:`scalar_layout` returns.
+
+    Returns:
+        Whether the logger can; False also where :func:`is_silent`.
+    """
+    return _show(logger, "layout", layout)
+
+
+def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> dict[str, dict[str, list]]:
+    r"""The charts of the "custom scalars" page: related curves together, for all that ``PANMonitor`` logs.
+
+    Tags are regular expressions that TensorBoard matches from the start of a tag; the ``$`` keeps ``conv1`` from
+    taking in ``conv10``. Layers that would crowd one chart are spread over several, in order.
+
+    Args:
+        layer_names: Names of the measured layers.
+        sides: Names of the sides.
+
+    Example:
+        >>> layout = scalar_layout(["layer1.0.conv1"], ["top"])
+        >>> layout["Padding aware neurons"]["by layer"]
+        ['Multiline', ['pan_layer/layer1\\.0\\.conv1$']]
+    """
+    return {
+        "Padding aware neurons": {
+            "count": _chart("pan/", ("count", "nascent", "inherited")),
+            "born and gone": _chart("pan/", ("born", "gone")),
+            "by side": _chart("pan_side/", sides),
+            **_charts("pan_layer/", layer_names),
+        },
+        "Border bias": {"mean": _chart("border_bias/", ("mean",)), **_charts("border_bias/", layer_names)},
+    }
+
+
+def _charts(group: str, names: Sequence[str]) -> dict[str, list]:
+    chunks = [names[start : start + _CURVES] for start in range(0, len(names), _CURVES)]
+    if len(chunks) == 1:
+        return {"by layer": _chart(group, names)}
+    return {f"by layer: {chunk[0]} … {chunk[-1]}": _chart(group, chunk) for chunk in chunks}
+
+
+def _chart(group: str, names: Sequence[str]) -> list:
+    return ["Multiline", [re.escape(group + name) + "$" for name in names]]
+
+
+def _names(thing: Any) -> list[str]:
+    return [kind.__name__ for kind in type(thing).__mro__]
+
+
+def _entry(logger: Any) -> dict[str, Callable[..., None]] | None:
+    return next((_TABLE[name] for name in _names(logger) if name in _TABLE), None)
+
+
+def _show(logger: Any, what: str, *args: Any) -> bool:
+    if not can_show(logger) or what not in _entry(logger):
+        return False
+    _entry(logger)[what](logger, *args)
+    return True
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    """A figure as (height, width, 3) bytes. The loggers' own ways lead through pyplot, which ours stay out of."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def _finite(values: Tensor) -> np.ndarray:
+    numbers = values.detach().float().flatten()
+    return numbers[numbers.isfinite()].cpu().numpy()
+
+
+# Lightning puts a logger's prefix before the tags of numbers; what is shown here goes by the same names.
+
+
+def _tensorboard_prefix(logger: Any) -> str:
+    prefix = getattr(logger, "_prefix", "")
+    return f"{prefix}{logger.LOGGER_JOIN_CHAR}" if prefix else ""
+
+
+def _tensorboard_figure(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    logger.experiment.add_image(_tensorboard_prefix(logger) + tag, _pixels(figure), step, dataformats="HWC")
+
+
+def _tensorboard_histogram(logger: Any, tag: str, values: Tensor, step: int) -> None:
+    numbers = _finite(values)
+    if numbers.size:
+        logger.experiment.add_histogram(_tensorboard_prefix(logger) + tag, numbers, step)
+
+
+def _tensorboard_text(logger: Any, tag: str, markdown: str, step: int) -> None:
+    logger.experiment.add_text(_tensorboard_prefix(logger) + tag, markdown, step)
+
+
+def _tensorboard_layout(logger: Any, layout: dict[str, dict[str, list]]) -> None:
+    prefix = re.escape(_tensorboard_prefix(logger))
+    logger.experiment.add_custom_scalars(
+        {
+            category: {title: [kind, [prefix + tag for tag in tags]] for title, (kind, tags) in charts.items()}
+            for category, charts in layout.items()
+        }
+    )
+
+
+# ``log_metrics`` takes W&B's media as it takes numbers, and adds the prefix and the step that the other curves have.
+
+
+def _wandb_figure(logger: Any, tag: str, figure: Figure, step: int) -> None:
+    import wandb
+    from PIL import Image
+
+    logger.log_metrics({tag: wandb.Image(Image.fromarray(_pixels(figure)))}, step)
+
+
+def _wandb_histogram(logger: Any, tag: str, values: Tensor, step: int) -> None:
+    import wandb
+
+    numbers = _finite(values)
+    if numbers.size:
+        logger.log_metrics({tag: wandb.Histogram(numbers)}, step)
+
+
+def _wandb_text(logger: Any, tag: str, markdown: str, step: int) -> None:
+    import wandb
+
+    logger.log_metrics({tag: wandb.Html(f"<pre>{html.escape(markdown)}</pre>")}, step)
+
+
+_TABLE: dict[str, dict[str, Callable[..., None]]] = {
+    "TensorBoardLogger": {
+        "figure": _tensorboard_figure,
+        "histogram": _tensorboard_histogram,
+        "text": _tensorboard_text,
+        "layout": _tensorboard_layout,
+    },
+    "WandbLogger": {"figure": _wandb_figure, "histogram": _wandb_histogram, "text": _wandb_text},
+}

@@ -1,0 +1,237 @@
+"""Measures a model while images pass through it: the one engine behind ``scan`` and ``PANMonitor``."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from pan_callbacks.layer_statistics import SAMPLES, LayerStatistics, describe
+from pan_callbacks.layers import select, why_unpadded
+from pan_callbacks.probes import Listener, Probes, StopForward, entry_modules, quietly, run
+from pan_callbacks.references import MIRROR_SHARE, REFERENCES, VIEWS, Plan, plan
+from pan_callbacks.report import LayerReport, PANReport
+
+#: Memory for the readings of all neurons together; docs/statistics.md says what it buys.
+MEMORY = 64 * 2**20
+#: Readings kept of each side: enough for a contrast within 0.01 of the exact one, and no more than is of use.
+MIN_CAPACITY, MAX_CAPACITY = 512, 2**16
+#: With fewer images than this a report says so.
+FEW_IMAGES = 32
+
+
+class Measurement:
+    """Attaches to a model, listens while images pass, and says what it found.
+
+    Args:
+        model: Model to measure.
+        layers: Glob or globs over layer names, None for all.
+        reference: ``"crop"``, ``"mirror"`` or ``"centre"``.
+        threshold: Absolute contrast from which a neuron is a PAN, in (0, 1).
+        max_images: Images to measure on, at most.
+        sync: Whether results are reduced over ranks.
+        tolerant: Whether an error of ours is told as a warning, and ends the measurement instead of the program.
+
+    Raises:
+        ValueError: If ``reference``, ``threshold`` or ``max_images`` is out of range.
+        PANError: If a glob matches nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: str | Iterable[str] | None = None,
+        reference: str = "crop",
+        threshold: float = 0.8,
+        max_images: int = 256,
+        sync: bool = False,
+        tolerant: bool = False,
+    ) -> None:
+        check_arguments(reference, threshold, max_images)
+        self.reference, self.threshold, self.max_images = reference, threshold, max_images
+        self.sync, self.tolerant = sync, tolerant
+        self.selected = select(model, layers)
+        self.candidates = {n: m for n, m in self.selected.items() if max(m.kernel_size) > 1 or why_unpadded(m) is None}
+        self.probes = Probes(self.candidates, entry_modules(model, self.candidates))
+        self.statistics: dict[str, LayerStatistics] = {}
+        self.failure: str | None = None
+        self._plans: dict[tuple, Plan] = {}
+        self._taken: dict[str, int] = {}
+        self._visit: _Visit | None = None
+        self._ours = False
+
+    def start(self, max_images: int | None = None) -> None:
+        """Forgets what was measured, and listens from now on.
+
+        Args:
+            max_images: Images to measure on, where it is not the number given at first (a rank takes its share).
+        """
+        self._limit = self.max_images if max_images is None else max_images
+        neurons = sum(module.out_channels for module in self.candidates.values())
+        capacity = MEMORY // (4 * SAMPLES * max(1, neurons))
+        capacity = min(max(capacity, MIN_CAPACITY), MAX_CAPACITY)
+        self.statistics = {name: LayerStatistics(m, capacity, self.sync) for name, m in self.candidates.items()}
+        self.failure, self._taken, self._visit = None, {}, None
+        self.probes.attach()
+        for entry in self.probes.entries.values():
+            entry.entered, entry.left = self._guarded(self._enter), self._guarded(self._leave)
+
+    def stop(self) -> None:
+        """Listens no longer; what was measured stays."""
+        self.probes.mute()
+        self._visit = None
+
+    @property
+    def images(self) -> int:
+        """Images that entered so far."""
+        return max(self._taken.values(), default=0)
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether as many images entered as were asked for."""
+        return bool(self._taken) and min(self._taken.values()) >= self._limit
+
+    def report(self) -> PANReport:
+        """What was found so far; with ``sync`` every rank calls it, and all get the same figures."""
+        lines: dict[str, LayerReport] = {}
+        for name, conv in self.selected.items():
+            site, geometry, skipped = self._how_measured(name)
+            if name in self.statistics:
+                lines[name] = self.statistics[name].report(site, geometry, skipped)
+            else:
+                lines[name] = describe(conv, why_unpadded(conv) or skipped)
+        images = max((line.images for line in lines.values()), default=0)
+        notes = [f"only {images} images were probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
+        notes += [f"the measurement ended early: {self.failure}"] if self.failure else []
+        return PANReport(lines, self.threshold, self.reference, tuple(notes))
+
+    def _how_measured(self, name: str):
+        """Plan, geometry and reason to skip of a layer, from the first input size that knows."""
+        skipped = None
+        for current in self._plans.values():
+            for (layer, call), geometry in current.geometries.items():
+                if layer == name and (layer, call) in current.sites:
+                    return current.sites[layer, call], geometry, None
+            skipped = skipped or current.skipped.get(name)
+        geometry = next((g for p in self._plans.values() for (layer, _), g in p.geometries.items() if layer == name), None)
+        return None, geometry, skipped
+
+    # --- while images pass ---------------------------------------------------------------------------------------
+
+    def _enter(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Before a module's forward: if images enter here, listen to the layers below it."""
+        if self._ours or not _are_images(args) or (self._visit is not None and self._visit.name != name):
+            return
+        before = self._taken.get(name, 0)
+        take = min(len(args[0]), self._limit - before)
+        if take <= 0:
+            return
+        key = (name, *args[0].shape[1:])
+        if key not in self._plans:
+            with self._running(module):
+                self._plans[key] = plan(module, args, kwargs, self.probes, self.reference)
+        self._visit = _Visit(name, self._plans[key], before, take)
+        self.probes.listen(self._listeners(self._visit, None))
+
+    def _leave(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """After a module's forward: run the other views of the same images."""
+        visit = self._visit
+        if self._ours or visit is None or visit.name != name:
+            return
+        with self._running(module):
+            for view in visit.plan.views:
+                if share := visit.share(view):
+                    images = VIEWS[view](args[0][:share].detach(), visit.plan.offsets[view])
+                    self.probes.listen(self._listeners(visit, view))
+                    run(module, (images, *args[1:]), kwargs)
+        self._visit = None
+        self._taken[name] = visit.before + visit.take
+
+    @contextmanager
+    def _running(self, module: nn.Module) -> Iterator[None]:
+        """Runs the module for us: without a trace, and without being taken for the user's forward."""
+        self._ours = True
+        try:
+            with quietly(module):
+                yield
+        finally:
+            self.probes.listen({})
+            self._ours = False
+
+    def _listeners(self, visit: _Visit, view: str | None) -> dict[str, Listener]:
+        """Listeners for one forward: the model's own (``view`` None), or one of ours on another view."""
+        wanted = {site: how for site, how in visit.plan.sites.items() if view is None or how.view == view}
+        remaining = set(wanted)
+        calls: dict[str, int] = {}
+
+        def listener(name: str) -> Listener:
+            def listen(conv: nn.Module, x: Tensor, output: Tensor) -> None:
+                call = calls[name] = calls.get(name, -1) + 1
+                how = wanted.get((name, call))
+                if how is None:
+                    return
+                share = visit.share(how.view)
+                # the model's own forward is the large input of crop, the small one of mirror, and both of centre
+                if share and (how.view == "centre" or (view is None) == (how.view == "crop")):
+                    self.statistics[name].add_reference(how, output[:share].detach())
+                if share and (how.view == "centre" or (view is None) == (how.view == "mirror")):
+                    self.statistics[name].add_border(how, x[:share].detach(), output[:share].detach())
+                remaining.discard((name, call))
+                if view is not None and not remaining:
+                    raise StopForward  # what follows, a classifier of fixed size perhaps, need not run
+
+            return self._guarded(listen)
+
+        return {name: listener(name) for name, _ in wanted}
+
+    def _guarded(self, function: Callable) -> Callable:
+        """Where errors are tolerated, turns one into a warning and the end of the measurement."""
+        if not self.tolerant:
+            return function
+
+        def guarded(*args) -> None:
+            try:
+                function(*args)
+            except StopForward:
+                raise
+            except Exception as error:  # whatever it is, it is ours and must not end the user's run
+                if self._ours:
+                    raise
+                self.failure = f"{type(error).__name__}: {error}"
+                self.stop()
+                warnings.warn(f"pan_callbacks stopped measuring, the model goes on: {self.failure}", stacklevel=2)
+
+        return guarded
+
+
+@dataclass
+class _Visit:
+    """One forward of the user's: its first ``take`` images are measured, after ``before`` in earlier forwards."""
+
+    name: str
+    plan: Plan
+    before: int
+    take: int
+
+    def share(self, view: str) -> int:
+        """How many of the images a view takes: all, or evenly over the run a part, for the dear one."""
+        if view != "mirror":
+            return self.take
+        return -(-(self.before + self.take) // MIRROR_SHARE) + (-self.before // MIRROR_SHARE)
+
+
+def check_arguments(reference: str, threshold: float, max_images: int) -> None:
+    """Raises ValueError for an argument out of range, naming it."""
+    if reference not in REFERENCES:
+        raise ValueError(f"reference={reference!r} is unknown; choose one of {', '.join(REFERENCES)}")
+    if not 0 < threshold < 1:
+        raise ValueError(f"threshold={threshold!r} is not in (0, 1); 0.8 is the default")
+    if max_images < 1:
+        raise ValueError(f"max_images={max_images!r}: at least one image is needed")
+
+
+def _are_images(args: tuple) -> bool:
+    return bool(args) and isinstance(args[0], Tensor) and args[0].ndim == 4 and args[0].is_floating_point() and len(args[0]) > 0

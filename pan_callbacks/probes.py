@@ -1,0 +1,170 @@
+"""Hook objects: attached, gated and detached in one place.
+
+A hook hands what passes by to a listener, if one is set, and does nothing else: with no listener it costs one attribute
+check. It holds no tensor, no module and no trainer, so that models stay picklable and copyable with hooks attached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+Listener = Callable[[nn.Module, Tensor, Tensor], None]
+
+
+class StopForward(Exception):
+    """Ends a forward of ours early; never raised in a forward of the user's."""
+
+
+class LayerProbe:
+    """Forward hook of one layer.
+
+    Args:
+        name: Name of the layer.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.listener: Listener | None = None
+
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+        """Called by torch after the layer's forward; changes nothing."""
+        if self.listener is not None:
+            self.listener(module, args[0], output)
+
+    def __getstate__(self) -> dict:
+        """A copy of the module gets a hook that listens to nobody."""
+        return {"name": self.name, "listener": None}
+
+
+class EntryProbe:
+    """Forward pre-hook and hook of a module that images may enter by."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.entered: Callable[[str, nn.Module, tuple, dict], None] | None = None
+        self.left: Callable[[str, nn.Module, tuple, dict], None] | None = None
+
+    def before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Called by torch before the module's forward."""
+        if self.entered is not None:
+            self.entered(self.name, module, args, kwargs)
+
+    def after(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        """Called by torch after the module's forward."""
+        if self.left is not None:
+            self.left(self.name, module, args, kwargs)
+
+    def __getstate__(self) -> dict:
+        """A copy of the module gets a hook that listens to nobody."""
+        return {"name": self.name, "entered": None, "left": None}
+
+
+class Probes:
+    """The hooks of one measurement on one model.
+
+    Args:
+        layers: Layers to listen to, by name.
+        entries: Modules that images may enter by, by name.
+    """
+
+    def __init__(self, layers: dict[str, nn.Module], entries: dict[str, nn.Module]) -> None:
+        self.layers = {name: LayerProbe(name) for name in layers}
+        self.entries = {name: EntryProbe(name) for name in entries}
+        self._modules = {**layers}, {**entries}
+        self._handles: list = []
+
+    @property
+    def attached(self) -> bool:
+        """Whether the hooks are on the model."""
+        return bool(self._handles)
+
+    def attach(self) -> None:
+        """Puts the hooks on the model; does nothing if they are there."""
+        if self._handles:
+            return
+        layers, entries = self._modules
+        for name, probe in self.layers.items():
+            self._handles.append(layers[name].register_forward_hook(probe))
+        for name, entry in self.entries.items():
+            self._handles.append(entries[name].register_forward_pre_hook(entry.before, with_kwargs=True))
+            self._handles.append(entries[name].register_forward_hook(entry.after, with_kwargs=True))
+
+    def detach(self) -> None:
+        """Takes the hooks off the model; does nothing if they are off."""
+        self.mute()
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def listen(self, listeners: dict[str, Listener]) -> None:
+        """Sets the listeners of the named layers, and silences all others."""
+        for name, probe in self.layers.items():
+            probe.listener = listeners.get(name)
+
+    def mute(self) -> None:
+        """Silences every hook."""
+        self.listen({})
+        for entry in self.entries.values():
+            entry.entered = entry.left = None
+
+
+@contextmanager
+def quietly(model: nn.Module) -> Iterator[None]:
+    """Runs a model of somebody else without a trace: no gradients, random states and module modes as they were.
+
+    The model is in evaluation mode meanwhile, so that no statistic of a normalisation layer moves.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices), torch.no_grad():
+        try:
+            for module, training in modes:
+                if training:
+                    module.training = False  # not .eval(), which a model may have overridden
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def run(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Runs a module until it ends or a listener stops it."""
+    try:
+        module(*args, **kwargs)
+    except StopForward:
+        pass
+
+
+def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module]:
+    """The smallest module that holds all layers, and every module below it that holds one.
+
+    Images enter by the outermost of them that is called with images: a container is never called itself, and a
+    detector is called with a list.
+
+    Args:
+        model: Model whose modules are searched.
+        layers: Names of the layers, as :func:`pan_callbacks.layers.convolutions` gives them.
+    """
+    from pan_callbacks.layers import clean_name
+
+    wanted = list(layers)
+    if not wanted:
+        return {}
+    modules = {clean_name(name): module for name, module in model.named_modules()}
+    paths = [name.split(".") for name in wanted]
+    common: list[str] = []
+    for parts in zip(*paths, strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    root = ".".join(common)
+    holders = {""} | {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
+    return {
+        name: modules[name]
+        for name in sorted(holders, key=lambda name: (name.count(".") if name else -1, name))
+        if name in modules and (name == root or not root or name.startswith(root + "."))
+    }

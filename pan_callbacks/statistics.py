@@ -1,0 +1,125 @@
+"""The contrast and what it is computed from: pure functions of tensors.
+
+A *reading* is the value of one neuron at one output position of one image. Readings are tensors (readings, channels).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Values closer than this many parts of a channel's largest reading are rounding, not signal: the same convolution on
+#: inputs of two sizes differs in the last bits, and two-sample statistics are blind to how small a difference is.
+RESOLUTION = 2.0**-18
+
+
+def contrast(border: Tensor, reference: Tensor) -> Tensor:
+    """Signed two-sample Kolmogorov-Smirnov statistic between border and reference readings.
+
+    ``max over t of |F_reference(t) - F_border(t)|`` with F the empirical distribution functions (Kolmogorov 1933,
+    Smirnov 1939), signed + where the border readings are larger. Exact, with ties, but for one thing: values that
+    differ by less than rounding (:data:`RESOLUTION`) count as equal. Rounding to a grid could still split a tie that
+    lies on a grid line, so two grids half a cell apart are used and the smaller result is taken.
+
+    Args:
+        border: Readings at the border (n, channels), any floating dtype.
+        reference: Readings of the reference (m, channels).
+
+    Returns:
+        Contrast (channels,), float32 in [-1, 1]; NaN for a channel with a reading that is not finite, and for all
+        channels if n or m is 0.
+
+    Example:
+        >>> contrast(torch.tensor([[3.0], [4.0]]), torch.tensor([[1.0], [2.0]]))
+        tensor([1.])
+        >>> contrast(torch.tensor([[1.0], [4.0]]), torch.tensor([[2.0], [5.0]]))
+        tensor([-0.5000])
+    """
+    n, m = len(border), len(reference)
+    channels = border.shape[1]
+    if n == 0 or m == 0:
+        return torch.full((channels,), torch.nan, device=border.device)
+    values = torch.cat([border.float(), reference.float()]).T.contiguous()
+    finite = values.isfinite().all(1)
+    values, is_reference = _sort_labelled(torch.where(finite[:, None], values, torch.zeros_like(values)), n)
+    # difference of the two distribution functions after each value, in units of 1 / (n * m): integers, so exact
+    difference = torch.where(is_reference, n, -m).cumsum(1)
+    cell = torch.exp2(torch.frexp(values.abs().amax(1, keepdim=True)).exponent.float()) * RESOLUTION
+    position = values / cell.clamp_min(torch.finfo(torch.float32).tiny)
+    one, other = (_signed_extreme(difference, (position + shift).floor()) for shift in (0.0, 0.5))
+    smaller = torch.where(one.abs() <= other.abs(), one, other)
+    return torch.where(finite, (smaller.double() / (n * m)).float(), torch.nan)
+
+
+def _sort_labelled(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Sorts rows and tells for each value whether it came from column n or later; faster than an argsort.
+
+    The label rides in the lowest bit of a 64-bit key whose upper bits order as the floats do.
+    """
+    bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0 into 0
+    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() * 2
+    keys[:, n:] += 1
+    if keys.device.type == "cpu":
+        keys = torch.from_numpy(np.sort(keys.numpy(), axis=1))  # vectorised, several times torch.sort
+    else:
+        keys = keys.sort(1).values
+    bits = (keys >> 1).int()
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32), (keys & 1).bool()
+
+
+def _signed_extreme(difference: Tensor, cell: Tensor) -> Tensor:
+    """The entry of largest absolute value in each row, looking only where a run of equal cells ends."""
+    ends = torch.ones_like(cell, dtype=torch.bool)
+    ends[:, :-1] = cell[:, 1:] != cell[:, :-1]
+    seen = torch.where(ends, difference, torch.zeros_like(difference))
+    high, low = seen.amax(1), seen.amin(1)
+    return torch.where(high >= -low, high, low)
+
+
+def thin(readings: Tensor, step: int, start: int) -> Tensor:
+    """Every step-th reading of each channel in order of size: fewer readings, nearly the same distribution.
+
+    Each kept reading stands for ``step`` of them: the bars of a histogram of equal counts, whose edges follow the data.
+    The distribution function moves by at most ``step / readings``, however the values lie; a histogram of as many
+    fixed bins has no such bound (docs/statistics.md has the measurement).
+
+    Args:
+        readings: (n, channels).
+        step: How many readings one kept reading stands for.
+        start: Rank of the first one kept, ``0 <= start < step``; vary it from call to call, so that errors cancel.
+
+    Returns:
+        (about n / step, channels), ascending in each channel.
+    """
+    ordered = readings.T.contiguous()
+    if ordered.device.type == "cpu":
+        ordered = torch.from_numpy(np.sort(ordered.float().numpy(), axis=1))
+    else:
+        ordered = ordered.float().sort(1).values
+    return ordered[:, start::step].T.contiguous()
+
+
+def moments(readings: Tensor) -> Tensor:
+    """Count, sum and sum of squares of each channel, (3, channels) float64; they add over batches and ranks."""
+    values = readings.double() if readings.device.type != "mps" else readings.float()
+    count = torch.full_like(values[:1].sum(0), float(len(values)))
+    return torch.stack([count, values.sum(0), values.square().sum(0)])
+
+
+def mean_and_std(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (of the population) from :func:`moments`, over its first dimension.
+
+    A spread below rounding is returned as exactly 0, so that a constant channel can be told.
+
+    Args:
+        sums: (3, ...), as :func:`moments` gives them, possibly added up.
+
+    Returns:
+        Two tensors (...); NaN where the count is 0.
+    """
+    count, total, square = sums
+    mean = total / count
+    variance = square / count - mean.square()
+    noise = (RESOLUTION * mean.abs()).square()
+    return mean, torch.where(variance > noise, variance, torch.zeros_like(variance)).sqrt()
