@@ -296,7 +296,7 @@ class PlacedDigitsData(SplitDataModule):
 
 
 class ImageFolderData(SplitDataModule):
-    """Images of your own, one folder per class: ``folder/train/cat/1.jpg`` and ``folder/val/...``, or ``folder/cat/...``.
+    """Images of your own, a folder per class: ``folder/train/cat/1.jpg`` and ``folder/val/...``, or ``folder/cat/...``.
 
     With ``train`` and ``val`` folders these are the two data sets; without them the one folder is split, the same way
     every time. An image is resized so that its shorter edge has ``size`` pixels, and its centre is taken.
@@ -349,7 +349,7 @@ class ImageFolderData(SplitDataModule):
         images = self._images(self.folder)
         train, val = stratified_split(torch.tensor(images.targets), self.val_fraction, self.seed)
         if len(val) == 0:
-            raise ValueError(f"{self.folder}: {len(images)} images are too few to hold {self.val_fraction:.0%} out of each class")
+            raise ValueError(f"{self.folder}: too few images to hold {self.val_fraction:.0%} of each class out")
         self.train_set, self.val_set = Subset(images, train.tolist()), Subset(images, val.tolist())
 
     def _images(self, folder: Path) -> Dataset:
@@ -357,7 +357,7 @@ class ImageFolderData(SplitDataModule):
             from torchvision import transforms
             from torchvision.datasets import ImageFolder
         except ImportError as error:
-            raise ImportError("folders of images are read with the package torchvision: pip install torchvision") from error
+            raise ImportError("images are read with the package torchvision: pip install torchvision") from error
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if self.channels == 3 else (GREY_MEAN, GREY_STD)
         steps = [
             transforms.Resize(self.size),

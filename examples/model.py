@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import timm
@@ -18,7 +19,8 @@ def remove_stem_stride(net: nn.Module) -> nn.Module:
     """Makes a timm model fit for small images: its stem no longer shrinks them.
 
     Models for 224 pixels divide the image by four before the first block sees it, which leaves nothing of a digit. The
-    first convolution gets stride 1 and the max-pool of the stem, if there is one, is left out; weights stay as they are.
+    convolution that reads the image gets stride 1, and the max-pool after it, if there is one, is left out; the weights
+    are not touched. A model that takes its first step at full size already stays as it is.
 
     Args:
         net: A convolutional model of ``timm.create_model``; it is changed in place.
@@ -34,20 +36,23 @@ def remove_stem_stride(net: nn.Module) -> nn.Module:
         >>> net.forward_features(torch.zeros(1, 1, 32, 32)).shape
         torch.Size([1, 512, 4, 4])
     """
+    convolutions = [module for module in net.modules() if isinstance(module, nn.Conv2d)]
+    channels = convolutions[0].in_channels
+    # several where the stem has parallel branches
+    readers = list(itertools.takewhile(lambda convolution: convolution.in_channels == channels, convolutions))
+    if all(max(convolution.stride) == 1 for convolution in readers):
+        return net
+    for convolution in readers:
+        if convolution.kernel_size == convolution.stride != (1, 1):
+            raise ValueError(
+                f"the stem of {type(net).__name__} cuts the image into patches of {convolution.stride} pixels, so its "
+                "stride cannot be removed; choose another model, or set small_images to false"
+            )
+        convolution.stride = (1, 1)
     seen = 0
-    for name, module in list(net.named_modules()):
-        if isinstance(module, nn.Conv2d):
-            seen += 1
-            if seen > _STEM_CONVOLUTIONS:
-                break
-            if seen == 1 and max(module.stride) > 1:
-                if module.stride == module.kernel_size:
-                    raise ValueError(
-                        f"{name} cuts the image into {module.kernel_size[0]}×{module.kernel_size[1]} patches, so its "
-                        "stride cannot be removed; choose another model, or set small_images to false"
-                    )
-                module.stride = (1, 1)
-        elif isinstance(module, nn.MaxPool2d) and seen > 0:
+    for name, module in net.named_modules():
+        seen += isinstance(module, nn.Conv2d)
+        if isinstance(module, nn.MaxPool2d) and seen <= _STEM_CONVOLUTIONS:
             net.set_submodule(name, nn.Identity())
             break
     return net

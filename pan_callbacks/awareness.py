@@ -76,16 +76,21 @@ class PaddingAwareness(Metric):
 
     def compute(self) -> Tensor:
         """Signed contrast (sides, channels)."""
-        shared, _ = self._gather(self._group(None, _REFERENCE))
         rows = []
         for side in self.sides:
-            border, _ = self._gather(self._group(side, _BORDER))
-            reference, _ = self._gather(self._group(side, _REFERENCE))
-            reference = shared if len(reference) == 0 else reference
+            border, reference = self.samples(side)
             enough = min(len(border), len(reference)) >= self.min_readings
             missing = torch.full((self.channels,), torch.nan, device=border.device)
             rows.append(contrast(border, reference) if enough else missing)
         return torch.stack(rows)
+
+    def samples(self, side: str) -> tuple[Tensor, Tensor]:
+        """Border and reference readings of one side, (n, channels) and (m, channels), as far as they were kept."""
+        border, _ = self._gather(self._group(side, _BORDER))
+        reference, _ = self._gather(self._group(side, _REFERENCE))
+        if len(reference) == 0:
+            reference, _ = self._gather(self._group(None, _REFERENCE))
+        return border, reference
 
     def _group(self, side: str | None, kind: int) -> int:
         """Number of a sample: two for each side, and one for a reference that all sides share."""
@@ -94,6 +99,12 @@ class PaddingAwareness(Metric):
         if side not in self.sides:
             raise ValueError(f"unknown side {side!r}; this metric has {', '.join(self.sides)}")
         return 2 * self.sides.index(side) + kind
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Reduces over ranks; a rank that saw nothing brings an empty block, so that none waits for it."""
+        if not self._is_synced and len(self.readings) == 0:
+            self.readings.append(torch.empty(0, 2 + self.channels, device=self.device))
+        super().sync(*args, **kwargs)
 
     def _add(self, group: int, values: Tensor) -> None:
         if values.ndim != 2 or values.shape[1] != self.channels:
@@ -123,7 +134,10 @@ class PaddingAwareness(Metric):
     def _read_heads(self) -> list[tuple[int, int, int]]:
         """Group, weight and length of each block, noted in Python so that no update waits for the device."""
         if len(self._heads) != len(self.readings):  # after a reset or a merge
-            self._heads = [(int(block[0, 0]), int(block[0, 1]), len(block)) for block in self.readings if len(block)]
+            self._heads = [
+                (int(block[0, 0]), int(block[0, 1]), len(block)) if len(block) else (-1, 1, 0)
+                for block in self.readings
+            ]
         return self._heads
 
     def _gather(self, group: int) -> tuple[Tensor, int]:

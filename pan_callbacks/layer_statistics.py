@@ -81,7 +81,9 @@ class LayerStatistics:
             skipped: Why the layer was not measured, as far as this rank knows.
         """
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric")  # a layer that was not called
+            warnings.filterwarnings(
+                "ignore", message=r"The ``compute`` method of metric"
+            )  # a layer that was not called
             contrast = self.awareness.compute().cpu()
             bias, effect, tally = self.bias.compute(), self.effect.compute().cpu(), self.tally.compute()
         images, broken = (int(n) for n in tally.tolist())

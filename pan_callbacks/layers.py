@@ -65,7 +65,9 @@ def select(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[
     for glob in globs:
         if not fnmatch.filter(found, glob):
             known = ", ".join(list(found)[:8]) + (", ..." if len(found) > 8 else "")
-            raise PANError(f"layers={glob!r} matches none of the {len(found)} convolutions of this model ({known or 'none'})")
+            raise PANError(
+                f"layers={glob!r} matches none of the {len(found)} convolutions of this model ({known or 'none'})"
+            )
     return {name: module for name, module in found.items() if any(fnmatch.fnmatchcase(name, glob) for glob in globs)}
 
 

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from pan_callbacks.layer_statistics import SAMPLES, LayerStatistics, describe
 from pan_callbacks.layers import select, why_unpadded
 from pan_callbacks.probes import Listener, Probes, StopForward, entry_modules, quietly, run
-from pan_callbacks.references import MIRROR_SHARE, REFERENCES, VIEWS, Plan, plan
+from pan_callbacks.references import FALLBACKS, ROLES, VIEWS, ZOOM_SHARE, Plan, plan
 from pan_callbacks.report import LayerReport, PANReport
 
 #: Memory for the readings of all neurons together; docs/statistics.md says what it buys.
 MEMORY = 64 * 2**20
 #: Readings kept of each side: enough for a contrast within 0.01 of the exact one, and no more than is of use.
 MIN_CAPACITY, MAX_CAPACITY = 512, 2**16
+#: Images kept for pictures.
+SAMPLE_IMAGES = 16
 #: With fewer images than this a report says so.
 FEW_IMAGES = 32
 
@@ -29,7 +31,7 @@ class Measurement:
     Args:
         model: Model to measure.
         layers: Glob or globs over layer names, None for all.
-        reference: ``"crop"``, ``"mirror"`` or ``"centre"``.
+        reference: ``"crop"``, ``"zoom"``, ``"mirror"`` or ``"centre"``.
         threshold: Absolute contrast from which a neuron is a PAN, in (0, 1).
         max_images: Images to measure on, at most.
         sync: Whether results are reduced over ranks.
@@ -58,8 +60,12 @@ class Measurement:
         self.probes = Probes(self.candidates, entry_modules(model, self.candidates))
         self.statistics: dict[str, LayerStatistics] = {}
         self.failure: str | None = None
+        self.expected: Tensor | None = None
+        self.fed_directly: bool | None = None
+        self.sample: tuple[nn.Module, tuple, dict] | None = None
         self._plans: dict[tuple, Plan] = {}
         self._taken: dict[str, int] = {}
+        self._names_entered: dict[str, None] = {}
         self._visit: _Visit | None = None
         self._ours = False
 
@@ -94,6 +100,21 @@ class Measurement:
         """Whether as many images entered as were asked for."""
         return bool(self._taken) and min(self._taken.values()) >= self._limit
 
+    def offer(self, images: Tensor) -> bool:
+        """Hands images to the module that they entered by before, or else to the outermost that they may enter by.
+
+        Returns:
+            Whether the module took them.
+        """
+        name = next(iter(self._names_entered), next(iter(self.probes.entries)))
+        before = self.images
+        try:
+            self.probes.entry_modules[name](images)
+        except Exception as error:  # a module that takes its images otherwise is no fault
+            self.failure = f"{name or 'the model'} does not take the images: {type(error).__name__}: {error}"
+            return False
+        return self.images > before
+
     def report(self) -> PANReport:
         """What was found so far; with ``sync`` every rank calls it, and all get the same figures."""
         lines: dict[str, LayerReport] = {}
@@ -116,7 +137,9 @@ class Measurement:
                 if layer == name and (layer, call) in current.sites:
                     return current.sites[layer, call], geometry, None
             skipped = skipped or current.skipped.get(name)
-        geometry = next((g for p in self._plans.values() for (layer, _), g in p.geometries.items() if layer == name), None)
+        geometry = next(
+            (g for p in self._plans.values() for (layer, _), g in p.geometries.items() if layer == name), None
+        )
         return None, geometry, skipped
 
     # --- while images pass ---------------------------------------------------------------------------------------
@@ -125,33 +148,41 @@ class Measurement:
         """Before a module's forward: if images enter here, listen to the layers below it."""
         if self._ours or not _are_images(args) or (self._visit is not None and self._visit.name != name):
             return
+        self._names_entered[name] = None
+        if self.expected is not None:
+            same = self.expected.shape == args[0].shape and bool((self.expected.to(args[0]) == args[0]).all())
+            self.fed_directly, self.expected = same and self.fed_directly is not False, None
         before = self._taken.get(name, 0)
         take = min(len(args[0]), self._limit - before)
         if take <= 0:
             return
         key = (name, *args[0].shape[1:])
         if key not in self._plans:
-            with self._running(module):
+            with self.running(module):
                 self._plans[key] = plan(module, args, kwargs, self.probes, self.reference)
+        if self.sample is None:
+            self.sample = module, (args[0][:SAMPLE_IMAGES].detach().clone(), *args[1:]), kwargs
         self._visit = _Visit(name, self._plans[key], before, take)
-        self.probes.listen(self._listeners(self._visit, None))
+        self.probes.listen(self._listeners(self._visit))
 
     def _leave(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """After a module's forward: run the other views of the same images."""
         visit = self._visit
         if self._ours or visit is None or visit.name != name:
             return
-        with self._running(module):
+        with self.running(module):
             for view in visit.plan.views:
-                if share := visit.share(view):
-                    images = VIEWS[view](args[0][:share].detach(), visit.plan.offsets[view])
-                    self.probes.listen(self._listeners(visit, view))
-                    run(module, (images, *args[1:]), kwargs)
+                share = visit.share(view)
+                for role, make in zip(ROLES, VIEWS[view], strict=True):
+                    if share and make is not None:
+                        images = make(args[0][:share].detach(), visit.plan.offsets[view])
+                        self.probes.listen(self._listeners(visit, view, role))
+                        run(module, (images, *args[1:]), kwargs)
         self._visit = None
         self._taken[name] = visit.before + visit.take
 
     @contextmanager
-    def _running(self, module: nn.Module) -> Iterator[None]:
+    def running(self, module: nn.Module) -> Iterator[None]:
         """Runs the module for us: without a trace, and without being taken for the user's forward."""
         self._ours = True
         try:
@@ -161,9 +192,13 @@ class Measurement:
             self.probes.listen({})
             self._ours = False
 
-    def _listeners(self, visit: _Visit, view: str | None) -> dict[str, Listener]:
-        """Listeners for one forward: the model's own (``view`` None), or one of ours on another view."""
-        wanted = {site: how for site, how in visit.plan.sites.items() if view is None or how.view == view}
+    def _listeners(self, visit: _Visit, view: str | None = None, role: str | None = None) -> dict[str, Listener]:
+        """Listeners for one forward: the model's own, or one of ours on the input that a role has in a view."""
+        sites = visit.plan.sites.items()
+        if view is None:
+            wanted = {site: how for site, how in sites if None in VIEWS[how.view]}
+        else:
+            wanted = {site: how for site, how in sites if how.view == view}
         remaining = set(wanted)
         calls: dict[str, int] = {}
 
@@ -174,10 +209,11 @@ class Measurement:
                 if how is None:
                     return
                 share = visit.share(how.view)
-                # the model's own forward is the large input of crop, the small one of mirror, and both of centre
-                if share and (how.view == "centre" or (view is None) == (how.view == "crop")):
+                own = [r for r, make in zip(ROLES, VIEWS[how.view], strict=True) if make is None]
+                roles = own if view is None else [role]
+                if share and "reference" in roles:
                     self.statistics[name].add_reference(how, output[:share].detach())
-                if share and (how.view == "centre" or (view is None) == (how.view == "mirror")):
+                if share and "border" in roles:
                     self.statistics[name].add_border(how, x[:share].detach(), output[:share].detach())
                 remaining.discard((name, call))
                 if view is not None and not remaining:
@@ -218,15 +254,15 @@ class _Visit:
 
     def share(self, view: str) -> int:
         """How many of the images a view takes: all, or evenly over the run a part, for the dear one."""
-        if view != "mirror":
+        if view != "zoom":
             return self.take
-        return -(-(self.before + self.take) // MIRROR_SHARE) + (-self.before // MIRROR_SHARE)
+        return -(-(self.before + self.take) // ZOOM_SHARE) + (-self.before // ZOOM_SHARE)
 
 
 def check_arguments(reference: str, threshold: float, max_images: int) -> None:
     """Raises ValueError for an argument out of range, naming it."""
-    if reference not in REFERENCES:
-        raise ValueError(f"reference={reference!r} is unknown; choose one of {', '.join(REFERENCES)}")
+    if reference not in FALLBACKS:
+        raise ValueError(f"reference={reference!r} is unknown; choose one of {', '.join(FALLBACKS)}")
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold!r} is not in (0, 1); 0.8 is the default")
     if max_images < 1:
@@ -234,4 +270,10 @@ def check_arguments(reference: str, threshold: float, max_images: int) -> None:
 
 
 def _are_images(args: tuple) -> bool:
-    return bool(args) and isinstance(args[0], Tensor) and args[0].ndim == 4 and args[0].is_floating_point() and len(args[0]) > 0
+    return (
+        bool(args)
+        and isinstance(args[0], Tensor)
+        and args[0].ndim == 4
+        and args[0].is_floating_point()
+        and len(args[0]) > 0
+    )

@@ -219,7 +219,9 @@ def padding_effect(
         row_taps, col_taps = geometry.rows.taps(rows.start), geometry.cols.taps(cols.start)
         difference = _own_minus_neutral(x, row_taps, col_taps, mode, value)
         return F.conv2d(difference, weight, groups=groups)
-    across, along, cross = (geometry.rows, geometry.cols, cols) if side in ("top", "bottom") else (geometry.cols, geometry.rows, rows)
+    across, along, cross = (
+        (geometry.rows, geometry.cols, cols) if side in ("top", "bottom") else (geometry.cols, geometry.rows, rows)
+    )
     taps = across.taps((rows if across is geometry.rows else cols).start)
     padded = (taps < 0) | (taps >= across.size)
     line = torch.arange(

@@ -74,7 +74,7 @@ class Probes:
     def __init__(self, layers: dict[str, nn.Module], entries: dict[str, nn.Module]) -> None:
         self.layers = {name: LayerProbe(name) for name in layers}
         self.entries = {name: EntryProbe(name) for name in entries}
-        self._modules = {**layers}, {**entries}
+        self.layer_modules, self.entry_modules = dict(layers), dict(entries)
         self._handles: list = []
 
     @property
@@ -86,12 +86,11 @@ class Probes:
         """Puts the hooks on the model; does nothing if they are there."""
         if self._handles:
             return
-        layers, entries = self._modules
         for name, probe in self.layers.items():
-            self._handles.append(layers[name].register_forward_hook(probe))
+            self._handles.append(self.layer_modules[name].register_forward_hook(probe))
         for name, entry in self.entries.items():
-            self._handles.append(entries[name].register_forward_pre_hook(entry.before, with_kwargs=True))
-            self._handles.append(entries[name].register_forward_hook(entry.after, with_kwargs=True))
+            self._handles.append(self.entry_modules[name].register_forward_pre_hook(entry.before, with_kwargs=True))
+            self._handles.append(self.entry_modules[name].register_forward_hook(entry.after, with_kwargs=True))
 
     def detach(self) -> None:
         """Takes the hooks off the model; does nothing if they are off."""

@@ -3,13 +3,14 @@
 A *view* is a pair of inputs: a small one, whose map gives the border readings, and a larger one, whose map gives the
 reference readings of the same pixels, read as interior. Position i of the small map is position i + shift of the large.
 
-========  ========================  =================================  =====================================
-view      small input               large input                        cost beside the model's own forward
-========  ========================  =================================  =====================================
-crop      the images' middle        the images                         a forward of the middle
-mirror    the images                the images extended by reflection  a forward of the larger images
-centre    the images                the same map's inner half          none
-========  ========================  =================================  =====================================
+========  =======================  =================================  ==================================
+view      small input              large input                        cost beside the model's own forward
+========  =======================  =================================  ==================================
+crop      the images' middle       the images                         a forward of the middle
+zoom      the enlarged middle      the enlarged images                two forwards, on a share of the images
+mirror    the images               the images extended by reflection  a forward of the larger images
+centre    the images               the same map's inner half          none
+========  =======================  =================================  ==================================
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ from pan_callbacks.layers import PaddedLayer, pad_modules, why_unpadded
 from pan_callbacks.padding import EDGES, SIDES, Geometry
 from pan_callbacks.probes import Probes, run
 
-REFERENCES = ("crop", "mirror", "centre")
-#: One in how many probe images the ``mirror`` view is run on: its larger input costs several forwards an image.
-MIRROR_SHARE = 4
+#: What is tried for a layer, by the reference asked for; docs/references.md has the measurement behind the order.
+FALLBACKS = {
+    "crop": ("crop", "zoom", "centre"),
+    "zoom": ("zoom", "centre"),
+    "mirror": ("mirror", "centre"),
+    "centre": ("centre",),
+}
+#: The zoom view is run on one in so many probe images: its inputs are several times as large.
+ZOOM_SHARE = 4
 _CONTEXT = 12  # rows and columns of a map that are kept to check that two views of it line up
 
 #: A layer at one of its calls within a forward; a layer that is called twice has two sites.
@@ -106,7 +113,26 @@ def mirror(images: Tensor, offset: int) -> Tensor:
     return F.pad(images, (offset,) * 4, mode="reflect")
 
 
-VIEWS: dict[str, Callable[[Tensor, int], Tensor]] = {"crop": crop, "mirror": mirror}
+def zoom(images: Tensor, offset: int) -> Tensor:
+    """The images enlarged (bilinear), so that their middle without ``offset`` pixels has the size they had."""
+    size = [n + 2 * offset for n in images.shape[-2:]]
+    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+
+
+def zoomed_middle(images: Tensor, offset: int) -> Tensor:
+    """The middle of :func:`zoom`, of the size that the images had."""
+    return crop(zoom(images, offset), offset)
+
+
+Input = Callable[[Tensor, int], Tensor]
+ROLES = ("border", "reference")
+#: View to what its border and its reference readings are read from; None is the model's own forward.
+VIEWS: dict[str, tuple[Input | None, Input | None]] = {
+    "crop": (crop, None),
+    "zoom": (zoomed_middle, zoom),
+    "mirror": (None, mirror),
+    "centre": (None, None),
+}
 
 
 def trace(module: nn.Module, args: tuple, kwargs: dict, probes: Probes) -> dict[Site, Trace]:
@@ -183,7 +209,7 @@ def plan(module: nn.Module, args: tuple, kwargs: dict, probes: Probes, reference
     """Decides for every site how it is measured, on the first image.
 
     The reference that was asked for is used wherever it can be; a site that it does not suit takes the next one of
-    :data:`REFERENCES`, with the reason.
+    :data:`FALLBACKS`, with the reason.
 
     Args:
         module: Module that images enter by.
@@ -197,7 +223,7 @@ def plan(module: nn.Module, args: tuple, kwargs: dict, probes: Probes, reference
     result.skipped = {name: t.why_not for (name, _), t in own.items() if t.why_not is not None}
     open_sites = {site: t for site, t in own.items() if t.layer is not None}
     reasons: dict[Site, str | None] = dict.fromkeys(open_sites)
-    for view in REFERENCES[REFERENCES.index(reference) :]:
+    for view in FALLBACKS[reference]:
         if not open_sites:
             break
         if view == "centre":
@@ -216,7 +242,9 @@ def plan(module: nn.Module, args: tuple, kwargs: dict, probes: Probes, reference
     return result
 
 
-def _plan_centre(sites: dict[Site, Trace], reasons: dict[Site, str | None]) -> tuple[dict[Site, SitePlan], dict[Site, str]]:
+def _plan_centre(
+    sites: dict[Site, Trace], reasons: dict[Site, str | None]
+) -> tuple[dict[Site, SitePlan], dict[Site, str]]:
     found, why = {}, {}
     for site, seen in sites.items():
         inner = tuple(_inner_half(axis) for axis in (seen.geometry.rows, seen.geometry.cols))
@@ -224,7 +252,9 @@ def _plan_centre(sites: dict[Site, Trace], reasons: dict[Site, str | None]) -> t
             height, width = seen.output_size
             why[site] = f"centre: the inner half of the {height}×{width} map reads padding"
             continue
-        found[site] = SitePlan(seen.layer, "centre", reasons[site], seen.geometry, _borders(seen.geometry), {None: inner})
+        found[site] = SitePlan(
+            seen.layer, "centre", reasons[site], seen.geometry, _borders(seen.geometry), {None: inner}
+        )
     return found, why
 
 
@@ -250,20 +280,32 @@ def _plan_view(
 ) -> tuple[int, dict[Site, SitePlan], dict[Site, str]]:
     """The offset at which most sites can be measured, the smallest of those: it keeps most of the image."""
     images = args[0]
-    best: tuple[int, dict[Site, SitePlan], dict[Site, str]] = (0, {}, dict.fromkeys(sites, f"{view}: no offset fits the image"))
+    best: tuple[int, dict[Site, SitePlan], dict[Site, str]] = (
+        0,
+        {},
+        dict.fromkeys(sites, f"{view}: no offset fits the image"),
+    )
     for offset in _offsets(view, images, sites):
-        other_args = (VIEWS[view](images[:1], offset), *args[1:])
         try:
-            other = trace(module, other_args, kwargs, probes)
+            seen_by_role = [
+                sites if make is None else trace(module, (make(images[:1], offset), *args[1:]), kwargs, probes)
+                for make in VIEWS[view]
+            ]
         except Exception as error:  # a model that cannot take another size is no fault; the next reference is used
             if not best[1]:
                 short = (str(error).splitlines() or [""])[0][:80]
-                best = (0, {}, dict.fromkeys(sites, f"{view}: the model does not run on another size ({type(error).__name__}: {short})"))
+                best = (
+                    0,
+                    {},
+                    dict.fromkeys(
+                        sites, f"{view}: the model does not run on another size ({type(error).__name__}: {short})"
+                    ),
+                )
             continue
         found, why = {}, {}
         for site, seen in sites.items():
-            small, large = (other.get(site), seen) if view == "crop" else (seen, other.get(site))
-            outcome = _pair(view, small, large, reasons[site])
+            small, large = (seen_in.get(site) for seen_in in seen_by_role)
+            outcome = _pair(view, small, large, seen.geometry, reasons[site])
             if isinstance(outcome, SitePlan):
                 found[site] = outcome
             else:
@@ -280,11 +322,11 @@ def _offsets(view: str, images: Tensor, sites: dict[Site, Trace]) -> list[int]:
     height, width = images.shape[-2:]
     strides = {max(1, round(height / seen.output_size[0])) for seen in sites.values()}
     offsets = {stride * multiple for stride in strides for multiple in (1, 2, 3)}
-    limit = (min(height, width) - 1) // 2 if view == "crop" else min(height, width) - 1
+    limit = (min(height, width) - 1) // 2 if view == "crop" else min(height, width) - 1  # reflection needs one more
     return sorted(offset for offset in offsets if offset <= limit)
 
 
-def _pair(view: str, small: Trace | None, large: Trace | None, reason: str | None) -> SitePlan | str:
+def _pair(view: str, small: Trace | None, large: Trace | None, native: Geometry, reason: str | None) -> SitePlan | str:
     """The plan of a site seen in two views, or why they cannot be compared there."""
     if small is None or large is None or small.geometry is None or large.geometry is None:
         return f"{view}: not called, or called otherwise, on another size"
@@ -299,15 +341,18 @@ def _pair(view: str, small: Trace | None, large: Trace | None, reason: str | Non
             return f"{view}: its map cannot be aligned with that of another size"
         shifts.append(shift)
     border = _borders(small.geometry)
-    native = large if view == "crop" else small
-    missing = [side for side in EDGES if native.geometry.border(side) and side not in border]
+    missing = [side for side in EDGES if native.border(side) and side not in border]
     if missing:
         height, width = small.output_size
         return f"{view}: its map of {height}×{width} is too small for the border {missing[0]}"
     border["interior"] = tuple(_middle(axis) for axis in (small.geometry.rows, small.geometry.cols))
-    reference = {side: tuple(_moved(s, shift) for s, shift in zip(where, shifts, strict=True)) for side, where in border.items()}
+    reference = {
+        side: tuple(_moved(s, shift) for s, shift in zip(where, shifts, strict=True)) for side, where in border.items()
+    }
     for side, where in reference.items():
-        if side != "interior" and not all(_inside(s, clean) for s, clean in zip(where, large.geometry.clean, strict=True)):
+        if side != "interior" and not all(
+            _inside(s, clean) for s, clean in zip(where, large.geometry.clean, strict=True)
+        ):
             return f"{view}: its reference would read padding"
     if not _lines_up(small.middle, large.middle):
         return f"{view}: its activations do not move with the image"
@@ -344,4 +389,3 @@ def _lines_up(small: Tensor, large: Tensor) -> bool:
 def _central(middle: Tensor, rows: int, cols: int) -> Tensor:
     top, left = (middle.shape[1] - rows) // 2, (middle.shape[2] - cols) // 2
     return middle[:, top : top + rows, left : left + cols]
-

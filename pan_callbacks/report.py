@@ -67,7 +67,7 @@ class LayerReport:
         channels: Number of output channels, the neurons.
         kernel_size: Rows and columns of the kernel.
         stride: Stride along rows and columns.
-        reference: The reference used: ``"crop"``, ``"mirror"``, ``"zoom"`` or ``"centre"``; None if the layer was skipped.
+        reference: The reference used: ``"crop"``, ``"zoom"``, ``"mirror"`` or ``"centre"``; None if the layer was skipped.
         reason: Why this reference and not the one that was asked for; None if it is the one.
         skipped: Why the layer was left out; None if it was measured.
         output_size: Height and width of the output map at the probed image size.
@@ -107,7 +107,11 @@ class PANReport:
     sides = SIDES
 
     def __init__(
-        self, layers: Mapping[str, LayerReport], threshold: float = 0.8, reference: str = "crop", notes: tuple[str, ...] = ()
+        self,
+        layers: Mapping[str, LayerReport],
+        threshold: float = 0.8,
+        reference: str = "crop",
+        notes: tuple[str, ...] = (),
     ) -> None:
         self.layers: Mapping[str, LayerReport] = MappingProxyType(dict(layers))
         self.threshold = threshold
@@ -132,7 +136,12 @@ class PANReport:
     @cached_property
     def pans(self) -> tuple[PAN, ...]:
         """Every PAN, by layer and channel in the model's order."""
-        return tuple(pan for name, layer in self.layers.items() if layer.contrast is not None for pan in _pans(name, layer, self.threshold))
+        return tuple(
+            pan
+            for name, layer in self.layers.items()
+            if layer.contrast is not None
+            for pan in _pans(name, layer, self.threshold)
+        )
 
     @cached_property
     def neurons(self) -> int:
@@ -173,13 +182,25 @@ class PANReport:
         lines = [
             f"{self.count} of {self.neurons} neurons are padding aware ({self.fraction:.1%}) at |contrast| >= {self.threshold:g}: "
             f"{nascent} nascent, {self.count - nascent} inherited.",
-            "by side: " + ", ".join(f"{side} {n}" for side, n in self.count_by_side().items() if n) if self.pans else "",
+            "by side: " + ", ".join(f"{side} {n}" for side, n in self.count_by_side().items() if n)
+            if self.pans
+            else "",
             f"{len(self.layers) - len(skipped)} layers measured, {len(skipped)} left out"
             + (" (" + "; ".join(f"{n}× {why}" for why, n in _tally(skipped.values())) + ")" if skipped else "")
             + ".",
             *self.notes,
         ]
         return "\n".join(line for line in lines if line)
+
+    def strongest(self, limit: int | None = None) -> list[PAN]:
+        """PANs by falling absolute contrast, ``limit`` of them at most."""
+        return sorted(self.pans, key=lambda pan: -abs(pan.contrast[pan.strongest]))[:limit]
+
+    def markdown(self, limit: int | None = 50) -> str:
+        """Summary and the strongest PANs as a Markdown table, for loggers that show text."""
+        rows = ["| layer | channel | sides | contrast | effect | origin |", "|---|---:|---|---:|---:|---|"]
+        rows += ["| " + " | ".join(_cells(pan)) + " |" for pan in self.strongest(limit)]
+        return self.summary().replace("\n", "  \n") + "\n\n" + "\n".join(rows)
 
     def table(self, limit: int | None = 20):
         """The strongest PANs as a :class:`rich.table.Table`, for ``rich.print``.
@@ -189,16 +210,13 @@ class PANReport:
         """
         from rich.table import Table
 
-        ranked = sorted(self.pans, key=lambda pan: -abs(pan.contrast[pan.strongest]))
-        shown = ranked[:limit]
-        more = f" (strongest {len(shown)} of {len(ranked)})" if len(shown) < len(ranked) else ""
+        shown = self.strongest(limit)
+        more = f" (strongest {len(shown)} of {self.count})" if len(shown) < self.count else ""
         table = Table(title=f"Padding aware neurons{more}")
-        for heading, justify in (("layer", "left"), ("channel", "right"), ("sides", "left"), ("contrast", "right"), ("effect", "right"), ("origin", "left")):
-            table.add_column(heading, justify=justify, overflow="fold")
+        for heading in ("layer", "channel", "sides", "contrast", "effect", "origin"):
+            table.add_column(heading, justify="right" if heading in ("channel", "contrast", "effect") else "left")
         for pan in shown:
-            side = pan.strongest
-            effect = pan.effect.get(side, math.nan)
-            table.add_row(pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", f"{effect:+.2f}", pan.origin)
+            table.add_row(*_cells(pan))
         return table
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -251,7 +269,9 @@ class PANReport:
         if not isinstance(data, dict) or data.get("schema") != "pan_callbacks.report":
             raise ValueError("not a PAN report (no 'schema': 'pan_callbacks.report')")
         if not isinstance(data.get("version"), int) or data["version"] > SCHEMA_VERSION:
-            raise ValueError(f"schema version {data.get('version')!r}, this version of pan_callbacks reads up to {SCHEMA_VERSION}")
+            raise ValueError(
+                f"schema version {data.get('version')!r}, this version of pan_callbacks reads up to {SCHEMA_VERSION}"
+            )
         try:
             layers = {entry["name"]: _layer_from_dict(entry) for entry in data["layers"]}
             return cls(layers, data["threshold"], data["reference"], tuple(data["notes"]))
@@ -262,10 +282,37 @@ class PANReport:
         return f"PANReport(count={self.count}, neurons={self.neurons}, threshold={self.threshold:g}, reference={self.reference!r})"
 
 
+def _cells(pan: PAN) -> tuple[str, ...]:
+    side = pan.strongest
+    effect = f"{pan.effect[side]:+.2f}" if side in pan.effect else "-"
+    return pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", effect, pan.origin
+
+
+def padding_aware(contrast: Tensor, threshold: float) -> Tensor:
+    """Which neurons are padding aware.
+
+    Those whose absolute contrast reaches the threshold on an edge; or on a corner alone, while the two edges that meet
+    there stay below half of it. A corner reads much more padding than an edge (5 taps of 9 against 3 for a 3×3 kernel),
+    so that a neuron which an edge moves a little is nearly always far off in the corner: that is a weak response to
+    edges, not a neuron that knows the corner (docs/references.md has the counts).
+
+    Args:
+        contrast: (8 sides, channels), NaN where a side has no border.
+        threshold: In (0, 1).
+
+    Returns:
+        Boolean tensor (channels,).
+    """
+    size = contrast.abs().nan_to_num(0.0)
+    vertical, horizontal = size[:2].repeat_interleave(2, 0), size[2:4].repeat(2, 1)  # in the order of the corners
+    corner_alone = (size[4:] >= threshold) & (torch.maximum(vertical, horizontal) < threshold / 2)
+    return (size[:4] >= threshold).any(0) | corner_alone.any(0)
+
+
 def _pans(name: str, layer: LayerReport, threshold: float) -> list[PAN]:
     over = layer.contrast.abs() >= threshold  # NaN compares false: no border, no PAN
     pans = []
-    for channel in over.any(0).nonzero().flatten().tolist():
+    for channel in padding_aware(layer.contrast, threshold).nonzero().flatten().tolist():
         sides = frozenset(side for side, hit in zip(SIDES, over[:, channel].tolist(), strict=True) if hit)
         contrast, effect = _by_side(layer.contrast[:, channel]), _by_side(layer.effect[:, channel])
         nascent = any(abs(effect.get(side, 0.0)) >= NASCENT_EFFECT for side in sides)

@@ -59,7 +59,9 @@ def scan(
             for batch in batches:
                 images = first_images(batch)
                 if images is None:
-                    raise PANError(f"batches holds no images: {describe_batch(batch)}; a tensor (images, channels, height, width) is needed")
+                    raise PANError(
+                        f"batches holds no images: {describe_batch(batch)}; a tensor (images, channels, height, width) is needed"
+                    )
                 before = measurement.images
                 model(images[: max_images - before].to(device))
                 advance(measurement.images - before)
@@ -76,9 +78,13 @@ def scan(
 
 def check_measured(report: PANReport) -> None:
     """Raises PANError where every padded layer was left out because the images were too small for it."""
-    reasons = [line.skipped for line in report.layers.values() if line.skipped is not None and line.output_size is not None]
+    reasons = [
+        line.skipped for line in report.layers.values() if line.skipped is not None and line.output_size is not None
+    ]
     if reasons and report.neurons == 0 and any("map" in reason or "reference" in reason for reason in reasons):
-        raise PANError(f"the images are too small for any reference: {reasons[0]}; use larger images, or layers='...' for earlier layers")
+        raise PANError(
+            f"the images are too small for any reference: {reasons[0]}; use larger images, or layers='...' for earlier layers"
+        )
 
 
 def first_images(batch: Any) -> Tensor | None:

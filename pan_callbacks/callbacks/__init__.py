@@ -1,0 +1,1 @@
+"""Lightning callbacks: thin shells that say when to run and what to log."""

@@ -1,0 +1,100 @@
+"""Shows figures, histograms and tables in the loggers that can."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from pan_callbacks.loggers import (
+    can_show,
+    is_silent,
+    scalar_layout,
+    show_figure,
+    show_histogram,
+    show_layout,
+    show_text,
+)
+from pan_callbacks.measure import Measurement
+from pan_callbacks.padding import SIDES
+from pan_callbacks.report import PANReport
+
+
+class Show:
+    """What a monitor shows beside its scalars.
+
+    Drawing takes about a second, so that pictures are drawn ever more rarely (after 1, 2, 3, 5, 9, 17 ... probes) and
+    at the end; tables and histograms come with every probe.
+
+    Args:
+        enabled: Whether to show anything.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self._told: set[str] = set()
+        self._laid_out = False
+
+    def epoch(self, trainer: Any, report: PANReport, history: list[dict[str, Any]]) -> None:
+        """Shows the state after a probe."""
+        probes = len(history) - 1
+        self._on_loggers(trainer, report, history, pictures=probes & (probes - 1) == 0 or probes < 2)
+
+    def all(self, trainer: Any, measurement: Measurement, report: PANReport, history: list[dict[str, Any]]) -> None:
+        """Shows the last state in full, with a gallery of the strongest PANs."""
+        self._on_loggers(trainer, report, history, pictures=True, measurement=measurement)
+
+    def _on_loggers(
+        self,
+        trainer: Any,
+        report: PANReport,
+        history: list[dict[str, Any]],
+        pictures: bool,
+        measurement: Measurement | None = None,
+    ) -> None:
+        loggers = [logger for logger in trainer.loggers if not is_silent(logger)] if self.enabled else []
+        for logger in loggers:
+            if not can_show(logger) and type(logger).__name__ not in self._told:
+                self._told.add(type(logger).__name__)
+                warnings.warn(
+                    f"PANMonitor cannot show pictures in a {type(logger).__name__}; its scalars are logged",
+                    stacklevel=2,
+                )
+        loggers = [logger for logger in loggers if can_show(logger)]
+        if not loggers or not report.layers:
+            return
+        try:
+            figures = _draw(report, history, measurement) if pictures else {}
+            for logger in loggers:
+                self._show(logger, report, figures, _step(trainer))
+        except Exception as error:  # a picture is not worth a training
+            warnings.warn(f"PANMonitor could not show its pictures: {type(error).__name__}: {error}", stacklevel=2)
+
+    def _show(self, logger: Any, report: PANReport, figures: dict[str, Any], step: int) -> None:
+        if not self._laid_out:
+            show_layout(logger, scalar_layout(list(report.count_by_layer()), SIDES))
+        contrasts = [line.contrast.flatten() for line in report.layers.values() if line.contrast is not None]
+        if contrasts:
+            values = torch.cat(contrasts)
+            show_histogram(logger, "pan/contrast", values[~values.isnan()], step)
+        show_text(logger, "pan/table", report.markdown(), step)
+        for tag, figure in figures.items():
+            show_figure(logger, tag, figure, step)
+        self._laid_out = True
+
+
+def _draw(report: PANReport, history: list[dict[str, Any]], measurement: Measurement | None) -> dict[str, Any]:
+    from pan_callbacks.figures import gallery, layer_sides, timeline
+    from pan_callbacks.pictures import neuron_pictures
+
+    figures = {"pan/timeline": timeline(history), "pan/layer_sides": layer_sides(report)}
+    if measurement is not None:
+        figures["pan/gallery"] = gallery(neuron_pictures(measurement, report))
+    return figures
+
+
+def _step(trainer: Any) -> int:
+    """The step at which Lightning itself logs, the x axis of the scalars."""
+    loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
+    return int(getattr(loop, "_batches_that_stepped", trainer.global_step))

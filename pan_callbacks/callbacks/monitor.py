@@ -1,0 +1,282 @@
+"""Watches padding aware neurons emerge while a model trains."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from pan_callbacks._compat import Callback
+from pan_callbacks.callbacks._probing import feed, validation_batches
+from pan_callbacks.callbacks._showing import Show
+from pan_callbacks.history import History
+from pan_callbacks.layers import PANError
+from pan_callbacks.measure import Measurement, check_arguments
+from pan_callbacks.report import PANReport
+from pan_callbacks.scan import check_measured, first_images
+
+START = -1  # the epoch of the network before its first step
+
+
+class PANMonitor(Callback):
+    """Finds the padding aware neurons of a model epoch by epoch, and logs their number, sides, layers and origin.
+
+    During validation it takes the images that pass anyway and runs the part of the model that holds the monitored
+    layers once more on their middle. Weights, random numbers, batch statistics, outputs and the user's metrics stay what
+    they are without it, and an error of its own ends the measurement, not the training.
+
+    The first point of every curve is the network before its first step: random weights tell a border, too.
+
+    Args:
+        layers: Glob or globs over module names; None for all convolutions.
+        reference: What the border is compared with, see :func:`pan_callbacks.scan`.
+        threshold: Absolute contrast from which a neuron is a PAN, in (0, 1).
+        max_images: Images to probe, at most, over all ranks; the first ones of the first validation loader, so that they
+            are the same every epoch where the loader does not shuffle.
+        every_n_epochs: Probe every so many epochs; in between the last figures are logged again, so that a
+            ``ModelCheckpoint(monitor="pan/count")`` finds its key.
+        figures: Whether to show pictures and tables where the logger can (TensorBoard, W&B).
+        batches: Images to probe instead of those of the validation loop: any iterable of batches that can be iterated
+            again and again. They are handed to the part of the model that holds the monitored layers.
+
+    Attributes:
+        report: The latest :class:`~pan_callbacks.PANReport`, None before the first probe.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        PANError: At the start of fit, if there is neither a validation loop nor ``batches``, or a glob matches nothing.
+    """
+
+    def __init__(
+        self,
+        layers: str | list[str] | None = None,
+        reference: str = "crop",
+        threshold: float = 0.8,
+        max_images: int = 256,
+        every_n_epochs: int = 1,
+        figures: bool = True,
+        batches: Iterable[Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_arguments(reference, threshold, max_images)
+        if every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs={every_n_epochs!r}: at least 1 is needed")
+        if batches is not None and hasattr(batches, "__next__"):
+            raise ValueError("batches can be iterated once only; pass a list or a DataLoader, it is read every epoch")
+        self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
+        self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
+        self.report: PANReport | None = None
+        self._history = History(threshold)
+        self._measurement: Measurement | None = None
+        self._measuring = False
+        self._scalars: dict[str, float] = {}
+        self._show = Show(figures)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """One dict a probed epoch: ``epoch`` (-1 before the first step), ``step``, ``count``, ``born``, ``gone`` ..."""
+        return self._history.entries
+
+    @property
+    def births(self) -> dict[str, dict[int, int]]:
+        """Layer name to channel to the epoch in which this living PAN was born."""
+        return self._history.births
+
+    @property
+    def state_key(self) -> str:
+        """Tells two monitors apart in one checkpoint."""
+        return self._generate_state_key(layers=self.layers, reference=self.reference, threshold=self.threshold)
+
+    def state_dict(self) -> dict[str, Any]:
+        """History and births, for the checkpoint."""
+        return {**self._history.state_dict(), "scalars": self._scalars}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues the curves and the timeline of a checkpoint."""
+        self._history.load_state_dict(state_dict)
+        self._scalars = dict(state_dict["scalars"])
+
+    # --- when to run -----------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Attaches; after the model was configured, before the first forward."""
+        if self.batches is None and not trainer.enable_validation:
+            raise PANError(
+                "PANMonitor has no images to probe: this Trainer runs no validation. "
+                "Give it a validation loop, or PANMonitor(batches=...) a loader of images"
+            )
+        self._attach(trainer, pl_module)
+
+    def on_sanity_check_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Looks how images reach the model; what is measured here becomes no point of its own."""
+        if self.batches is None and not self._history.entries:
+            self._start(trainer)
+
+    def on_sanity_check_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Stops listening until the first point is taken."""
+        self._measurement.stop()
+        self._measuring = False
+
+    def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Takes the first point: the network before its first step."""
+        if self._history.entries or trainer.global_step > 0:
+            return  # resumed
+        if self.batches is not None:
+            self._probe_batches(trainer, pl_module)
+        elif self._measurement.fed_directly is not False:
+            self._start(trainer)
+            feed(trainer, pl_module, self._measurement, validation_batches(trainer))
+            self._finish()
+        if self.report is None and self._measurement.images:  # validation changes the images: take what it fed itself
+            self._finish()
+        if self.report is None:
+            warnings.warn(
+                "PANMonitor could not probe the network before its first step: the model does not take the images of the "
+                "validation loader as they are, or the loader can be read once only. The curve begins after the first "
+                "epoch; PANMonitor(batches=...) probes images of your choice",
+                stacklevel=2,
+            )
+            return
+        self._record(trainer, START)
+        for logger in trainer.loggers:
+            logger.log_metrics(self._scalars, step=0)
+
+    def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Starts listening, in an epoch that is due."""
+        if trainer.sanity_checking or not self._is_due(trainer):
+            return
+        if self._measurement is None:  # trainer.validate
+            self._attach(trainer, pl_module)
+        if self.batches is None:
+            self._start(trainer)
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: nn.Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Leaves out every loader but the first."""
+        if self._measuring and dataloader_idx > 0:
+            self._measurement.stop()
+        elif self._measuring and trainer.sanity_checking and batch_idx == 0:
+            self._measurement.expected = first_images(batch)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Says what was found, and logs it."""
+        if trainer.sanity_checking:
+            return
+        if self._is_due(trainer):
+            if self.batches is not None:
+                self._probe_batches(trainer, pl_module)
+            else:
+                self._finish()
+            self._record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
+        self._log(pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Probes the user's own images where no validation does."""
+        if self.batches is not None and not trainer.enable_validation:
+            if self._is_due(trainer):
+                self._probe_batches(trainer, pl_module)
+                self._record(trainer, trainer.current_epoch)
+            self._log(pl_module)
+
+    def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Shows the last state in full."""
+        if self.report is not None and self._history.entries:
+            self._show.all(trainer, self._measurement, self.report, self.history)
+
+    def on_test_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Attaches and listens."""
+        self._attach(trainer, pl_module)
+        if self.batches is None:
+            self._start(trainer)
+
+    def on_test_batch_start(
+        self, trainer: Any, pl_module: nn.Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Leaves out every loader but the first."""
+        self.on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Says what was found, and logs it."""
+        self.on_validation_epoch_end(trainer, pl_module)
+
+    def teardown(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
+        """Detaches."""
+        self._detach()
+
+    def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
+        """Detaches: after an exception Lightning calls no teardown."""
+        self._detach()
+
+    # --- what to do ------------------------------------------------------------------------------------------------
+
+    def _is_due(self, trainer: Any) -> bool:
+        return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0 or not self._scalars
+
+    def _attach(self, trainer: Any, pl_module: nn.Module) -> None:
+        self._detach()
+        distributed = trainer.world_size > 1
+        self._measurement = Measurement(
+            pl_module, self.layers, self.reference, self.threshold, self.max_images, sync=distributed, tolerant=True
+        )
+        if not self._measurement.candidates:
+            warnings.warn("PANMonitor found no padded convolution in this model; it logs a count of 0", stacklevel=2)
+        self._measurement.probes.attach()
+
+    def _detach(self) -> None:
+        if self._measurement is not None:
+            self._measurement.probes.detach()
+        self._measurement, self._measuring = None, False
+
+    def _start(self, trainer: Any) -> None:
+        self._measurement.start(-(-self.max_images // trainer.world_size))
+        self._measuring = True
+
+    def _finish(self) -> None:
+        """Takes the report; on every rank, as ranks reduce what they saw."""
+        self._measurement.stop()
+        self._measuring = False
+        report = self._measurement.report()
+        if not self._measurement.candidates or any(line.images for line in report.layers.values()):
+            self.report = report
+            self._warn(report)
+        elif self._scalars:
+            warnings.warn(
+                "PANMonitor saw no image pass through the monitored layers; it keeps its last figures", stacklevel=2
+            )
+
+    def _probe_batches(self, trainer: Any, pl_module: nn.Module) -> None:
+        self._start(trainer)
+        feed(trainer, pl_module, self._measurement, self.batches)
+        self._finish()
+
+    def _record(self, trainer: Any, epoch: int, keep: bool = True) -> None:
+        """Adds the report to the curves (in fit) and shows it."""
+        if self.report is None:
+            return
+        history = self._history if keep else History(self.threshold)
+        entry = history.add(self.report, epoch, trainer.global_step)
+        self._scalars = history.scalars(self.report, entry)
+        if keep:
+            self._show.epoch(trainer, self.report, self.history)
+
+    def _log(self, pl_module: nn.Module) -> None:
+        if self._scalars:
+            pl_module.log_dict(self._scalars, on_step=False, on_epoch=True, batch_size=1)
+
+    def _warn(self, report: PANReport) -> None:
+        """Tells once what is wrong with the measurement, if anything is."""
+        for name, line in report.layers.items():
+            if line.skipped == "NaN or infinite activations":
+                warnings.warn(
+                    f"layer {name} has NaN or infinite activations and is left out of this epoch's figures",
+                    stacklevel=3,
+                )
+                break
+        if report.neurons == 0:
+            try:
+                check_measured(report)
+            except PANError as error:
+                warnings.warn(f"PANMonitor logs a count of 0: {error}", stacklevel=3)
