@@ -24,9 +24,9 @@ class PaddingAwareness(Metric):
     side, every second one in order of size is dropped and the rest count twice, so that memory is bounded whatever the
     number of images (:func:`pan_callbacks.statistics.thin`). Batches and ranks merge by concatenation.
 
-    As input to ``update``: border and reference readings, side name to a tensor (readings, channels). The reference may
-    be one tensor that all sides share. As output of ``compute``: the signed contrast (sides, channels), NaN where a side
-    has fewer than ``min_readings`` readings.
+    As input to ``update``: border and reference readings, side name to a tensor (readings, channels). The reference
+    may be one tensor that all sides share. As output of ``compute``: the signed contrast (sides, channels), NaN where a
+    side has fewer than ``min_readings`` readings.
 
     Args:
         channels: Number of neurons.
@@ -213,8 +213,8 @@ class BorderBias(Metric):
 class PaddingEffect(BorderBias):
     """Mean paired difference that a layer's own padding makes, in standard deviations of the reference.
 
-    Input to ``update``: the differences of :func:`pan_callbacks.padding.padding_effect` in place of border readings, and
-    the reference. Output of ``compute``: (sides, channels), NaN where there is no border or no scale.
+    Input to ``update``: the differences of :func:`pan_callbacks.padding.padding_effect` in place of border readings,
+    and the reference. Output of ``compute``: (sides, channels), NaN where there is no border or no scale.
     """
 
     def compute(self) -> Tensor:

@@ -154,7 +154,8 @@ class Measurement:
             self.fed_directly, self.expected = same and self.fed_directly is not False, None
         before = self._taken.get(name, 0)
         take = min(len(args[0]), self._limit - before)
-        if take <= 0:
+        if take <= 0:  # nothing below listens either
+            self._visit = _Visit(name, None, before, 0)
             return
         key = (name, *args[0].shape[1:])
         if key not in self._plans:
@@ -169,6 +170,9 @@ class Measurement:
         """After a module's forward: run the other views of the same images."""
         visit = self._visit
         if self._ours or visit is None or visit.name != name:
+            return
+        if visit.plan is None:
+            self._visit = None
             return
         with self.running(module):
             for view in visit.plan.views:
@@ -248,7 +252,7 @@ class _Visit:
     """One forward of the user's: its first ``take`` images are measured, after ``before`` in earlier forwards."""
 
     name: str
-    plan: Plan
+    plan: Plan | None
     before: int
     take: int
 

@@ -169,8 +169,8 @@ def source(coordinates: Tensor, size: int, mode: str) -> Tensor:
     Args:
         coordinates: Integer input coordinates, negative or beyond ``size`` where they lie in the padding.
         size: Length of the axis.
-        mode: ``"reflect"``, ``"replicate"``, ``"circular"``, or ``"neutral"``: reflect, where the map is large enough for
-            it, else replicate.
+        mode: ``"reflect"``, ``"replicate"``, ``"circular"``, or ``"neutral"``: reflect, where the map is large
+            enough for it, else replicate.
 
     Returns:
         Coordinates inside ``0 ... size-1``; unchanged where they were inside already.

@@ -7,7 +7,7 @@ check. It holds no tensor, no module and no trainer, so that models stay picklab
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 from torch import Tensor, nn
@@ -132,10 +132,8 @@ def quietly(model: nn.Module) -> Iterator[None]:
 
 def run(module: nn.Module, args: tuple, kwargs: dict) -> None:
     """Runs a module until it ends or a listener stops it."""
-    try:
+    with suppress(StopForward):
         module(*args, **kwargs)
-    except StopForward:
-        pass
 
 
 def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module]:

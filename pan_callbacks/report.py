@@ -67,7 +67,7 @@ class LayerReport:
         channels: Number of output channels, the neurons.
         kernel_size: Rows and columns of the kernel.
         stride: Stride along rows and columns.
-        reference: The reference used: ``"crop"``, ``"zoom"``, ``"mirror"`` or ``"centre"``; None if the layer was skipped.
+        reference: The reference used: ``"crop"``, ``"zoom"``, ``"mirror"`` or ``"centre"``; None if skipped.
         reason: Why this reference and not the one that was asked for; None if it is the one.
         skipped: Why the layer was left out; None if it was measured.
         output_size: Height and width of the output map at the probed image size.
@@ -180,8 +180,8 @@ class PANReport:
         nascent = sum(pan.origin == "nascent" for pan in self.pans)
         skipped = {name: layer.skipped for name, layer in self.layers.items() if layer.skipped is not None}
         lines = [
-            f"{self.count} of {self.neurons} neurons are padding aware ({self.fraction:.1%}) at |contrast| >= {self.threshold:g}: "
-            f"{nascent} nascent, {self.count - nascent} inherited.",
+            f"{self.count} of {self.neurons} neurons are padding aware ({self.fraction:.1%}) "
+            f"at |contrast| >= {self.threshold:g}: {nascent} nascent, {self.count - nascent} inherited.",
             "by side: " + ", ".join(f"{side} {n}" for side, n in self.count_by_side().items() if n)
             if self.pans
             else "",
@@ -279,7 +279,8 @@ class PANReport:
             raise ValueError(f"a damaged PAN report: {error!r}") from error
 
     def __repr__(self) -> str:
-        return f"PANReport(count={self.count}, neurons={self.neurons}, threshold={self.threshold:g}, reference={self.reference!r})"
+        figures = f"count={self.count}, neurons={self.neurons}, threshold={self.threshold:g}"
+        return f"PANReport({figures}, reference={self.reference!r})"
 
 
 def _cells(pan: PAN) -> tuple[str, ...]:

@@ -60,7 +60,8 @@ def scan(
                 images = first_images(batch)
                 if images is None:
                     raise PANError(
-                        f"batches holds no images: {describe_batch(batch)}; a tensor (images, channels, height, width) is needed"
+                        f"batches holds no images: {describe_batch(batch)}; "
+                        "a floating point tensor (images, channels, height, width) is needed"
                     )
                 before = measurement.images
                 model(images[: max_images - before].to(device))
@@ -83,7 +84,8 @@ def check_measured(report: PANReport) -> None:
     ]
     if reasons and report.neurons == 0 and any("map" in reason or "reference" in reason for reason in reasons):
         raise PANError(
-            f"the images are too small for any reference: {reasons[0]}; use larger images, or layers='...' for earlier layers"
+            f"the images are too small for any reference: {reasons[0]}; "
+            "use larger images, or layers='...' for earlier layers"
         )
 
 

@@ -60,12 +60,15 @@ def _sort_labelled(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
     bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0 into 0
     keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() * 2
     keys[:, n:] += 1
-    if keys.device.type == "cpu":
-        keys = torch.from_numpy(np.sort(keys.numpy(), axis=1))  # vectorised, several times torch.sort
-    else:
-        keys = keys.sort(1).values
+    keys = _sorted_rows(keys)
     bits = (keys >> 1).int()
     return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32), (keys & 1).bool()
+
+
+def _sorted_rows(values: Tensor) -> Tensor:
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))  # vectorised: several times faster than torch's
+    return values.sort(1).values
 
 
 def _signed_extreme(difference: Tensor, cell: Tensor) -> Tensor:
@@ -92,11 +95,7 @@ def thin(readings: Tensor, step: int, start: int) -> Tensor:
     Returns:
         (about n / step, channels), ascending in each channel.
     """
-    ordered = readings.T.contiguous()
-    if ordered.device.type == "cpu":
-        ordered = torch.from_numpy(np.sort(ordered.float().numpy(), axis=1))
-    else:
-        ordered = ordered.float().sort(1).values
+    ordered = _sorted_rows(readings.T.contiguous().float())
     return ordered[:, start::step].T.contiguous()
 
 

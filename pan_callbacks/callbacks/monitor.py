@@ -24,8 +24,8 @@ class PANMonitor(Callback):
     """Finds the padding aware neurons of a model epoch by epoch, and logs their number, sides, layers and origin.
 
     During validation it takes the images that pass anyway and runs the part of the model that holds the monitored
-    layers once more on their middle. Weights, random numbers, batch statistics, outputs and the user's metrics stay what
-    they are without it, and an error of its own ends the measurement, not the training.
+    layers once more on their middle. Weights, random numbers, batch statistics, outputs and the user's metrics stay
+    what they are without it, and an error of its own ends the measurement, not the training.
 
     The first point of every curve is the network before its first step: random weights tell a border, too.
 
@@ -33,8 +33,8 @@ class PANMonitor(Callback):
         layers: Glob or globs over module names; None for all convolutions.
         reference: What the border is compared with, see :func:`pan_callbacks.scan`.
         threshold: Absolute contrast from which a neuron is a PAN, in (0, 1).
-        max_images: Images to probe, at most, over all ranks; the first ones of the first validation loader, so that they
-            are the same every epoch where the loader does not shuffle.
+        max_images: Images to probe, at most, over all ranks; the first ones of the first validation loader, so that
+            they are the same every epoch where the loader does not shuffle.
         every_n_epochs: Probe every so many epochs; in between the last figures are logged again, so that a
             ``ModelCheckpoint(monitor="pan/count")`` finds its key.
         figures: Whether to show pictures and tables where the logger can (TensorBoard, W&B).
@@ -133,8 +133,8 @@ class PANMonitor(Callback):
             self._finish()
         if self.report is None:
             warnings.warn(
-                "PANMonitor could not probe the network before its first step: the model does not take the images of the "
-                "validation loader as they are, or the loader can be read once only. The curve begins after the first "
+                "PANMonitor could not probe the network before its first step: the model does not take the images of "
+                "the validation loader as they are, or the loader can be read once only. The curve begins after the first "
                 "epoch; PANMonitor(batches=...) probes images of your choice",
                 stacklevel=2,
             )
