@@ -6,13 +6,15 @@ import os
 import sys
 from pathlib import Path
 
-import rich
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from rich.console import Console
 from rich.table import Table
 
 from pan_callbacks import PANMonitor
 
 _COLUMNS = ("epoch", "step", "count", "fraction", "nascent", "inherited", "born", "gone", "border_bias")
+_FILE_WIDTH = 120
 
 
 def print_findings(trainer: Trainer) -> None:
@@ -23,13 +25,17 @@ def print_findings(trainer: Trainer) -> None:
             monitor has looked at anything, there is nothing to print.
     """
     monitor = next((callback for callback in trainer.callbacks if isinstance(callback, PANMonitor)), None)
-    if monitor is None or monitor.report is None:
+    if monitor is None or monitor.report is None or not trainer.is_global_zero:
         return
-    rich.print(monitor.report.table())
-    rich.print(history_table(monitor.history))
+    console = Console()
+    if not console.is_terminal:  # a file has no width; layer names are long
+        console = Console(width=_FILE_WIDTH)
+    console.print(monitor.report.table())
+    console.print(history_table(monitor.history))
     print(monitor.report.summary())
-    if trainer.log_dir is not None:
-        print(f"\nSee them emerge:  {tensorboard_command(trainer.log_dir)}")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            print(f"\nSee them emerge:  {tensorboard_command(logger.log_dir)}")
 
 
 def history_table(history: list[dict]) -> Table:
@@ -38,7 +44,7 @@ def history_table(history: list[dict]) -> Table:
     Args:
         history: ``PANMonitor.history``; epoch -1 is the model before its first step.
     """
-    table = Table(title="PANs epoch by epoch")
+    table = Table(title="PANs epoch by epoch", show_edge=False, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(column.replace("_", " "), justify="right")
     for entry in history:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pan_callbacks.report import PAN as PAN
     from pan_callbacks.report import LayerReport as LayerReport
     from pan_callbacks.report import PANReport as PANReport
-    from pan_callbacks.scan import scan as scan
+    from pan_callbacks.scanning import scan as scan
 
 __version__ = "0.1.0"
 
@@ -22,7 +22,7 @@ _WHERE = {
     "PANMonitor": "callbacks.monitor",
     "PaddingAwareness": "awareness",
     "BorderBias": "awareness",
-    "scan": "scan",
+    "scan": "scanning",
     "PANReport": "report",
     "LayerReport": "report",
     "PAN": "report",

@@ -301,12 +301,18 @@ class TestClassifier:
 
     def test_it_learns_digits(self):
         torch.manual_seed(0)
-        model = TimmClassifier("test_resnet", 10, lr=0.01)
-        data = MNISTData(batch_size=50)
-        options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-        trainer = Trainer(max_epochs=1, enable_model_summary=False, accelerator="cpu", limit_val_batches=4, **options)
-        trainer.fit(model, datamodule=data)
-        assert trainer.callback_metrics["val/accuracy"] > 0.6
+        model = TimmClassifier("test_resnet", 10, lr=0.01, small_images=False)
+        trainer = Trainer(
+            max_epochs=2,
+            accelerator="cpu",
+            limit_val_batches=4,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(model, datamodule=MNISTData())
+        assert trainer.callback_metrics["val/accuracy"] > 0.7
 
 
 class TestConfigs:
@@ -381,8 +387,8 @@ class TestMinimal:
         assert "neurons are padding aware" in run.stdout
 
 
-def test_train_runs_as_a_file_and_as_a_module():
-    for how in (["examples/train.py"], ["-m", "examples.train"]):
-        run = subprocess.run([sys.executable, *how, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert run.returncode == 0, run.stderr
-        assert "fit" in run.stdout
+def test_train_runs_as_a_file_from_any_folder(tmp_path):
+    script = str(ROOT / "examples" / "train.py")
+    run = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stderr
+    assert "fit" in run.stdout

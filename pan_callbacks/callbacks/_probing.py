@@ -15,7 +15,7 @@ from pan_callbacks._compat import isolate_rng
 from pan_callbacks.layers import PANError
 from pan_callbacks.measure import Measurement
 from pan_callbacks.probes import quietly
-from pan_callbacks.scan import describe_batch, first_images
+from pan_callbacks.scanning import describe_batch, first_images
 
 
 def feed(trainer: Any, pl_module: nn.Module, measurement: Measurement, batches: Iterable[Any] | None) -> None:

@@ -15,7 +15,7 @@ from pan_callbacks.history import History
 from pan_callbacks.layers import PANError
 from pan_callbacks.measure import Measurement, check_arguments
 from pan_callbacks.report import PANReport
-from pan_callbacks.scan import check_measured, first_images
+from pan_callbacks.scanning import check_measured, first_images
 
 START = -1  # the epoch of the network before its first step
 
@@ -70,7 +70,7 @@ class PANMonitor(Callback):
         self.report: PANReport | None = None
         self._history = History(threshold)
         self._measurement: Measurement | None = None
-        self._measuring = False
+        self._measuring = self._told_of_nothing = False
         self._scalars: dict[str, float] = {}
         self._show = Show(figures)
 
@@ -221,8 +221,6 @@ class PANMonitor(Callback):
         self._measurement = Measurement(
             pl_module, self.layers, self.reference, self.threshold, self.max_images, sync=distributed, tolerant=True
         )
-        if not self._measurement.candidates:
-            warnings.warn("PANMonitor found no padded convolution in this model; it logs a count of 0", stacklevel=2)
         self._measurement.probes.attach()
 
     def _detach(self) -> None:
@@ -239,7 +237,8 @@ class PANMonitor(Callback):
         self._measurement.stop()
         self._measuring = False
         report = self._measurement.report()
-        if not self._measurement.candidates or any(line.images for line in report.layers.values()):
+        seen = any(line.images for line in report.layers.values()) or self._measurement.images
+        if seen or not self._measurement.candidates:
             self.report = report
             self._warn(report)
         elif self._scalars:
@@ -275,8 +274,11 @@ class PANMonitor(Callback):
                     stacklevel=3,
                 )
                 break
-        if report.neurons == 0:
+        if report.neurons == 0 and not self._told_of_nothing:
+            self._told_of_nothing = True
+            why = "no padded convolution was found in this model"
             try:
                 check_measured(report)
             except PANError as error:
-                warnings.warn(f"PANMonitor logs a count of 0: {error}", stacklevel=3)
+                why = str(error)
+            warnings.warn(f"PANMonitor logs a count of 0: {why}", stacklevel=3)
