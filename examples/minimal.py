@@ -34,5 +34,5 @@ train, val = torch.utils.data.random_split(data, [2000, 500])
 
 monitor = PANMonitor()
 trainer = pl.Trainer(max_epochs=2, callbacks=[monitor])
-trainer.fit(Classifier(), DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=250))
+trainer.fit(Classifier(), DataLoader(train, batch_size=64, shuffle=True), DataLoader(val, batch_size=64))
 print(monitor.report.summary())

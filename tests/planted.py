@@ -1,0 +1,327 @@
+"""Networks whose padding aware neurons are known by construction, and images to look for them on.
+
+One input channel is constant one. A kernel that takes its centre tap on that channel less another tap answers 0
+wherever both read the image, and 1 where the other tap reads the zero padding: a border detector that no content can
+sway. Two such differences multiplied, one along rows and one along columns, answer in one corner alone. Content comes in
+through the centre tap, which never reads padding; a neuron with nothing but a centre tap is a distractor.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EDGES = ("top", "bottom", "left", "right")
+CORNERS = ("top-left", "top-right", "bottom-left", "bottom-right")
+SIDES = EDGES + CORNERS
+CONTENT, ONES = slice(0, 3), 3  # channels of an image
+CHANNELS = 4
+DISTRACTORS = 8
+STRENGTH = 2.0  # of a detector; the content adds less than 0.75 on either side
+
+#: Where a detector fires, side by side, with its sign; where several meet (in a corner) they add up.
+RECIPES: tuple[dict[str, int], ...] = (
+    *({edge: sign} for edge in EDGES for sign in (1, -1)),
+    *({corner: sign} for corner in CORNERS for sign in (1, -1)),
+    {"top": 1, "left": 1},
+    {"bottom": -1, "right": -1},
+    {"top": 1, "bottom": 1},
+    {"left": -1, "right": -1},
+    {"top": 1, "bottom": 1, "left": 1, "right": 1},
+    {"top": -1, "bottom": -1, "left": -1, "right": -1},
+    {"top": 1, "left": -1},  # cancels in the corner where they meet
+    {"top": 1, "top-left": -1, "top-right": -1},  # the edge without its corners
+)
+EDGE_RECIPES = tuple(recipe for recipe in RECIPES if all(part in EDGES for part in recipe))
+
+Key = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a report must say of a planted neuron: its sides with their signs, and its origin."""
+
+    signs: Mapping[str, int]
+    origin: str = "nascent"
+
+    @property
+    def sides(self) -> frozenset[str]:
+        return frozenset(self.signs)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A network and what is known of it.
+
+    Args:
+        model: The network.
+        truth: Its padding aware neurons.
+        distractors: Neurons that read no padding at all, their own layer's or an earlier one's.
+        sides: The sides that the map of each layer has.
+    """
+
+    model: nn.Module
+    truth: Mapping[Key, Truth]
+    distractors: tuple[Key, ...]
+    sides: Mapping[str, frozenset[str]]
+
+
+def _distractors(count: int, *layers: str) -> tuple[Key, ...]:
+    """The channels after the detectors, in each of the layers."""
+    return tuple((layer, count + i) for layer in layers for i in range(DISTRACTORS))
+
+
+def reached(size: int, stride: int, reach: int) -> frozenset[str]:
+    """Edges on which a tap ``reach`` positions off the centre reads padding, with padding of k // 2 all round."""
+    last = (size - 1) // stride * stride  # input position under the centre tap of the last output
+    return frozenset(EDGES if last + reach >= size else ("top", "left"))
+
+
+def sides_of(edges: frozenset[str]) -> frozenset[str]:
+    """Those edges, and the corners where two of them meet."""
+    return frozenset(side for side in SIDES if edges.issuperset(side.split("-")))
+
+
+def response(recipe: Mapping[str, int], side: str) -> int:
+    """What a detector answers on a side, in units of its strength."""
+    return sum(sign for part, sign in recipe.items() if set(part.split("-")) <= set(side.split("-")))
+
+
+def truth_of(
+    recipe: Mapping[str, int],
+    origin: str = "nascent",
+    edges: frozenset[str] = frozenset(EDGES),
+    sides: frozenset[str] = frozenset(SIDES),
+) -> Truth | None:
+    """The truth about one detector; None if it never answers.
+
+    Args:
+        recipe: What it would detect.
+        origin: Its origin.
+        edges: Edges on which its taps read padding.
+        sides: Sides that the map has: the edges on which any tap of the kernel reads padding, and their corners.
+    """
+    read = {part: sign for part, sign in recipe.items() if edges.issuperset(part.split("-"))}
+    answers = {side: response(read, side) for side in sides}
+    signs = {side: 1 if answer > 0 else -1 for side, answer in answers.items() if answer}
+    return Truth(signs, origin) if signs else None
+
+
+def truths(layer: str, recipes: Iterable[Mapping[str, int]], *args) -> dict[Key, Truth]:
+    """:func:`truth_of` every recipe that answers at all; channel i of the layer follows recipe i."""
+    told = {(layer, channel): truth_of(recipe, *args) for channel, recipe in enumerate(recipes)}
+    return {key: truth for key, truth in told.items() if truth is not None}
+
+
+def pattern(recipe: Mapping[str, int], kernel: int, reach: int) -> Tensor:
+    """Kernel (k, k) that answers the recipe on a zero-padded channel of ones, and 0 inside."""
+    centre = kernel // 2
+    tap = {"top": centre - reach, "left": centre - reach, "bottom": centre + reach, "right": centre + reach}
+    total = torch.zeros(kernel, kernel)
+    for part, sign in recipe.items():
+        rows, cols = torch.zeros(kernel), torch.zeros(kernel)
+        rows[centre] = cols[centre] = 1.0
+        for edge in part.split("-"):
+            (rows if edge in ("top", "bottom") else cols)[tap[edge]] = -1.0
+        total += sign * rows[:, None] * cols[None, :]
+    return total
+
+
+def lift(recipe: Mapping[str, int], strength: float) -> float:
+    """Bias that keeps a detector's answers above 0, so that ReLU passes both signs."""
+    return 1.0 - strength * min(0, *(response(recipe, side) for side in SIDES))
+
+
+def _noise(*shape: int, seed: int, scale: float) -> Tensor:
+    return scale * (2 * torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) - 1)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, mode: str = "zeros", dilation: int = 1, **kwargs) -> nn.Conv2d:
+    options = {"padding": kernel // 2 * dilation, "dilation": dilation, "padding_mode": mode, **kwargs}
+    conv = nn.Conv2d(inputs, outputs, kernel, **options)
+    nn.init.zeros_(conv.weight)
+    nn.init.constant_(conv.bias, 1.0)
+    return conv.requires_grad_(False)
+
+
+def detectors(
+    kernel: int,
+    reach: int | None = None,
+    mode: str = "zeros",
+    recipes: tuple[dict[str, int], ...] = RECIPES,
+    strength: float = STRENGTH,
+    stray: float = 0.0,
+    **kwargs,
+) -> nn.Conv2d:
+    """A convolution with one detector for each recipe, and after them distractors.
+
+    Args:
+        kernel: Taps k; the padding is k // 2.
+        reach: Distance from the centre of the tap that reads the padding; the outermost, k // 2, by default.
+        mode: Padding mode.
+        recipes: What to detect.
+        strength: How strongly.
+        stray: Content weights on all the taps of the detectors, beside those on the centre tap.
+        kwargs: Stride, dilation and so on.
+    """
+    conv = _conv(CHANNELS, len(recipes) + DISTRACTORS, kernel, mode, **kwargs)
+    centre = kernel // 2
+    conv.weight[:, CONTENT, centre, centre] = _noise(conv.out_channels, 3, seed=kernel, scale=0.2)
+    conv.weight[: len(recipes), CONTENT] += _noise(len(recipes), 3, kernel, kernel, seed=kernel + 1, scale=stray)
+    for channel, recipe in enumerate(recipes):
+        conv.weight[channel, ONES] = strength * pattern(recipe, kernel, reach or centre)
+        conv.bias[channel] = lift(recipe, strength)
+    return conv
+
+
+def single(kernel: int, reach: int | None = None, stride: int = 1, size: int = 64, dilation: int = 1, **kwargs):
+    """One layer of detectors, ``conv``, and distractors; kwargs as for :func:`detectors`.
+
+    Where leftover padding keeps the far edges from being read, the last distractors use every tap that looks there.
+    """
+    conv = detectors(kernel, reach, stride=stride, dilation=dilation, **kwargs)
+    centre = kernel // 2
+    outermost = reached(size, stride, centre * dilation)
+    if "bottom" not in outermost:
+        conv.weight[-2:, :, centre:, centre:] = _noise(2, CHANNELS, *[kernel - centre] * 2, seed=7, scale=0.1)
+    truth = truths("conv", RECIPES, "nascent", reached(size, stride, (reach or centre) * dilation), sides_of(outermost))
+    model = nn.Sequential(OrderedDict(conv=conv))
+    return Planted(model, truth, _distractors(len(RECIPES), "conv"), {"conv": sides_of(outermost)})
+
+
+def depthwise(kernel: int, reach: int | None = None, stride: int = 1, size: int = 64, mode: str = "zeros") -> Planted:
+    """A 1×1 layer that makes channels near one, ``spread``, and a depthwise layer of detectors on them, ``conv``."""
+    channels = len(RECIPES) + DISTRACTORS
+    spread = _conv(CHANNELS, channels, 1)
+    spread.weight[:, CONTENT, 0, 0] = _noise(channels, 3, seed=3, scale=0.02)
+    conv = _conv(channels, channels, kernel, mode, stride=stride, groups=channels)
+    conv.weight[len(RECIPES) :, 0, kernel // 2, kernel // 2] = 1.0
+    for channel, recipe in enumerate(RECIPES):
+        conv.weight[channel, 0] = STRENGTH * pattern(recipe, kernel, reach or kernel // 2)
+    sides = sides_of(reached(size, stride, kernel // 2))
+    truth = truths("conv", RECIPES, "nascent", reached(size, stride, reach or kernel // 2), sides)
+    model = nn.Sequential(OrderedDict(spread=spread, conv=conv))
+    return Planted(model, truth, _distractors(len(RECIPES), "conv"), {"conv": sides})
+
+
+def _copies(recipes: tuple[dict[str, int], ...], mode: str, strength: float) -> tuple[nn.Conv2d, list[dict[str, int]]]:
+    """A layer of centre taps on :func:`detectors`, and what it copies: every other one upside down; content mixed in."""
+    conv = _conv(len(recipes) + DISTRACTORS, len(recipes) + DISTRACTORS, 3, mode)
+    conv.weight[:, len(recipes) :, 1, 1] = _noise(conv.out_channels, DISTRACTORS, seed=11, scale=0.05)
+    copies = []
+    for channel, recipe in enumerate(recipes):
+        sign = 1 if channel % 2 == 0 else -1
+        copies.append({part: sign * value for part, value in recipe.items()})
+        conv.weight[channel, channel, 1, 1] = sign
+        conv.bias[channel] = lift(copies[-1], strength) - sign * lift(recipe, strength) + 1.0
+    return conv, copies
+
+
+def chain(kernel: int, mode: str = "zeros", between: nn.Module | None = None) -> Planted:
+    """Detectors, ``first``; copies of them through centre taps, ``second``; and what follows from those, ``third``.
+
+    The third layer copies the second, but for one channel that inherits the corner where two edges met (ReLU takes
+    off what the edges alone bring), and one that inherits the top and detects the bottom itself.
+
+    Args:
+        kernel: Taps of the first layer.
+        mode: Padding mode of all layers.
+        between: A module after the first layer.
+    """
+    first = detectors(kernel, mode=mode)
+    second, copies = _copies(RECIPES, mode, STRENGTH)
+    meeting, constant = RECIPES.index({"top": 1, "left": 1}), len(RECIPES) + DISTRACTORS - 1
+    assert meeting % 2 == 0  # copied the right way up
+    second.bias[meeting] = -1.5 * STRENGTH - lift(RECIPES[meeting], STRENGTH)  # passes ReLU where both are read
+    second.weight[constant] = 0.0  # a bias alone
+    third = _conv(second.out_channels, second.out_channels, 3, mode)
+    third.weight[:, len(RECIPES) : constant, 1, 1] = _noise(third.out_channels, DISTRACTORS - 1, seed=13, scale=0.05)
+    third.weight[range(len(RECIPES)), range(len(RECIPES)), 1, 1] = 1.0
+    third.weight[0, constant] = STRENGTH * pattern({"bottom": 1}, 3, 1)
+    truth = truths("first", RECIPES) | truths("second", copies, "inherited") | truths("third", copies, "inherited")
+    truth["third", meeting] = Truth({"top-left": 1}, "inherited")
+    truth["third", 0] = truth_of({"top": 1, "bottom": 1})
+    layers = OrderedDict(first=first, relu1=nn.ReLU())
+    if between is not None:
+        layers["between"] = between
+    layers |= OrderedDict(second=second, relu2=nn.ReLU(), third=third)
+    names = ("first", "second", "third")
+    return Planted(
+        nn.Sequential(layers), truth, _distractors(len(RECIPES), *names), dict.fromkeys(names, frozenset(SIDES))
+    )
+
+
+def pooled(pool: int, mode: str = "zeros") -> Planted:
+    """Detectors, ``first``; then, on maps that are ``pool`` times smaller, copies of them, ``copy``, and ``own``.
+
+    Of ``own`` every neuron is a detector again, on a channel that is constant by its bias.
+    """
+    strength = STRENGTH * pool  # an edge is one row in so many of those that a pool averages
+    first = detectors(3, mode=mode, recipes=EDGE_RECIPES, strength=strength)
+    first.weight[-1] = 0.0
+    copy, copies = _copies(EDGE_RECIPES, mode, STRENGTH)
+    for channel, recipe in enumerate(EDGE_RECIPES):
+        copy.bias[channel] += (1 if channel % 2 == 0 else -1) * (lift(recipe, STRENGTH) - lift(recipe, strength))
+    copy.weight[-1] = 0.0
+    own = _conv(copy.out_channels, len(RECIPES) + DISTRACTORS, 3, mode)
+    own.weight[:, len(EDGE_RECIPES) : -1, 1, 1] = _noise(own.out_channels, DISTRACTORS - 1, seed=17, scale=0.05)
+    for channel, recipe in enumerate(RECIPES):
+        own.weight[channel, -1] = STRENGTH * pattern(recipe, 3, 1)
+    truth = truths("first", EDGE_RECIPES) | truths("copy", copies, "inherited") | truths("own", RECIPES)
+    layers = OrderedDict(first=first, relu1=nn.ReLU(), pool=nn.AvgPool2d(pool), copy=copy, relu2=nn.ReLU(), own=own)
+    distractors = _distractors(len(EDGE_RECIPES), "first", "copy") + _distractors(len(RECIPES), "own")
+    return Planted(nn.Sequential(layers), truth, distractors, dict.fromkeys(("first", "copy", "own"), frozenset(SIDES)))
+
+
+def blurred(depth: int = 1) -> Planted:
+    """Detectors of edges, ``first``, seen through ``depth`` layers that average 3×3 windows, ``blur1`` and so on.
+
+    Their answers lie around 0, so that the averages' own padding changes next to nothing: what they know of the edge
+    they have from the first layer, in as many rows as they see it from.
+    """
+    first = detectors(3, recipes=EDGE_RECIPES, strength=4.0**depth)
+    first.bias[:] = 0.0
+    first.weight[:, ONES, 1, 1] -= first.weight[:, CONTENT, 1, 1].sum(1) / 2  # content of mean 1/2
+    layers, truth = OrderedDict(first=first), truths("first", EDGE_RECIPES)
+    for name in (f"blur{i + 1}" for i in range(depth)):
+        layers[name] = _conv(first.out_channels, first.out_channels, 3, groups=first.out_channels)
+        nn.init.constant_(layers[name].weight, 1 / 9)
+        truth |= truths(name, EDGE_RECIPES, "inherited")
+    distractors = _distractors(len(EDGE_RECIPES), "first")
+    return Planted(nn.Sequential(layers), truth, distractors, dict.fromkeys(layers, frozenset(SIDES)))
+
+
+class GlobalGate(nn.Module):
+    """Scales the map by a function of its mean, as squeeze-and-excite does: global context."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1.0 + 0.1 * torch.tanh(x[:, -DISTRACTORS:].mean((1, 2, 3), keepdim=True)))
+
+
+def stationary(images: int, size: int, seed: int = 0) -> Tensor:
+    """Textures and noise in [0, 1] that look alike at every position, and the channel of ones."""
+    noise = _noise(images, 3, size + 4, size + 4, seed=seed, scale=1.0)
+    share = torch.rand(images, 1, 1, 1, generator=torch.Generator().manual_seed(seed))
+    texture = share * 2 * F.avg_pool2d(noise, 5, stride=1) + (1 - share) * noise[..., 2:-2, 2:-2]
+    return _photograph(0.5 + 0.3 * texture, seed)
+
+
+def positional(images: int, size: int, seed: int = 0) -> Tensor:
+    """A bright sky above dark ground, an object in the middle, a frame around, noise; and the channel of ones."""
+    across = torch.linspace(-1, 1, size)
+    rows, cols = across[:, None], across[None, :]
+    scene = (0.5 - 0.25 * rows).expand(size, size).clone()
+    scene[rows.square() + cols.square() < 0.3] = 0.2
+    scene[torch.maximum(rows.abs(), cols.abs()) > 1 - 8 / size] = 0.8
+    return _photograph(scene + _noise(images, 3, size, size, seed=seed, scale=0.1), seed)
+
+
+def _photograph(content: Tensor, seed: int) -> Tensor:
+    """The content under a light of another colour and brightness for each image, and the channel of ones."""
+    light = _noise(len(content), 3, 1, 1, seed=seed + 1, scale=0.1)
+    return torch.cat([(content + light).clamp(0, 1), torch.ones_like(content[:, :1])], 1)
