@@ -1,6 +1,6 @@
 # make demo    a training with PANMonitor, from nothing: virtual environment, packages, real images, findings
 # make test    the whole test suite          make lint    style and formatting
-PYTHON ?= python3
+PYTHON ?= python3# 3.11 or newer, for the versions in constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 LOGDIR ?= runs

@@ -2,8 +2,8 @@
 
 One input channel is constant one. A kernel that takes its centre tap on that channel less another tap answers 0
 wherever both read the image, and 1 where the other tap reads the zero padding: a border detector that no content can
-sway. Two such differences multiplied, one along rows and one along columns, answer in one corner alone. Content comes in
-through the centre tap, which never reads padding; a neuron with nothing but a centre tap is a distractor.
+sway. Two such differences multiplied, one along rows and one along columns, answer in one corner alone. Content comes
+in through the centre tap, which never reads padding; a neuron with nothing but a centre tap is a distractor.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ def depthwise(kernel: int, reach: int | None = None, stride: int = 1, size: int 
 
 
 def _copies(recipes: tuple[dict[str, int], ...], mode: str, strength: float) -> tuple[nn.Conv2d, list[dict[str, int]]]:
-    """A layer of centre taps on :func:`detectors`, and what it copies: every other one upside down; content mixed in."""
+    """A layer of centre taps on :func:`detectors`, and what it copies: every other one upside down, content added."""
     conv = _conv(len(recipes) + DISTRACTORS, len(recipes) + DISTRACTORS, 3, mode)
     conv.weight[:, len(recipes) :, 1, 1] = _noise(conv.out_channels, DISTRACTORS, seed=11, scale=0.05)
     copies = []
@@ -278,22 +278,29 @@ def pooled(pool: int, mode: str = "zeros") -> Planted:
     return Planted(nn.Sequential(layers), truth, distractors, dict.fromkeys(("first", "copy", "own"), frozenset(SIDES)))
 
 
-def blurred(depth: int = 1) -> Planted:
-    """Detectors of edges, ``first``, seen through ``depth`` layers that average 3×3 windows, ``blur1`` and so on.
+def blurred(kernel: int) -> Planted:
+    """Detectors of edges, ``first``, and a layer ``blur`` that averages k taps across the edge each of them knows.
 
-    Their answers lie around 0, so that the averages' own padding changes next to nothing: what they know of the edge
-    they have from the first layer, in as many rows as they see it from.
+    The first layer answers 0 on average inside, so that the average's own padding changes nothing to speak of. The
+    edge is seen in k // 2 rows more than the outermost.
     """
-    first = detectors(3, recipes=EDGE_RECIPES, strength=4.0**depth)
-    first.bias[:] = 0.0
+    recipes = tuple(
+        recipe for recipe in EDGE_RECIPES if {*recipe} <= {"top", "bottom"} or {*recipe} <= {"left", "right"}
+    )
+    first = detectors(3, recipes=recipes, strength=STRENGTH * kernel)
     first.weight[:, ONES, 1, 1] -= first.weight[:, CONTENT, 1, 1].sum(1) / 2  # content of mean 1/2
-    layers, truth = OrderedDict(first=first), truths("first", EDGE_RECIPES)
-    for name in (f"blur{i + 1}" for i in range(depth)):
-        layers[name] = _conv(first.out_channels, first.out_channels, 3, groups=first.out_channels)
-        nn.init.constant_(layers[name].weight, 1 / 9)
-        truth |= truths(name, EDGE_RECIPES, "inherited")
-    distractors = _distractors(len(EDGE_RECIPES), "first")
-    return Planted(nn.Sequential(layers), truth, distractors, dict.fromkeys(layers, frozenset(SIDES)))
+    blur = _conv(first.out_channels, first.out_channels, kernel, groups=first.out_channels)
+    for conv in (first, blur):
+        nn.init.zeros_(conv.bias)
+    centre = kernel // 2
+    for channel, recipe in enumerate(recipes):
+        vertical = not {"top", "bottom"}.isdisjoint(recipe)
+        blur.weight[(channel, 0, slice(None), centre) if vertical else (channel, 0, centre)] = 1 / kernel
+    blur.weight[len(recipes) :, 0, centre, centre] = 1.0
+    truth = truths("first", recipes) | truths("blur", recipes, "inherited")
+    model = nn.Sequential(OrderedDict(first=first, blur=blur))
+    sides = dict.fromkeys(("first", "blur"), frozenset(SIDES))
+    return Planted(model, truth, _distractors(len(recipes), *sides), sides)
 
 
 class GlobalGate(nn.Module):
