@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from pan_callbacks.padding import SIDES
+from pan_callbacks.padding import EDGES, SIDES
 
 SCHEMA_VERSION = 1
 #: Padding effect, in standard deviations of the reference, from which a PAN counts as reading the padding itself.
@@ -43,8 +43,9 @@ class PAN:
 
     @property
     def strongest(self) -> str:
-        """The side of largest absolute contrast."""
-        return max(self.contrast, key=lambda side: abs(self.contrast[side]))
+        """The side of largest absolute contrast among those in ``kind``: a corner just where no edge explains it."""
+        edges = [side for side in EDGES if side in self.sides]
+        return max(edges or sorted(self.sides), key=lambda side: abs(self.contrast[side]))
 
     @property
     def kind(self) -> str:

@@ -141,7 +141,8 @@ def test_no_logger_at_all_shows_nothing():
 class TestWandb:
     @pytest.fixture
     def wandb(self, monkeypatch, tmp_path):
-        wandb = pytest.importorskip("wandb")
+        import wandb
+
         monkeypatch.chdir(tmp_path)
         for name, value in {
             "MODE": "offline",

@@ -206,11 +206,22 @@ def test_a_glob_without_match_is_refused_with_the_names_there_are():
         quiet(seeded(Network), [pictures(4)], layers="backbone.*")
 
 
-def test_globs_choose_layers_and_change_nothing_for_them():
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        (["conv[12]", "conv1"], ["conv1", "conv2"]),
+        ("conv3", ["conv3"]),
+        ("conv1", ["conv1"]),
+        ("*", ["conv1", "conv2", "conv3"]),
+    ],
+)
+def test_globs_choose_layers_and_change_nothing_for_them(layers, names):
     model = seeded(Network)
-    chosen = quiet(model, [pictures(16)], layers=["conv[12]", "conv1"])
-    assert list(chosen.layers) == ["conv1", "conv2"]
-    assert torch.equal(chosen.contrast("conv1"), quiet(model, [pictures(16)]).contrast("conv1"))
+    chosen, everything = quiet(model, [pictures(16)], layers=layers), quiet(model, [pictures(16)])
+    assert list(chosen.layers) == names
+    for name in names:
+        assert chosen.layers[name].reference == everything.layers[name].reference
+        assert torch.equal(chosen.contrast(name), everything.contrast(name))
 
 
 @pytest.mark.parametrize(("batch", "wanted", "images"), [(4, 10, 10), (4, 100, 24), (16, 10, 10), (4, 1, 1)])
@@ -340,13 +351,21 @@ class Normalise(nn.Module):
 
 
 def test_a_model_that_changes_its_images_in_place_is_measured_like_one_that_does_not():
-    plain, inplace = (
-        seeded(lambda inplace=inplace: nn.Sequential(Normalise(inplace), nn.Conv2d(3, 6, 3, padding=1)))
-        for inplace in (False, True)
-    )
-    images = pictures(16)
-    report = quiet(plain, [images.clone()])
-    assert same(quiet(inplace, [images.clone()]), report)
+    def model(inplace: bool):
+        convs = (nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1))
+        return nn.Sequential(Normalise(inplace), *convs)
+
+    one, other = (quiet(seeded(model, inplace), [pictures(16)]) for inplace in (False, True))
+    assert same(one, other)
+
+
+def test_the_images_reach_a_model_that_changes_them_in_place_as_they_were():
+    seen = []
+    model = seeded(lambda: nn.Sequential(Normalise(True), nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)))
+    model.register_forward_hook(lambda module, args, output: seen.append(output) if len(output) == 16 else None)
+    quiet(model, [pictures(16)])
+    with torch.no_grad():
+        assert torch.allclose(seen[0], model(pictures(16)), atol=1e-5)
 
 
 class Shared(nn.Module):
@@ -369,12 +388,16 @@ def test_a_layer_called_twice_in_a_forward_is_measured_in_both_calls():
 
 
 class ByKeyword(nn.Module):
+    """Calls its second convolution by keyword, or not."""
+
     def __init__(self, keyword: bool) -> None:
         super().__init__()
-        self.conv, self.keyword = nn.Conv2d(3, 6, 3, padding=1), keyword
+        self.first, self.second = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.keyword = keyword
 
     def forward(self, x):
-        return self.conv(input=x) if self.keyword else self.conv(x)
+        x = torch.relu(self.first(x))
+        return self.second(input=x) if self.keyword else self.second(x)
 
 
 def test_a_layer_called_by_keyword_is_measured_like_any_other():
@@ -407,22 +430,27 @@ def test_skip_connections_line_up_in_the_crop():
     assert {layer.drift for layer in report.layers.values() if layer.skipped is None} == {0.0}
 
 
-def test_a_pad_module_and_its_convolution_are_one_padded_layer():
-    padded = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 3, padding=1)))
-    apart = seeded(lambda: nn.Sequential(nn.Conv2d(3, 6, 3)))
-    apart.insert(0, nn.ZeroPad2d(1))
-    one, other = quiet(padded, [pictures(16)]), quiet(apart, [pictures(16)])
-    assert other.layers["1"].output_size == (32, 32)
-    assert torch.equal(one.contrast("0"), other.contrast("1"))
-    assert torch.allclose(one.effect("0"), other.effect("1"), atol=1e-5)
+@pytest.mark.parametrize("before", [(), (nn.Conv2d(3, 3, 3, padding=1), nn.ReLU())], ids=["first", "behind another"])
+def test_a_pad_module_and_its_convolution_are_one_padded_layer(before):
+    conv = seeded(nn.Conv2d, 3, 6, 3, padding=1)
+    apart = nn.Conv2d(3, 6, 3)
+    apart.load_state_dict(conv.state_dict())
+    one = quiet(nn.Sequential(*before, conv), [pictures(16)])
+    other = quiet(nn.Sequential(*before, nn.ZeroPad2d(1), apart), [pictures(16)])
+    name, name_apart = str(len(before)), str(len(before) + 1)
+    assert other.layers[name_apart].skipped is None
+    assert other.layers[name_apart].output_size == (32, 32)
+    assert torch.equal(one.contrast(name), other.contrast(name_apart))
+    assert torch.allclose(one.effect(name), other.effect(name_apart), atol=1e-5)
 
 
 def test_a_pad_module_on_two_sides_gives_its_convolution_two_borders():
-    model = seeded(lambda: nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 6, 3, stride=2)))
+    pad = nn.ZeroPad2d((0, 1, 0, 1))
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), pad, nn.Conv2d(4, 6, 3, stride=2)))
     report = quiet(model, [pictures(16)])
-    line = dict(zip(report.sides, (~report.contrast("1").isnan()).all(1).tolist(), strict=True))
+    line = dict(zip(report.sides, (~report.contrast("2").isnan()).all(1).tolist(), strict=True))
     assert {side for side, present in line.items() if present} == {"bottom", "right", "bottom-right"}
-    assert report.layers["1"].output_size == (16, 16)
+    assert report.layers["2"].output_size == (16, 16)
 
 
 def test_a_bfloat16_model_is_measured():

@@ -132,10 +132,10 @@ class PANMonitor(Callback):
         if self.report is None and self._measurement.images:  # validation changes the images: take what it fed itself
             self._finish()
         if self.report is None:
+            why = self._measurement.failure or "reading the validation loader ahead would use it up"
             warnings.warn(
-                "PANMonitor could not probe the network before its first step: the model does not take the images of "
-                "the validation loader as they are, or the loader can be read once only. The curve begins after the first "
-                "epoch; PANMonitor(batches=...) probes images of your choice",
+                f"PANMonitor could not probe the network before its first step ({why}). The curve begins after the "
+                "first epoch; PANMonitor(batches=...) probes images of your choice",
                 stacklevel=2,
             )
             return
