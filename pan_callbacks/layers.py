@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from pan_callbacks.padding import Axis, Geometry, same_padding
 
-_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 _PAD_MODES = {
     nn.ConstantPad2d: "zeros",
     nn.ReflectionPad2d: "reflect",
@@ -33,9 +33,7 @@ def clean_name(name: str) -> str:
         >>> clean_name("net._orig_mod.layer1.0.conv1")
         'net.layer1.0.conv1'
     """
-    for wrapper in _WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:

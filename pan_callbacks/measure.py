@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from pan_callbacks.layer_statistics import SAMPLES, LayerStatistics, describe
 from pan_callbacks.layers import select, why_unpadded
 from pan_callbacks.probes import Listener, Probes, StopForward, entry_modules, quietly, run
-from pan_callbacks.references import FALLBACKS, ROLES, VIEWS, ZOOM_SHARE, Plan, plan
+from pan_callbacks.references import FALLBACKS, ZOOM_SHARE, Plan, plan
 from pan_callbacks.report import LayerReport, PANReport
+from pan_callbacks.views import ROLES, VIEWS
 
 #: Memory for the readings of all neurons together; docs/statistics.md says what it buys.
 MEMORY = 64 * 2**20

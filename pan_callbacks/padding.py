@@ -214,28 +214,30 @@ def padding_effect(
     border = geometry.border(side)
     if border is None:
         return None
-    rows, cols = border
-    if "-" in side:
-        row_taps, col_taps = geometry.rows.taps(rows.start), geometry.cols.taps(cols.start)
-        difference = _own_minus_neutral(x, row_taps, col_taps, mode, value)
-        return F.conv2d(difference, weight, groups=groups)
-    across, along, cross = (
-        (geometry.rows, geometry.cols, cols) if side in ("top", "bottom") else (geometry.cols, geometry.rows, rows)
-    )
-    taps = across.taps((rows if across is geometry.rows else cols).start)
-    padded = (taps < 0) | (taps >= across.size)
-    line = torch.arange(
-        cross.start * along.stride - along.before, (cross.stop - 1) * along.stride - along.before + along.extent + 1
-    )
-    if across is geometry.rows:
-        difference = _own_minus_neutral(x, taps[padded], line, mode, value)
-        return F.conv2d(
-            difference, weight[:, :, padded], stride=(1, along.stride), dilation=(1, along.dilation), groups=groups
-        )
-    difference = _own_minus_neutral(x, line, taps[padded], mode, value)
+    corner = "-" in side
+    rows, row_taps, row_stride, row_dilation = _reads(geometry.rows, border[0], corner)
+    cols, col_taps, col_stride, col_dilation = _reads(geometry.cols, border[1], corner)
     return F.conv2d(
-        difference, weight[:, :, :, padded], stride=(along.stride, 1), dilation=(along.dilation, 1), groups=groups
+        _own_minus_neutral(x, rows, cols, mode, value),
+        weight[:, :, row_taps][..., col_taps],
+        stride=(row_stride, col_stride),
+        dilation=(row_dilation, col_dilation),
+        groups=groups,
     )
+
+
+def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | slice, int, int]:
+    """What some outputs of an axis read: input coordinates, taps of the kernel, stride and dilation of the reading.
+
+    Along an edge the outputs read no padding on this axis, and every tap is needed; across it there is one output, and
+    just the taps that read padding can make a difference. In a corner any tap can.
+    """
+    if outputs == axis.clean:
+        first, last = (i * axis.stride - axis.before for i in (outputs.start, outputs.stop - 1))
+        return torch.arange(first, last + axis.extent + 1), slice(None), axis.stride, axis.dilation
+    taps = axis.taps(outputs.start)
+    kept = torch.ones_like(taps, dtype=torch.bool) if corner else (taps < 0) | (taps >= axis.size)
+    return taps[kept], kept, 1, 1
 
 
 def _own_minus_neutral(x: Tensor, rows: Tensor, cols: Tensor, mode: str, value: float) -> Tensor:

@@ -126,6 +126,13 @@ def test_what_an_average_inherits_is_found_although_rows_inside_the_border_have_
     assert_true(scan(network.model, [planted.stationary(IMAGES, 64)], progress=False), network)
 
 
+@pytest.mark.parametrize("layer", ["first", "second", "third"])
+def test_a_layer_scanned_alone_inherits_from_the_layers_before_it_all_the_same(layer):
+    network = planted.chain(3)
+    report = scan(network.model, [planted.stationary(IMAGES, 64)], layers=layer, progress=False)
+    assert found(report) == {key: truth for key, truth in true(network).items() if key[0] == layer}
+
+
 @pytest.mark.parametrize("size", [64, 32])
 def test_maps_too_small_to_crop_are_measured_on_zoomed_images_and_the_truth_holds(size, content):
     network = planted.pooled(size // 4)

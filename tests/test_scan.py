@@ -211,17 +211,16 @@ def test_a_glob_without_match_is_refused_with_the_names_there_are():
     [
         (["conv[12]", "conv1"], ["conv1", "conv2"]),
         ("conv3", ["conv3"]),
-        ("conv1", ["conv1"]),
         ("*", ["conv1", "conv2", "conv3"]),
     ],
 )
 def test_globs_choose_layers_and_change_nothing_for_them(layers, names):
     model = seeded(Network)
-    chosen, everything = quiet(model, [pictures(16)], layers=layers), quiet(model, [pictures(16)])
+    chosen, everything = (quiet(model, [pictures(16)], layers=wanted) for wanted in (layers, None))
     assert list(chosen.layers) == names
     for name in names:
         assert chosen.layers[name].reference == everything.layers[name].reference
-        assert torch.equal(chosen.contrast(name), everything.contrast(name))
+        assert torch.equal(chosen.contrast(name).nan_to_num(9), everything.contrast(name).nan_to_num(9))
 
 
 @pytest.mark.parametrize(("batch", "wanted", "images"), [(4, 10, 10), (4, 100, 24), (16, 10, 10), (4, 1, 1)])
