@@ -43,9 +43,14 @@ def main() -> None:
         deep = sum(report.count_by_layer()[layer] for layer in DEEP)
         rs = " | ".join(f"{correlation(report, truth, group):.2f}" for group in (shallow, list(DEEP)))
         print(f"| {name} | {rs} | {deep} | {report.count} |")
+    count_corners(model, images)
+
+
+def count_corners(model: torch.nn.Module, images: torch.Tensor) -> None:
+    """How many neurons a plain threshold on all eight sides would call, and why."""
     default = scan(model, images.split(32), progress=False)
     print(f"\nthe default, on images of 224 px: {default.summary()}\n")
-    contrasts = torch.cat([default.contrast(name) for name in layers], 1)
+    contrasts = torch.cat([default.contrast(name) for name, line in default.layers.items() if line.skipped is None], 1)
     size = contrasts.abs().nan_to_num(0)
     print(f"neurons over 0.8 on an edge {int((size[:4] >= 0.8).any(0).sum())}, on any of the 8 sides "
           f"{int((size >= 0.8).any(0).sum())}, PANs as defined {int(padding_aware(contrasts, 0.8).sum())}")  # fmt: skip

@@ -113,7 +113,6 @@ def read_pair(scanned: Scanned, layers: tuple[str, ...], views) -> dict[str, dic
     """
     kept: dict[str, dict[str, list]] = {name: {} for name in layers}
     inner: dict[str, tuple[int, int]] = {}
-    is_inner = True
 
     def hook(name: str, conv: nn.Module, x: Tensor, output: Tensor) -> None:
         if is_inner:
@@ -129,8 +128,11 @@ def read_pair(scanned: Scanned, layers: tuple[str, ...], views) -> dict[str, dic
         for name in layers
     ]
     for batch in scanned.images.split(BATCH):
-        for is_inner, images in zip((True, False), views(batch), strict=True):  # noqa: B007 (the hooks read it)
-            scanned.model(images)
+        inside, around = views(batch)
+        is_inner = True  # the hooks read it
+        scanned.model(inside)
+        is_inner = False
+        scanned.model(around)
     for handle in handles:
         handle.remove()
     return {

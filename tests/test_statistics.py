@@ -100,6 +100,17 @@ def test_contrast_of_continuous_readings_is_the_statistic_of_scipy_but_for_round
     assert abs(of(border, reference) - scipy_contrast(border, reference)) <= 3 / 500
 
 
+@pytest.mark.parametrize("outlier", [1e2, 1e3, 1e4, 1e5])
+def test_one_outlier_does_not_blind_the_contrast_to_the_rest(outlier):
+    rng = np.random.default_rng(0)
+    border, reference = (rng.normal(size=(4000, 8)).astype(np.float32) for _ in range(2))
+    border += np.linspace(0.2, 3, 8, dtype=np.float32)
+    reference[17] = outlier
+    found = contrast(torch.from_numpy(border), torch.from_numpy(reference)).numpy()
+    expected = [scipy_contrast(border[:, c], reference[:, c]) for c in range(8)]
+    assert np.abs(found - expected).max() <= 0.01
+
+
 @cases(300)
 @given(samples, samples, st.sampled_from([torch.bfloat16, torch.float16, torch.float64]))
 def test_contrast_of_other_dtypes_is_the_statistic_of_what_they_can_hold(border, reference, dtype):
