@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pan_callbacks.padding import SIDES
-from pan_callbacks.statistics import contrast, mean_and_std, moments, thin
+from pan_callbacks.statistics import RESOLUTION, contrast, mean_and_std, moments, thin
 
 Readings = Mapping[str, Tensor]
 _GOLDEN = 0.6180339887498949
@@ -220,5 +220,7 @@ class PaddingEffect(BorderBias):
     def compute(self) -> Tensor:
         """Padding effect (sides, channels)."""
         difference, _ = mean_and_std(self.border.transpose(0, 1))
-        _, scale = mean_and_std(self.reference.transpose(0, 1))
-        return torch.where(scale > 0, difference / scale, torch.nan).float()
+        mean, scale = mean_and_std(self.reference.transpose(0, 1))
+        rounding = RESOLUTION * torch.maximum(mean.abs(), difference.abs())  # the scale of a constant reference
+        of_constant = torch.where(difference.abs() > rounding, difference / rounding, torch.nan)
+        return torch.where(scale > 0, difference / scale, of_constant).float()

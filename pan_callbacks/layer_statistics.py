@@ -55,18 +55,19 @@ class LayerStatistics:
         self.effect.update({}, of_sides)
         self.tally.update(0, readings.values())
 
-    def add_border(self, site: SitePlan, x: Tensor, output: Tensor) -> None:
+    def add_border(self, site: SitePlan, x: Tensor, output: Tensor, counts: bool = True) -> None:
         """Adds the border readings of a map, and the padding effect on some of its images.
 
         Args:
             site: How the site is measured.
             x: What the convolution received (images, in channels, height, width).
             output: What it returned (images, channels, rows, columns).
+            counts: Whether the images count; not where a layer is called with them a second time.
         """
         readings = {side: _readings(output, where) for side, where in site.border.items()}
         self.awareness.update(readings, {})
         self.bias.update({side: r for side, r in readings.items() if side in SIDES}, {})
-        self.tally.update(len(output), readings.values())
+        self.tally.update(len(output) if counts else 0, readings.values())
         x = x[: max(0, EFFECT_IMAGES - self._effect_images)]
         if len(x):
             self._effect_images += len(x)

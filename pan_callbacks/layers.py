@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -166,8 +166,10 @@ class _KernelRecorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def pad_modules(model: nn.Module) -> Iterator[nn.Module]:
-    """Every pad module of a model that can stand before a convolution and only ever adds values."""
-    for module in model.modules():
-        if isinstance(module, tuple(_PAD_MODES)) and min(module.padding) >= 0:
-            yield module
+def pad_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Every pad module of a model that only ever adds values, by its name."""
+    return {
+        clean_name(name): module
+        for name, module in model.named_modules()
+        if isinstance(module, tuple(_PAD_MODES)) and min(module.padding) >= 0
+    }

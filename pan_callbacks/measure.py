@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from pan_callbacks.layer_statistics import SAMPLES, LayerStatistics, describe
-from pan_callbacks.layers import select, why_unpadded
+from pan_callbacks.layers import convolutions, pad_modules, select, why_unpadded
 from pan_callbacks.probes import Listener, Probes, StopForward, entry_modules, quietly, run
 from pan_callbacks.references import FALLBACKS, ZOOM_SHARE, Plan, plan
 from pan_callbacks.report import LayerReport, PANReport
@@ -58,7 +58,9 @@ class Measurement:
         self.sync, self.tolerant = sync, tolerant
         self.selected = select(model, layers)
         self.candidates = {n: m for n, m in self.selected.items() if max(m.kernel_size) > 1 or why_unpadded(m) is None}
-        self.probes = Probes(self.candidates, entry_modules(model, self.candidates))
+        # whatever was selected, images are what comes before all convolutions, and before what pads for them
+        inside = [*convolutions(model), *pad_modules(model)] if self.candidates else []
+        self.probes = Probes(self.candidates, entry_modules(model, inside))
         self.statistics: dict[str, LayerStatistics] = {}
         self.failure: str | None = None
         self.expected: Tensor | None = None
@@ -164,7 +166,8 @@ class Measurement:
                 self._plans[key] = plan(module, args, kwargs, self.probes, self.reference)
         if self.sample is None:
             self.sample = module, (args[0][:SAMPLE_IMAGES].detach().clone(), *args[1:]), kwargs
-        self._visit = _Visit(name, self._plans[key], before, take)
+        current, images = self._plans[key], args[0][:take]
+        self._visit = _Visit(name, current, before, take, images.clone() if current.in_place else images)
         self.probes.listen(self._listeners(self._visit))
 
     def _leave(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -180,7 +183,7 @@ class Measurement:
                 share = visit.share(view)
                 for role, make in zip(ROLES, VIEWS[view], strict=True):
                     if share and make is not None:
-                        images = make(args[0][:share].detach(), visit.plan.offsets[view])
+                        images = make(visit.images[:share].detach(), visit.plan.offsets[view])
                         self.probes.listen(self._listeners(visit, view, role))
                         run(module, (images, *args[1:]), kwargs)
         self._visit = None
@@ -205,6 +208,7 @@ class Measurement:
         else:
             wanted = {site: how for site, how in sites if how.view == view}
         remaining = set(wanted)
+        first_calls = {name: min(call for layer, call in wanted if layer == name) for name, _ in wanted}
         calls: dict[str, int] = {}
 
         def listener(name: str) -> Listener:
@@ -219,7 +223,8 @@ class Measurement:
                 if share and "reference" in roles:
                     self.statistics[name].add_reference(how, output[:share].detach())
                 if share and "border" in roles:
-                    self.statistics[name].add_border(how, x[:share].detach(), output[:share].detach())
+                    counts = call == first_calls[name]
+                    self.statistics[name].add_border(how, x[:share].detach(), output[:share].detach(), counts)
                 remaining.discard((name, call))
                 if view is not None and not remaining:
                     raise StopForward  # what follows, a classifier of fixed size perhaps, need not run
@@ -256,6 +261,7 @@ class _Visit:
     plan: Plan | None
     before: int
     take: int
+    images: Tensor | None = None
 
     def share(self, view: str) -> int:
         """How many of the images a view takes: all, or evenly over the run a part, for the dear one."""

@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 import torch
 from torch import Tensor, nn
 
+from pan_callbacks.layers import clean_name
+
 Listener = Callable[[nn.Module, Tensor, Tensor], None]
 
 
@@ -30,10 +32,10 @@ class LayerProbe:
         self.name = name
         self.listener: Listener | None = None
 
-    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> None:
+    def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
         """Called by torch after the layer's forward; changes nothing."""
         if self.listener is not None:
-            self.listener(module, args[0], output)
+            self.listener(module, args[0] if args else kwargs["input"], output)
 
     def __getstate__(self) -> dict:
         """A copy of the module gets a hook that listens to nobody."""
@@ -87,7 +89,7 @@ class Probes:
         if self._handles:
             return
         for name, probe in self.layers.items():
-            self._handles.append(self.layer_modules[name].register_forward_hook(probe))
+            self._handles.append(self.layer_modules[name].register_forward_hook(probe, with_kwargs=True))
         for name, entry in self.entries.items():
             self._handles.append(self.entry_modules[name].register_forward_pre_hook(entry.before, with_kwargs=True))
             self._handles.append(self.entry_modules[name].register_forward_hook(entry.after, with_kwargs=True))
@@ -140,21 +142,19 @@ def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Modul
     """The smallest module that holds all layers, and every module below it that holds one.
 
     Images enter by the outermost of them that is called with images: a container is never called itself, and a
-    detector is called with a list.
+    detector is called with a list. A layer alone is held by its parent, for its own input need not be an image.
 
     Args:
         model: Model whose modules are searched.
         layers: Names of the layers, as :func:`pan_callbacks.layers.convolutions` gives them.
     """
-    from pan_callbacks.layers import clean_name
-
     wanted = list(layers)
     if not wanted:
         return {}
     modules = {clean_name(name): module for name, module in model.named_modules()}
     paths = [name.split(".") for name in wanted]
     common: list[str] = []
-    for parts in zip(*paths, strict=False):
+    for parts in zip(*(path[:-1] for path in paths), strict=False):
         if len(set(parts)) > 1:
             break
         common.append(parts[0])

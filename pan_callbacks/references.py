@@ -5,14 +5,15 @@ The views themselves are in :mod:`pan_callbacks.views`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from pan_callbacks.layers import PaddedLayer, pad_modules, why_unpadded
 from pan_callbacks.padding import EDGES, SIDES, Geometry
-from pan_callbacks.probes import Probes, run
+from pan_callbacks.probes import Probes, StopForward, run
 from pan_callbacks.views import VIEWS
 
 #: What is tried for a layer, by the reference asked for; docs/references.md has the measurement behind the order.
@@ -80,12 +81,14 @@ class Plan:
         skipped: Layer name to the reason why it is left out.
         offsets: View to the pixels that its small input lacks on each side.
         geometries: Geometry of every padded site at the model's own input size.
+        in_place: Whether the module writes into its input, so that the views need a copy of it.
     """
 
     sites: dict[Site, SitePlan] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     offsets: dict[str, int] = field(default_factory=dict)
     geometries: dict[Site, Geometry] = field(default_factory=dict)
+    in_place: bool = False
 
     @property
     def views(self) -> list[str]:
@@ -93,7 +96,9 @@ class Plan:
         return [view for view in self.offsets if any(site.view == view for site in self.sites.values())]
 
 
-def trace(module: nn.Module, args: tuple, kwargs: dict, probes: Probes) -> dict[Site, Trace]:
+def trace(
+    module: nn.Module, args: tuple, kwargs: dict, probes: Probes, until: Collection[Site] = ()
+) -> dict[Site, Trace]:
     """Runs a module on its first image and notes the sites in the order of their calls.
 
     Args:
@@ -101,6 +106,7 @@ def trace(module: nn.Module, args: tuple, kwargs: dict, probes: Probes) -> dict[
         args: Its arguments, the first one images (images, channels, height, width).
         kwargs: Its keyword arguments.
         probes: Attached hooks.
+        until: Sites after which the forward is stopped: a head of fixed size need not see another size.
     """
     sites: dict[Site, Trace] = {}
     calls: dict[str, int] = {}
@@ -115,10 +121,12 @@ def trace(module: nn.Module, args: tuple, kwargs: dict, probes: Probes) -> dict[
         def listen(conv: nn.Module, x: Tensor, output: Tensor) -> None:
             call = calls[name] = calls.get(name, -1) + 1
             sites[name, call] = _trace_site(conv, padded_by.get(id(x)), x, output)
+            if until and sites.keys() >= set(until):
+                raise StopForward
 
         return listen
 
-    handles = [pad.register_forward_hook(on_pad) for pad in pad_modules(module)]
+    handles = [pad.register_forward_hook(on_pad) for pad in pad_modules(module).values()]
     try:
         probes.listen({name: listener(name) for name in probes.layers})
         run(module, (args[0][:1], *args[1:]), kwargs)
@@ -176,8 +184,10 @@ def plan(module: nn.Module, args: tuple, kwargs: dict, probes: Probes, reference
         probes: Attached hooks.
         reference: The reference asked for.
     """
-    own = trace(module, args, kwargs, probes)
+    image = args[0][:1].clone()
+    own = trace(module, (image, *args[1:]), kwargs, probes)
     result = Plan(geometries={site: t.geometry for site, t in own.items() if t.geometry is not None})
+    result.in_place = not torch.equal(image, args[0][:1])
     result.skipped = {name: t.why_not for (name, _), t in own.items() if t.why_not is not None}
     open_sites = {site: t for site, t in own.items() if t.layer is not None}
     reasons: dict[Site, str | None] = dict.fromkeys(open_sites)
@@ -236,7 +246,7 @@ def _plan_view(
     sites: dict[Site, Trace],
     reasons: dict[Site, str | None],
 ) -> tuple[int, dict[Site, SitePlan], dict[Site, str]]:
-    """The offset at which most sites can be measured, the smallest of those: it keeps most of the image."""
+    """The offset at which most sites can be measured, the first of those in the order of :func:`_offsets`."""
     images = args[0]
     best: tuple[int, dict[Site, SitePlan], dict[Site, str]] = (
         0,
@@ -246,7 +256,7 @@ def _plan_view(
     for offset in _offsets(view, images, sites):
         try:
             seen_by_role = [
-                sites if make is None else trace(module, (make(images[:1], offset), *args[1:]), kwargs, probes)
+                sites if make is None else trace(module, (make(images[:1], offset), *args[1:]), kwargs, probes, sites)
                 for make in VIEWS[view]
             ]
         except Exception as error:  # a model that cannot take another size is no fault; the next reference is used
@@ -276,12 +286,19 @@ def _plan_view(
 
 
 def _offsets(view: str, images: Tensor, sites: dict[Site, Trace]) -> list[int]:
-    """Offsets worth trying: multiples of the strides at which the sites' maps lie, in ascending order."""
+    """Offsets worth trying, multiples of the strides at which the sites' maps lie, in the order of preference.
+
+    Up to an eighth of the image the larger is the better: just inside the border, deeper layers still see what earlier
+    ones made of it. Beyond, each step costs more of the image than it is worth.
+    """
     height, width = images.shape[-2:]
+    small = min(height, width)
     strides = {max(1, round(height / seen.output_size[0])) for seen in sites.values()}
-    offsets = {stride * multiple for stride in strides for multiple in (1, 2, 3)}
-    limit = (min(height, width) - 1) // 2 if view == "crop" else min(height, width) - 1  # reflection needs one more
-    return sorted(offset for offset in offsets if offset <= limit)
+    share = small // 8
+    offsets = {stride * multiple for stride in strides for multiple in (1, 2, 3, share // stride)}
+    limit = (small - 1) // 2 if view == "crop" else small - 1  # reflection needs one more
+    offsets = {offset for offset in offsets if 0 < offset <= limit}
+    return sorted((o for o in offsets if o <= share), reverse=True) + sorted(o for o in offsets if o > share)
 
 
 def _pair(view: str, small: Trace | None, large: Trace | None, native: Geometry, reason: str | None) -> SitePlan | str:

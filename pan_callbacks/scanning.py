@@ -79,12 +79,11 @@ def scan(
 
 def check_measured(report: PANReport) -> None:
     """Raises PANError where every padded layer was left out because the images were too small for it."""
-    reasons = [
-        line.skipped for line in report.layers.values() if line.skipped is not None and line.output_size is not None
-    ]
-    if reasons and report.neurons == 0 and any("map" in reason or "reference" in reason for reason in reasons):
+    reasons = [line.skipped for line in report.layers.values() if line.skipped and line.output_size]
+    too_small = [why for why in reasons if not why.startswith(("too few", "never", "NaN"))]
+    if report.neurons == 0 and too_small:
         raise PANError(
-            f"the images are too small for any reference: {reasons[0]}; "
+            f"the images are too small for any reference: {too_small[0]}; "
             "use larger images, or layers='...' for earlier layers"
         )
 
@@ -104,6 +103,9 @@ def describe_batch(batch: Any) -> str:
     """What a batch is, in a few words."""
     if isinstance(batch, Tensor):
         return f"a tensor of shape {tuple(batch.shape)} and {batch.dtype}"
+    if isinstance(batch, Mapping):
+        items = (f"{key!r}: {describe_batch(batch[key])}" for key in list(batch)[:3])
+        return f"a {type(batch).__name__} of {', '.join(items)}"
     if isinstance(batch, (tuple, list)):
         return f"a {type(batch).__name__} of {', '.join(describe_batch(item) for item in batch[:3])}"
     return f"a {type(batch).__name__}"

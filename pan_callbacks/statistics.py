@@ -11,7 +11,7 @@ from torch import Tensor
 
 #: Values closer than this many parts of a channel's largest reading are rounding, not signal: the same convolution on
 #: inputs of two sizes differs in the last bits, and two-sample statistics are blind to how small a difference is.
-RESOLUTION = 2.0**-18
+RESOLUTION = 2.0**-20
 
 
 def contrast(border: Tensor, reference: Tensor) -> Tensor:

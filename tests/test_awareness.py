@@ -439,12 +439,24 @@ def test_padding_effect_is_the_mean_difference_in_deviations_of_the_reference():
     assert np.allclose(metric.compute()[0], expected, rtol=1e-5)
 
 
-def test_padding_effect_is_nan_where_there_is_no_border_or_no_scale():
-    reference = torch.randn(70, 2)
-    reference[:, 1] = -4.0
+def test_padding_effect_is_nan_where_a_side_has_no_border():
     metric = PaddingEffect(2, ("top", "left"))
-    metric.update({"top": torch.randn(50, 2)}, reference)
-    assert metric.compute().isnan().tolist() == [[False, True], [True, True]]
+    metric.update({"top": torch.randn(50, 2)}, torch.randn(70, 2))
+    assert metric.compute().isnan().tolist() == [[False, False], [True, True]]
+
+
+def test_padding_effect_is_nan_where_neither_the_padding_nor_the_reference_moves_a_neuron():
+    metric = PaddingEffect(1, ("top",))
+    metric.update({"top": torch.zeros(50, 1)}, torch.full((70, 1), -4.0))
+    assert metric.compute().isnan().all()
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("value", [0.0, 0.1, -4.0])
+def test_any_difference_beside_a_constant_reference_is_a_large_effect(sign, value):
+    metric = PaddingEffect(1, ("top",))
+    metric.update({"top": torch.full((50, 1), sign * 0.1)}, torch.full((70, 1), value))
+    assert sign * metric.compute().item() > 100
 
 
 def test_differences_and_references_may_come_in_separate_updates():

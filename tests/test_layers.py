@@ -279,17 +279,21 @@ def test_value_is_the_constant_that_is_padded(pad, value):
 
 
 def test_pad_modules_that_cut_values_off_are_left_out():
-    cuts = nn.ZeroPad2d((1, -1, 0, 0))
-    adds = nn.ZeroPad2d((1, 1, 0, 0))
-    assert list(pad_modules(nn.Sequential(cuts, adds))) == [adds]
+    model = nn.ModuleDict({"cuts": nn.ZeroPad2d((1, -1, 0, 0)), "adds": nn.ZeroPad2d((1, 1, 0, 0))})
+    assert pad_modules(model) == {"adds": model["adds"]}
 
 
-def test_pad_modules_of_every_mode_are_found():
-    assert list(pad_modules(nn.Sequential(*PADS.values(), nn.ReLU()))) == list(PADS.values())
+def test_pad_modules_of_every_mode_are_found_by_name():
+    model = nn.ModuleDict({**PADS, "relu": nn.ReLU()})
+    assert pad_modules(model) == PADS
+
+
+def test_names_of_pad_modules_do_not_change_when_a_model_is_compiled():
+    assert list(pad_modules(torch.compile(nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(1, 1, 3))))) == ["0"]
 
 
 def test_pad_modules_of_other_dimensions_are_left_out():
-    assert list(pad_modules(nn.Sequential(nn.ConstantPad1d(1, 0.0), nn.ConstantPad3d(1, 0.0)))) == []
+    assert pad_modules(nn.Sequential(nn.ConstantPad1d(1, 0.0), nn.ConstantPad3d(1, 0.0))) == {}
 
 
 # ---- the kernel

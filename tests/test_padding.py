@@ -96,7 +96,7 @@ def mask_positions(mask: torch.Tensor) -> set[tuple[int, int]]:
 # ---- which outputs read it
 
 
-@cases(600)
+@cases(400)
 @given(axes, axes)
 def test_output_size_is_that_of_the_convolution(rows, cols):
     padded = padded_zeros(rows, cols)
@@ -105,7 +105,7 @@ def test_output_size_is_that_of_the_convolution(rows, cols):
     assert Geometry(rows, cols).output_size == tuple(out.shape[-2:])
 
 
-@cases(800)
+@cases(500)
 @given(axes, axes)
 def test_an_output_reads_the_padding_of_an_edge_where_a_convolution_of_that_padding_alone_is_not_zero(rows, cols):
     geometry = Geometry(rows, cols)
@@ -122,7 +122,7 @@ def test_an_output_reads_the_padding_of_an_edge_where_a_convolution_of_that_padd
         assert torch.equal(geometry.reads(edge), out[0, 0] > 0), edge
 
 
-@cases(500)
+@cases(350)
 @given(axes, axes)
 def test_the_border_of_an_edge_is_its_outermost_line_less_what_reads_a_second_edge(rows, cols):
     geometry = Geometry(rows, cols)
@@ -130,7 +130,7 @@ def test_the_border_of_an_edge_is_its_outermost_line_less_what_reads_a_second_ed
         assert positions(geometry.border(side)) == expected_border(side, geometry), side
 
 
-@cases(500)
+@cases(350)
 @given(axes, axes)
 def test_the_border_of_a_corner_is_the_position_where_two_outermost_lines_meet_and_both_paddings_are_read(rows, cols):
     geometry = Geometry(rows, cols)
@@ -146,7 +146,7 @@ def test_a_side_without_positions_has_no_border(rows, cols):
         assert (geometry.border(side) is None) == (not expected_border(side, geometry)), side
 
 
-@cases(500)
+@cases(350)
 @given(axes, axes)
 def test_clean_positions_are_all_that_read_no_padding(rows, cols):
     geometry = Geometry(rows, cols)
@@ -217,21 +217,21 @@ def pairs_of(low: int, high: int):
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@cases(500)
+@cases(350)
 @given(kernel=pairs_of(1, 7), dilation=pairs_of(1, 3), size=pairs_of(1, 14))
 def test_geometry_of_torch_same_padding_is_what_the_module_does(kernel, dilation, size):
     conv = nn.Conv2d(1, 1, kernel, padding="same", dilation=dilation, bias=False)
     assert torch.equal(reads_any(PaddedLayer(conv).geometry(*size)), below_full_sum(conv, *size))
 
 
-@cases(600)
+@cases(400)
 @given(kernel=pairs_of(1, 7), stride=pairs_of(1, 4), dilation=pairs_of(1, 3), size=pairs_of(1, 14))
 def test_geometry_of_timm_same_padding_is_what_the_module_does(kernel, stride, dilation, size):
     conv = Conv2dSame(1, 1, kernel, stride=stride, dilation=dilation, bias=False)
     assert torch.equal(reads_any(PaddedLayer(conv).geometry(*size)), below_full_sum(conv, *size))
 
 
-@cases(500)
+@cases(350)
 @given(kernel=pairs_of(1, 7), stride=pairs_of(1, 4), dilation=pairs_of(1, 3), pad=pairs_of(0, 6), size=pairs_of(1, 14))
 def test_geometry_of_a_plain_convolution_is_what_the_module_does(kernel, stride, dilation, pad, size):
     assume(all(n + 2 * p > d * (k - 1) for n, p, d, k in zip(size, pad, dilation, kernel, strict=True)))
@@ -327,7 +327,7 @@ def check_effect(rows: Axis, cols: Axis, mode: str, groups: int, seed: int) -> N
 
 @pytest.mark.parametrize("mode", PADS)
 def test_padding_effect_is_the_output_less_the_output_with_neutral_padding(mode):
-    @cases(250)
+    @cases(180)
     @given(
         axes_that_reflect,
         axes_that_reflect,

@@ -71,7 +71,7 @@ def test_contrast_is_the_statistic_of_scipy_with_ties_and_unequal_sizes(border, 
     assert same(of(border, reference), scipy_contrast(border, reference))
 
 
-@cases(300)
+@cases(150)
 @given(samples, samples)
 def test_sign_is_the_one_that_scipy_reports(border, reference):
     larger, smaller = one_sided(border, reference)
@@ -111,21 +111,21 @@ def test_one_outlier_does_not_blind_the_contrast_to_the_rest(outlier):
     assert np.abs(found - expected).max() <= 0.01
 
 
-@cases(300)
+@cases(150)
 @given(samples, samples, st.sampled_from([torch.bfloat16, torch.float16, torch.float64]))
 def test_contrast_of_other_dtypes_is_the_statistic_of_what_they_can_hold(border, reference, dtype):
     held = [column(values, dtype).double().flatten().numpy() for values in (border, reference)]
     assert same(of(border, reference, dtype), scipy_contrast(*held))
 
 
-@cases(200)
+@cases(100)
 @given(samples, samples, st.integers(0, 100))
 def test_order_of_readings_is_irrelevant(border, reference, seed):
     rng = np.random.default_rng(seed)
     assert of(rng.permutation(border), rng.permutation(reference)) == of(border, reference)
 
 
-@cases(200)
+@cases(100)
 @given(small_integers, st.integers(1, 5))
 def test_repeating_all_readings_changes_nothing(values, times):
     reference = [0, 1, 1, 2]
@@ -155,13 +155,13 @@ def test_a_border_below_all_of_the_reference_has_contrast_minus_one():
     assert of([-5, -6], [1, 2, 3]) == -1
 
 
-@cases(200)
+@cases(100)
 @given(samples)
 def test_a_sample_does_not_differ_from_itself(values):
     assert of(values, values) == 0
 
 
-@cases(300)
+@cases(150)
 @given(samples, samples)
 def test_contrast_lies_between_minus_one_and_one(border, reference):
     assert -1 <= of(border, reference) <= 1
@@ -233,14 +233,14 @@ def test_contrast_of_no_channels_is_empty():
 readings = st.floats(-1e6, 1e6, width=32).filter(lambda value: value == 0 or abs(value) > 1e-6)
 
 
-@cases(600)
+@cases(400)
 @given(readings, st.sampled_from([-np.inf, np.inf]))
 def test_a_constant_that_differs_by_one_bit_does_not_differ(value, direction):
     other = np.nextafter(np.float32(value), np.float32(direction))
     assert of([other] * 9, [value] * 9) == 0
 
 
-@cases(300)
+@cases(150)
 @given(samples, st.floats(1e-3, 1e3))
 def test_readings_that_differ_by_one_bit_each_never_come_near_the_threshold(values, scale):
     reference = np.asarray(values, dtype=np.float32) * np.float32(scale)
@@ -255,7 +255,7 @@ def test_continuous_readings_that_are_all_larger_by_rounding_hardly_differ(noise
     assert abs(of(border, reference)) <= 3 / 2000
 
 
-@cases(200)
+@cases(100)
 @given(st.integers(1, 100))
 def test_a_difference_well_above_rounding_is_signal(parts):
     assert of([1 + parts * 1e-4] * 9, [1.0] * 9) == 1
@@ -264,28 +264,28 @@ def test_a_difference_well_above_rounding_is_signal(parts):
 # ---- invariance
 
 
-@cases(200)
+@cases(100)
 @given(samples, samples, st.integers(-90, 90))
 def test_a_scale_changes_nothing(border, reference, power):
     scaled = [np.asarray(values, dtype=np.float64) * 2.0**power for values in (border, reference)]
     assert of(*scaled) == of(border, reference)
 
 
-@cases(200)
+@cases(100)
 @given(samples, samples, st.floats(1e-3, 1e3))
 def test_a_scale_that_rounds_changes_nothing(border, reference, scale):
     scaled = [np.asarray(values, dtype=np.float64) * scale for values in (border, reference)]
     assert same(of(*scaled), of(border, reference))
 
 
-@cases(200)
+@cases(100)
 @given(small_integers, small_integers, st.integers(-1000, 1000))
 def test_a_shift_changes_nothing(border, reference, shift):
     shifted = [[value + shift for value in values] for values in (border, reference)]
     assert of(*shifted) == of(border, reference)
 
 
-@cases(200)
+@cases(100)
 @given(samples, samples)
 def test_swapping_the_samples_keeps_the_size(border, reference):
     assert abs(of(border, reference)) == abs(of(reference, border))
@@ -300,21 +300,21 @@ def distribution_gap(some: np.ndarray, rest: np.ndarray) -> float:
     return np.abs((some <= points[:, None]).mean(1) - (rest <= points[:, None]).mean(1)).max()
 
 
-@cases(500)
+@cases(400)
 @given(samples, st.integers(1, 12), st.integers(0, 11))
 def test_thinning_moves_the_distribution_by_at_most_step_over_readings(values, step, start):
     kept = thin(column(values), step, start % min(step, len(values)))[:, 0].numpy()
     assert distribution_gap(kept, np.asarray(values, dtype=np.float32)) <= step / len(values) + 1e-9
 
 
-@cases(200)
+@cases(100)
 @given(small_integers, st.integers(1, 9), st.integers(0, 8))
 def test_thinning_keeps_about_one_in_step(values, step, start):
     kept = len(thin(column(values), step, start % step))
     assert abs(kept - len(values) / step) < 1
 
 
-@cases(200)
+@cases(100)
 @given(small_integers, st.integers(1, 9))
 def test_thinning_with_every_start_keeps_every_reading_once(values, step):
     kept = torch.cat([thin(column(values), step, start) for start in range(step)])
