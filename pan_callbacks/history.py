@@ -68,8 +68,8 @@ class History:
         for name, line in report.layers.items():
             if line.contrast is None:
                 continue  # not measured this time: nobody is born, nobody gone
-            surely = padding_aware(line.contrast, self.threshold if first else self.threshold + band)
-            perhaps = padding_aware(line.contrast, self.threshold - band)
+            surely = padding_aware(line.contrast, self.threshold, slack=0.0 if first else -band)
+            perhaps = padding_aware(line.contrast, self.threshold, slack=band)
             alive = self.births.setdefault(name, {})
             for channel in surely.nonzero().flatten().tolist():
                 if channel not in alive:

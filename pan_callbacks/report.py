@@ -290,7 +290,7 @@ def _cells(pan: PAN) -> tuple[str, ...]:
     return pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", effect, pan.origin
 
 
-def padding_aware(contrast: Tensor, threshold: float) -> Tensor:
+def padding_aware(contrast: Tensor, threshold: float, slack: float = 0.0) -> Tensor:
     """Which neurons are padding aware.
 
     Those whose absolute contrast reaches the threshold on an edge; or on a corner alone, while the two edges that meet
@@ -301,14 +301,16 @@ def padding_aware(contrast: Tensor, threshold: float) -> Tensor:
     Args:
         contrast: (8 sides, channels), NaN where a side has no border.
         threshold: In (0, 1).
+        slack: How much both conditions are loosened, or tightened where it is negative.
 
     Returns:
         Boolean tensor (channels,).
     """
     size = contrast.abs().nan_to_num(0.0)
     vertical, horizontal = size[:2].repeat_interleave(2, 0), size[2:4].repeat(2, 1)  # in the order of the corners
-    corner_alone = (size[4:] >= threshold) & (torch.maximum(vertical, horizontal) < threshold / 2)
-    return (size[:4] >= threshold).any(0) | corner_alone.any(0)
+    reach, quiet = threshold - slack, (threshold + slack) / 2
+    corner_alone = (size[4:] >= reach) & (torch.maximum(vertical, horizontal) < quiet)
+    return (size[:4] >= reach).any(0) | corner_alone.any(0)
 
 
 def _pans(name: str, layer: LayerReport, threshold: float) -> list[PAN]:

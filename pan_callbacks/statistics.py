@@ -5,6 +5,8 @@ A *reading* is the value of one neuron at one output position of one image. Read
 
 from __future__ import annotations
 
+from math import log2
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,7 +47,8 @@ def contrast(border: Tensor, reference: Tensor) -> Tensor:
     values, is_reference = _sort_labelled(torch.where(finite[:, None], values, torch.zeros_like(values)), n)
     # difference of the two distribution functions after each value, in units of 1 / (n * m): integers, so exact
     difference = torch.where(is_reference, n, -m).cumsum(1)
-    cell = torch.exp2(torch.frexp(values.abs().amax(1, keepdim=True)).exponent.float()) * RESOLUTION
+    largest = values.abs().amax(1, keepdim=True)
+    cell = torch.exp2(torch.frexp(largest).exponent.float() + log2(RESOLUTION))  # 2**128 would overflow
     position = values / cell.clamp_min(torch.finfo(torch.float32).tiny)
     one, other = (_signed_extreme(difference, (position + shift).floor()) for shift in (0.0, 0.5))
     smaller = torch.where(one.abs() <= other.abs(), one, other)
@@ -121,4 +124,4 @@ def mean_and_std(sums: Tensor) -> tuple[Tensor, Tensor]:
     mean = total / count
     variance = square / count - mean.square()
     noise = (RESOLUTION * mean.abs()).square()
-    return mean, torch.where(variance > noise, variance, torch.zeros_like(variance)).sqrt()
+    return mean, torch.where(variance <= noise, torch.zeros_like(variance), variance).sqrt()

@@ -65,7 +65,7 @@ small_integers = st.builds(sample, st.just("few"), st.integers(1, 60), st.intege
 # ---- contrast is scipy's statistic
 
 
-@cases(1000)
+@cases(600)
 @given(samples, samples)
 def test_contrast_is_the_statistic_of_scipy_with_ties_and_unequal_sizes(border, reference):
     assert same(of(border, reference), scipy_contrast(border, reference))
