@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 from pan_callbacks.padding import SIDES
@@ -27,6 +28,7 @@ class History:
         self.threshold = threshold
         self.entries: list[dict[str, Any]] = []
         self.births: dict[str, dict[int, int]] = {}  # layer -> channel -> epoch of birth
+        self._births_before: dict[str, dict[int, int]] = {}  # the same, at the epoch before the last
 
     def add(self, report: PANReport, epoch: int, step: int) -> dict[str, Any]:
         """Adds what was found in an epoch; an earlier entry of the same epoch is replaced.
@@ -39,6 +41,10 @@ class History:
         Returns:
             The new entry.
         """
+        self.entries, measured = [earlier for earlier in self.entries if earlier["epoch"] < epoch], len(self.entries)
+        if len(self.entries) < measured:  # this epoch was measured before: compare with the one before it again
+            self.births = deepcopy(self._births_before)
+        self._births_before = deepcopy(self.births)
         born, gone = self._update_births(report, epoch)
         nascent = sum(pan.origin == "nascent" for pan in report.pans)
         pans: dict[str, dict[int, float]] = {name: {} for name in report.count_by_layer()}
@@ -58,7 +64,7 @@ class History:
             "layers": report.count_by_layer(),
             "pans": pans,
         }
-        self.entries = [earlier for earlier in self.entries if earlier["epoch"] < epoch] + [entry]
+        self.entries.append(entry)
         return entry
 
     def _update_births(self, report: PANReport, epoch: int) -> tuple[int, int]:
@@ -95,9 +101,10 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """Lists, dicts, strings and numbers only, as ``torch.load(weights_only=True)`` wants it."""
-        return {"entries": self.entries, "births": self.births}
+        return deepcopy({"entries": self.entries, "births": self.births, "births_before": self._births_before})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` returned."""
-        self.entries = list(state["entries"])
-        self.births = {name: dict(alive) for name, alive in state["births"].items()}
+        state = deepcopy(state)
+        self.entries, self.births = state["entries"], state["births"]
+        self._births_before = state["births_before"]

@@ -144,6 +144,14 @@ def test_strongest_is_the_side_of_largest_absolute_contrast():
     assert only(report({"top": 0.85, "left": -0.95, "right": 0.9})).strongest == "left"
 
 
+def test_a_corner_that_accompanies_an_edge_is_not_the_strongest_side():
+    assert only(report({"top": 0.85, "top-left": 0.99})).strongest == "top"
+
+
+def test_strongest_of_a_pan_in_corners_alone_is_a_corner():
+    assert only(report({"top-left": 0.85, "bottom-right": -0.95})).strongest == "bottom-right"
+
+
 def test_a_pan_that_reads_the_padding_itself_is_nascent():
     assert only(report({"top": 0.9}, effect=[{"top": 0.7}])).origin == "nascent"
 
