@@ -209,15 +209,17 @@ class PANReport:
         Args:
             limit: Rows at most; None for all.
         """
+        from rich.markup import escape
         from rich.table import Table
 
         shown = self.strongest(limit)
         more = f" (strongest {len(shown)} of {self.count})" if len(shown) < self.count else ""
         table = Table(title=f"Padding aware neurons{more}")
         for heading in ("layer", "channel", "sides", "contrast", "effect", "origin"):
-            table.add_column(heading, justify="right" if heading in ("channel", "contrast", "effect") else "left")
+            justify = "right" if heading in ("channel", "contrast", "effect") else "left"
+            table.add_column(heading, justify=justify, overflow="fold")
         for pan in shown:
-            table.add_row(*_cells(pan))
+            table.add_row(*(escape(cell) for cell in _cells(pan)))
         return table
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -229,8 +231,11 @@ class PANReport:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".part")
-        temporary.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
-        temporary.replace(path)
+        try:
+            temporary.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PANReport:
@@ -318,7 +323,8 @@ def _pans(name: str, layer: LayerReport, threshold: float) -> list[PAN]:
     pans = []
     for channel in padding_aware(layer.contrast, threshold).nonzero().flatten().tolist():
         sides = frozenset(side for side, hit in zip(SIDES, over[:, channel].tolist(), strict=True) if hit)
-        contrast, effect = _by_side(layer.contrast[:, channel]), _by_side(layer.effect[:, channel])
+        contrast = _by_side(layer.contrast[:, channel])
+        effect = {} if layer.effect is None else _by_side(layer.effect[:, channel])
         nascent = any(abs(effect.get(side, 0.0)) >= NASCENT_EFFECT for side in sides)
         pans.append(PAN(name, channel, sides, contrast, effect, "nascent" if nascent else "inherited"))
     return pans
@@ -355,6 +361,8 @@ def _layer_from_dict(entry: dict) -> LayerReport:
         if values[key] is not None:
             rows = [[math.nan if v is None else v for v in row] for row in values[key]]
             values[key] = torch.tensor(rows, dtype=torch.float32)
+            if values[key].shape != (len(SIDES), entry["channels"]):
+                raise ValueError(f"a damaged PAN report: {key} of {entry['name']} is not (8 sides, channels)")
     for key in _PAIRS:
         values[key] = None if values[key] is None else tuple(values[key])
     for key in ("border_bias", "drift"):
