@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from pan_callbacks.awareness import PaddingAwareness as PaddingAwareness
     from pan_callbacks.callbacks.monitor import PANMonitor as PANMonitor
     from pan_callbacks.layers import PANError as PANError
+    from pan_callbacks.masking import mask_permanently as mask_permanently
+    from pan_callbacks.masking import masked as masked
     from pan_callbacks.report import PAN as PAN
     from pan_callbacks.report import LayerReport as LayerReport
     from pan_callbacks.report import PANReport as PANReport
@@ -23,6 +25,8 @@ _WHERE = {
     "PaddingAwareness": "awareness",
     "BorderBias": "awareness",
     "scan": "scanning",
+    "masked": "masking",
+    "mask_permanently": "masking",
     "PANReport": "report",
     "LayerReport": "report",
     "PAN": "report",

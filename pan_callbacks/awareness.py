@@ -209,6 +209,10 @@ class BorderBias(Metric):
         reference, scale = mean_and_std(self.reference.transpose(0, 1))
         return torch.where(scale > 0, (border - reference) / scale, torch.nan)
 
+    def reference_mean(self) -> Tensor:
+        """Mean reference activation of each neuron over all sides (channels,), of what this process saw."""
+        return mean_and_std(self.reference.sum(0))[0].float()
+
 
 class PaddingEffect(BorderBias):
     """Mean paired difference that a layer's own padding makes, in standard deviations of the reference.

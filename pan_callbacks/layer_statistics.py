@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from pan_callbacks.awareness import BorderBias, PaddingAwareness, PaddingEffect
+from pan_callbacks.masking import mask_of
 from pan_callbacks.padding import SIDES, Geometry, padding_effect
 from pan_callbacks.references import Position, SitePlan
 from pan_callbacks.report import LayerReport
@@ -87,6 +88,8 @@ class LayerStatistics:
             )  # a layer that was not called
             contrast = self.awareness.compute().cpu()
             bias, effect, tally = self.bias.compute(), self.effect.compute().cpu(), self.tally.compute()
+        with self.bias.sync_context(should_sync=self.bias.sync_on_compute):
+            mean = self.bias.reference_mean().cpu()
         images, broken = (int(n) for n in tally.tolist())
         if broken:
             skipped = "NaN or infinite activations"
@@ -106,6 +109,7 @@ class LayerStatistics:
             drift=float(contrast[-1].abs().nan_to_num(-math.inf).max()) if not contrast[-1].isnan().all() else math.nan,
             contrast=contrast[:-1].clone(),
             effect=effect,
+            mean=mean,
         )
         return LayerReport(**values)
 
@@ -129,7 +133,7 @@ def _readings(output: Tensor, where: Position) -> Tensor:
 
 def _padding_effects(site: SitePlan, x: Tensor) -> dict[str, Tensor]:
     layer = site.layer
-    weight = layer.weight(x)
+    weight, mask = layer.weight(x), mask_of(layer.module)
     x = layer.unpadded(x).to(weight.dtype)
     effects = {}
     for side in site.border:
@@ -137,6 +141,8 @@ def _padding_effects(site: SitePlan, x: Tensor) -> dict[str, Tensor]:
             difference = padding_effect(
                 x, weight, site.geometry, side, mode=layer.mode, value=layer.value, groups=layer.module.groups
             )
+            if mask is not None:  # what a mask has cut off has no effect any more
+                difference[:, mask.channels.to(difference.device)] = 0
             effects[side] = difference.permute(0, 2, 3, 1).flatten(0, 2)
     return effects
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -59,7 +59,9 @@ class Measurement:
         self.selected = select(model, layers)
         self.candidates = {n: m for n, m in self.selected.items() if max(m.kernel_size) > 1 or why_unpadded(m) is None}
         # whatever was selected, images are what comes before all convolutions, and before what pads for them
-        inside = [*convolutions(model), *pad_modules(model)] if self.candidates else []
+        pads = pad_modules(model)
+        inside = [*convolutions(model), *pads] if self.candidates else []
+        self._pad_names = {id(module): name for name, module in pads.items()}
         self.probes = Probes(self.candidates, entry_modules(model, inside))
         self.statistics: dict[str, LayerStatistics] = {}
         self.failure: str | None = None
@@ -124,7 +126,9 @@ class Measurement:
         for name, conv in self.selected.items():
             site, geometry, skipped = self._how_measured(name)
             if name in self.statistics:
-                lines[name] = self.statistics[name].report(site, geometry, skipped)
+                line = self.statistics[name].report(site, geometry, skipped)
+                pad = None if site is None else self._pad_names.get(id(site.layer.pad))
+                lines[name] = line if pad is None else replace(line, pad=pad)
             else:
                 lines[name] = describe(conv, why_unpadded(conv) or skipped)
         images = max((line.images for line in lines.values()), default=0)

@@ -130,6 +130,14 @@ class Geometry:
             return None
         return rows, cols
 
+    def reads_padding(self, device: torch.device | str = "cpu") -> Tensor:
+        """Mask (height, width) of every output position that reads padding on any side."""
+        on_axes = []
+        for axis in (self.rows, self.cols):
+            position = torch.arange(axis.outputs, device=device)
+            on_axes.append((position < axis.leading) | (position >= axis.outputs - axis.trailing))
+        return on_axes[0][:, None] | on_axes[1][None, :]
+
     def reads(self, side: str) -> Tensor:
         """Mask of every output position that reads the padding of one edge.
 
@@ -181,6 +189,22 @@ def source(coordinates: Tensor, size: int, mode: str) -> Tensor:
     if mode == "reflect" or (mode == "neutral" and bool((reflected >= 0).all())):
         return reflected
     return coordinates.clamp(0, size - 1)
+
+
+def neutral_pad(x: Tensor, geometry: Geometry) -> Tensor:
+    """Pads an input with its own values: reflected, or replicated on an axis that is too small for that.
+
+    Args:
+        x: Layer input without padding (images, channels, height, width).
+        geometry: The layer's geometry at this input size.
+
+    Returns:
+        (images, channels, height + padding, width + padding), for a convolution that pads nothing itself.
+    """
+    rows, cols = geometry.rows, geometry.cols
+    for axis, pads in ((cols, (cols.before, cols.after, 0, 0)), (rows, (0, 0, rows.before, rows.after))):
+        x = F.pad(x, pads, mode="reflect" if max(pads) < axis.size else "replicate") if any(pads) else x
+    return x
 
 
 def padding_effect(

@@ -78,6 +78,8 @@ class LayerReport:
         drift: Largest absolute contrast of interior positions, the control: what the view alone changes.
         contrast: Signed contrast (8 sides, channels), NaN where a side has no border.
         effect: Padding effect (8 sides, channels) in standard deviations of the reference, NaN likewise.
+        mean: Mean reference activation (channels,).
+        pad: Name of the pad module that feeds the layer, None where it pads itself.
     """
 
     channels: int
@@ -93,6 +95,8 @@ class LayerReport:
     drift: float = math.nan
     contrast: Tensor | None = field(default=None, repr=False)
     effect: Tensor | None = field(default=None, repr=False)
+    mean: Tensor | None = field(default=None, repr=False)
+    pad: str | None = None
 
 
 class PANReport:
@@ -341,7 +345,8 @@ def _tally(reasons) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: -item[1])
 
 
-_TENSORS = ("contrast", "effect")
+_TENSORS = {"contrast": (len(SIDES),), "effect": (len(SIDES),), "mean": ()}  # their sizes before the channels
+_LATER = {"mean": None, "pad": None}  # not in reports of the first release
 _PAIRS = ("kernel_size", "stride", "output_size", "leftover")
 
 
@@ -350,19 +355,19 @@ def _layer_to_dict(layer: LayerReport) -> dict:
     for key in LayerReport.__dataclass_fields__:
         value = getattr(layer, key)
         if isinstance(value, Tensor):
-            value = [[_finite(v) for v in row] for row in value.tolist()]
+            value = _finite(value.tolist())
         entry[key] = _finite(value) if isinstance(value, float) else value
     return entry
 
 
 def _layer_from_dict(entry: dict) -> LayerReport:
-    values = {key: entry[key] for key in LayerReport.__dataclass_fields__}
-    for key in _TENSORS:
+    values = {key: {**_LATER, **entry}[key] for key in LayerReport.__dataclass_fields__}
+    for key, sides in _TENSORS.items():
         if values[key] is not None:
-            rows = [[math.nan if v is None else v for v in row] for row in values[key]]
-            values[key] = torch.tensor(rows, dtype=torch.float32)
-            if values[key].shape != (len(SIDES), entry["channels"]):
-                raise ValueError(f"a damaged PAN report: {key} of {entry['name']} is not (8 sides, channels)")
+            values[key] = torch.tensor(_with_nan(values[key]), dtype=torch.float32)
+            if values[key].shape != (*sides, entry["channels"]):
+                wanted = "(8 sides, channels)" if sides else "(channels,)"
+                raise ValueError(f"a damaged PAN report: {key} of {entry['name']} is not {wanted}")
     for key in _PAIRS:
         values[key] = None if values[key] is None else tuple(values[key])
     for key in ("border_bias", "drift"):
@@ -370,5 +375,14 @@ def _layer_from_dict(entry: dict) -> LayerReport:
     return LayerReport(**values)
 
 
-def _finite(value: float) -> float | None:
+def _finite(value):
+    """A number, or lists of numbers, as JSON knows them: None for what is not finite."""
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
     return value if math.isfinite(value) else None
+
+
+def _with_nan(value):
+    if isinstance(value, list):
+        return [_with_nan(v) for v in value]
+    return math.nan if value is None else value
