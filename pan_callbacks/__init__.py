@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pan_callbacks.awareness import BorderBias as BorderBias
     from pan_callbacks.awareness import PaddingAwareness as PaddingAwareness
+    from pan_callbacks.callbacks.mask import PANMask as PANMask
     from pan_callbacks.callbacks.monitor import PANMonitor as PANMonitor
+    from pan_callbacks.callbacks.penalty import PANPenalty as PANPenalty
     from pan_callbacks.layers import PANError as PANError
     from pan_callbacks.masking import mask_permanently as mask_permanently
     from pan_callbacks.masking import masked as masked
+    from pan_callbacks.penalty import PaddingBiasPenalty as PaddingBiasPenalty
     from pan_callbacks.report import PAN as PAN
     from pan_callbacks.report import LayerReport as LayerReport
     from pan_callbacks.report import PANReport as PANReport
@@ -22,6 +25,9 @@ __version__ = "0.1.0"
 # imported when first used, so that `import pan_callbacks` costs nothing
 _WHERE = {
     "PANMonitor": "callbacks.monitor",
+    "PANPenalty": "callbacks.penalty",
+    "PANMask": "callbacks.mask",
+    "PaddingBiasPenalty": "penalty",
     "PaddingAwareness": "awareness",
     "BorderBias": "awareness",
     "scan": "scanning",

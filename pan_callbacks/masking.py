@@ -35,6 +35,15 @@ class Target:
     pad: str | None = None
     mean: Tensor | None = None
 
+    def to_dict(self) -> dict:
+        """The target as a dict, list, string and tensor only."""
+        return {"channels": list(self.channels), "pad": self.pad, "mean": self.mean}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Target:
+        """The target that :meth:`to_dict` described."""
+        return cls(tuple(data["channels"]), data["pad"], data["mean"])
+
 
 class ChannelMask(nn.Module):
     """Replaces some channels of a convolution's output.
@@ -213,9 +222,7 @@ def targets(report: PANReport, neurons: Mapping[str, Sequence[int]] | None = Non
         neurons: Layer name to channels; the report's PANs by default.
     """
     if neurons is None:
-        neurons = {}
-        for pan in report.pans:
-            neurons.setdefault(pan.layer, []).append(pan.channel)
+        neurons = report.neurons_by_layer()
         if not neurons:
             warnings.warn("the report has no PANs: nothing is masked", stacklevel=4)
     unknown = [name for name in neurons if name not in report.layers]
@@ -227,6 +234,19 @@ def targets(report: PANReport, neurons: Mapping[str, Sequence[int]] | None = Non
         for name, channels in neurons.items()
         if len(channels)
     }
+
+
+def merge(old: Mapping[str, Target], new: Mapping[str, Target]) -> dict[str, Target]:
+    """Both together; a channel that was masked before keeps its mean, which it could not show since."""
+    merged = {**old, **new}
+    for name in old.keys() & new.keys():
+        mean = new[name].mean
+        if mean is not None and old[name].mean is not None:
+            mean = mean.clone()
+            mean[list(old[name].channels)] = old[name].mean[list(old[name].channels)]
+        channels = sorted({*old[name].channels, *new[name].channels})
+        merged[name] = Target(tuple(channels), new[name].pad, mean)
+    return merged
 
 
 def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> dict[nn.Conv2d, ChannelMask]:

@@ -215,7 +215,7 @@ def _plan_centre(
 ) -> tuple[dict[Site, SitePlan], dict[Site, str]]:
     found, why = {}, {}
     for site, seen in sites.items():
-        inner = tuple(_inner_half(axis) for axis in (seen.geometry.rows, seen.geometry.cols))
+        inner = tuple(inner_half(axis) for axis in (seen.geometry.rows, seen.geometry.cols))
         if any(len(range(s.start, s.stop, s.step)) == 0 for s in inner):
             height, width = seen.output_size
             why[site] = f"centre: the inner half of the {height}×{width} map reads padding"
@@ -226,7 +226,7 @@ def _plan_centre(
     return found, why
 
 
-def _inner_half(axis) -> slice:
+def inner_half(axis) -> slice:
     """At most 8 evenly spaced outputs of an axis' inner half that read no padding."""
     start = max(axis.clean.start, axis.outputs // 4)
     stop = min(axis.clean.stop, axis.outputs - axis.outputs // 4)

@@ -176,6 +176,13 @@ class PANReport:
             counts[pan.layer] += 1
         return counts
 
+    def neurons_by_layer(self) -> dict[str, list[int]]:
+        """Layer name to the channels that are PANs, for the layers that have any."""
+        neurons: dict[str, list[int]] = {}
+        for pan in self.pans:
+            neurons.setdefault(pan.layer, []).append(pan.channel)
+        return neurons
+
     def count_by_side(self) -> dict[str, int]:
         """Number of neurons that are PANs on each of the eight sides; a neuron may count on several."""
         return {side: sum(side in pan.sides for pan in self.pans) for side in SIDES}

@@ -41,11 +41,16 @@ def efficientnet_lite0() -> nn.Module:
     return model.eval()
 
 
+def pictures() -> list[Tensor]:
+    """scikit-image's pictures, 0 to 1, each (3, height, width)."""
+    folder = Path(skimage.__file__).parent / "data"
+    images = [torch.from_numpy(imread(folder / name)).float() / 255 for name in PICTURES]
+    return [image.permute(2, 0, 1)[:3] if image.ndim == 3 else image.expand(3, *image.shape) for image in images]
+
+
 def natural_images(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
     """Random crops of scikit-image's pictures, resized and normalised for ImageNet, (count, 3, size, size)."""
-    folder = Path(skimage.__file__).parent / "data"
-    pictures = [torch.from_numpy(imread(folder / name)).float() / 255 for name in PICTURES]
-    pictures = [p.permute(2, 0, 1) if p.ndim == 3 else p.expand(3, *p.shape) for p in pictures]
+    originals = pictures()
     generator = torch.Generator().manual_seed(seed)
 
     def draw(low: int, high: int) -> int:
@@ -53,7 +58,7 @@ def natural_images(count: int, seed: int = 0, size: int = SIZE) -> Tensor:
 
     crops = []
     for _ in range(count):
-        picture = pictures[draw(0, len(pictures) - 1)]
+        picture = originals[draw(0, len(originals) - 1)]
         height, width = picture.shape[1:]
         side = draw(min(size, height, width), min(2 * size, height, width))
         top, left = draw(0, height - side), draw(0, width - side)

@@ -1,0 +1,152 @@
+"""Blinds padding aware neurons to the padding while a model trains, or silences them."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from pan_callbacks._compat import Callback
+from pan_callbacks.callbacks.monitor import PANMonitor
+from pan_callbacks.layers import PANError, convolutions
+from pan_callbacks.masking import MaskHook, Target, build_masks, check_mode, merge, targets
+from pan_callbacks.report import PANReport
+
+
+class PANMask(Callback):
+    """Masks the PANs that a :class:`~pan_callbacks.PANMonitor` of the same Trainer finds, or those of a report.
+
+    The mask holds in training, validation, test and prediction. It is in the checkpoint: a resumed run and
+    ``trainer.test(ckpt_path=...)`` with this callback have it again. Gradients flow through it. Logs
+    ``pan_mask/channels``.
+
+    Args:
+        mode: ``"neutral"``: a masked neuron reads its input's own values in place of the padding, keeps its content and
+            loses the border. ``"zero"`` and ``"mean"`` silence it, see :func:`~pan_callbacks.masked`.
+        start_epoch: First epoch with a mask. At its start the neurons are masked that the monitor found last; in epoch
+            0 these are those of the network before its first step, in later ones those of the last validation.
+        refresh: ``"epoch"`` adds at the start of each further epoch what was found since; ``"once"`` does not.
+        report: A report, or the file of one, to take the neurons from in place of a monitor.
+
+    Raises:
+        ValueError: If an argument is out of range.
+        PANError: At the start, if there is neither a monitor nor a report, or the report is of another model.
+    """
+
+    def __init__(
+        self,
+        mode: str = "neutral",
+        start_epoch: int = 0,
+        refresh: str = "epoch",
+        report: PANReport | str | os.PathLike | None = None,
+    ) -> None:
+        super().__init__()
+        check_mode(mode)
+        if refresh not in ("once", "epoch"):
+            raise ValueError(f"refresh={refresh!r} is unknown; choose 'once' or 'epoch'")
+        if start_epoch < 0:
+            raise ValueError(f"start_epoch={start_epoch!r} is negative")
+        self.mode, self.start_epoch, self.refresh = mode, start_epoch, refresh
+        self.report = PANReport.load(Path(report)) if isinstance(report, (str, os.PathLike)) else report
+        self._targets: dict[str, Target] = {}
+        self._begun = self._told_of_nothing = False
+        self._hooks: dict[str, MaskHook] = {}
+        self._handles: list[Any] = []
+
+    @property
+    def channels(self) -> dict[str, list[int]]:
+        """Layer name to the channels that are masked."""
+        return {name: list(target.channels) for name, target in self._targets.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is masked, for the checkpoint."""
+        layers = {name: target.to_dict() for name, target in self._targets.items()}
+        return {"mode": self.mode, "begun": self._begun, "layers": layers}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Masks again what a checkpoint says, in the mode that it says."""
+        if state_dict["mode"] != self.mode:
+            warnings.warn(f"the checkpoint's masks have mode={state_dict['mode']!r}, not {self.mode!r}", stacklevel=2)
+        self.mode, self._begun = state_dict["mode"], state_dict["begun"]
+        self._targets = {name: Target.from_dict(target) for name, target in state_dict["layers"].items()}
+
+    # --- when to run -----------------------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Attaches; to every convolution and before the first forward, as a compiled model ignores later hooks."""
+        if self.report is None and _monitor(trainer) is None:
+            raise PANError(
+                "PANMask has no PANs to mask: give it a monitor, Trainer(callbacks=[PANMonitor(), PANMask()]), "
+                "or a report, PANMask(report=scan(model, batches))"
+            )
+        self._attach(pl_module)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Masks what was found."""
+        first = not self._begun and trainer.current_epoch >= self.start_epoch
+        if first or self._begun and self.refresh == "epoch" and self.report is None:
+            self._take(pl_module, _monitor(trainer).report if self.report is None else self.report)
+        pl_module.log("pan_mask/channels", float(sum(map(len, self.channels.values()))), on_step=False, on_epoch=True)
+
+    def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Attaches outside fit."""
+        self._attach_restored(pl_module)
+
+    def on_test_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Attaches."""
+        self._attach_restored(pl_module)
+
+    def on_predict_start(self, trainer: Any, pl_module: nn.Module) -> None:
+        """Attaches."""
+        self._attach_restored(pl_module)
+
+    def teardown(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
+        """Takes the masks off; ``channels`` still says what they were."""
+        self._detach()
+
+    def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
+        """Takes the masks off: after an exception Lightning calls no teardown."""
+        self._detach()
+
+    # --- what to do ------------------------------------------------------------------------------------------------
+
+    def _attach_restored(self, pl_module: nn.Module) -> None:
+        if not self._handles:
+            self._attach(pl_module)
+
+    def _attach(self, pl_module: nn.Module) -> None:
+        self._detach()
+        for name, conv in convolutions(pl_module).items():
+            self._hooks[name] = MaskHook()
+            self._handles.append(self._hooks[name].attach(conv))
+        self._apply(pl_module)
+
+    def _detach(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._hooks.clear()
+
+    def _take(self, pl_module: nn.Module, report: PANReport | None) -> None:
+        """Adds a report's PANs to what is masked."""
+        if report is None:
+            return  # the monitor could not look yet
+        self._begun = True
+        if report.count:
+            self._targets = merge(self._targets, targets(report))
+            self._apply(pl_module)
+        elif not self._targets and not self._told_of_nothing:
+            self._told_of_nothing = True
+            warnings.warn("PANMask has nothing to mask: no PAN was found", stacklevel=3)
+
+    def _apply(self, pl_module: nn.Module) -> None:
+        masks = build_masks(pl_module, self._targets, self.mode)
+        for name, conv in convolutions(pl_module).items():
+            self._hooks[name].mask = masks.get(conv)
+
+
+def _monitor(trainer: Any) -> PANMonitor | None:
+    return next((callback for callback in trainer.callbacks if isinstance(callback, PANMonitor)), None)
