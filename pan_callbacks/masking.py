@@ -88,7 +88,9 @@ class ChannelMask(nn.Module):
         if self.mode == "neutral":
             replaced = self._neutral(conv, x, output.index_select(1, self.channels))
         else:
-            replaced = self.fill[:, None, None].expand(len(output), -1, *output.shape[2:])
+            replaced = self.fill[:, None, None].expand(
+                output.shape[0], -1, *output.shape[2:]
+            )  # len() would fix it in exports
         return output.index_copy(1, self.channels, replaced.to(output.dtype))
 
     def _neutral(self, conv: nn.Conv2d, x: Tensor, own: Tensor) -> Tensor:
