@@ -19,9 +19,11 @@ from pan_callbacks.masking import check_fits
 from pan_callbacks.padding import SIDES, Geometry, padding_effect
 from pan_callbacks.references import inner_half
 
-KINDS = ("moments", "effect", "both")
+KINDS = ("both", "effect", "moments")
 #: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.
 FLOOR = 1e-4
+#: What the price of a moment counts against that of an effect: so that one weight suits every kind.
+MOMENT_SHARE = 0.2
 
 
 class PaddingBiasPenalty(nn.Module):
@@ -32,10 +34,10 @@ class PaddingBiasPenalty(nn.Module):
 
     Args:
         model: Model to penalise; it is not made a submodule, so parameters and state dict stay its own.
-        kind: ``"moments"``: the border's mean and standard deviation against the reference's, which also reaches
-            neurons that inherit the border from earlier layers. ``"effect"``: what the layer's own padding adds on
-            average, against neutral padding of the same input, which no position-dependent content can sway.
-            ``"both"``: their sum.
+        kind: ``"effect"``: what the layer's own padding adds on average, against neutral padding of the same input,
+            which no position-dependent content can sway. ``"moments"``: the border's mean and standard deviation
+            against the reference's, which also reaches neurons that inherit the border from earlier layers.
+            ``"both"``, the default: their sum, which won on every task tried.
         layers: Glob or globs over layer names; None for all.
         neurons: Layer name to channels, to penalise these alone; ``report.neurons_by_layer()`` gives those of a report.
         max_images: Images of a batch whose border strips are looked at, the first ones.
@@ -57,7 +59,7 @@ class PaddingBiasPenalty(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        kind: str = "moments",
+        kind: str = "both",
         layers: str | Iterable[str] | None = None,
         neurons: Mapping[str, Sequence[int]] | None = None,
         max_images: int = 16,
@@ -190,14 +192,14 @@ class _View:
         """Price of this call, a scalar; None where no side has a border."""
         with torch.autocast(self.reference.device.type, enabled=False):
             variance, mean = torch.var_mean(self.reference, (0, 2, 3), correction=0)
-            gaps = [_moment_gap(strip, mean, variance) for strip in self.strips.values()]
+            prices = [MOMENT_SHARE * price(_moment_gap(s, mean, variance), variance) for s in self.strips.values()]
             if self.mean_input is not None:
                 effects = (self._effect(side) for side in SIDES)
-                gaps += [effect.square() for effect in effects if effect is not None]
-            if not gaps:
+                prices += [price(effect.square(), variance) for effect in effects if effect is not None]
+            if not prices:
                 return None
-            prices = price(torch.stack(gaps), variance).sum(0)
-            return (prices if channels is None else prices[channels.to(prices.device)]).mean()
+            of_neurons = torch.stack(prices).sum(0)
+            return (of_neurons if channels is None else of_neurons[channels.to(of_neurons.device)]).mean()
 
     def _effect(self, side: str) -> Tensor | None:
         """Mean padding effect of a side (channels,). It is affine in the input, so that of the mean input is it."""

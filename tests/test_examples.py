@@ -341,9 +341,11 @@ class TestConfigs:
         assert next(cli.model.net.parameters()).shape[1] == 1
 
     @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-    def test_a_config_names_only_the_monitor_among_its_callbacks(self, config):
+    def test_a_config_names_the_monitor_and_what_it_is_named_after(self, config):
         callbacks = yaml.safe_load(config.read_text())["trainer"]["callbacks"]
-        assert [callback["class_path"] for callback in callbacks] == ["pan_callbacks.PANMonitor"]
+        suppression = {"penalty": ["pan_callbacks.PANPenalty"], "mask": ["pan_callbacks.PANMask"]}
+        expected = ["pan_callbacks.PANMonitor", *suppression.get(config.stem, [])]
+        assert [callback["class_path"] for callback in callbacks] == expected
 
 
 class TestFindings:
@@ -390,6 +392,15 @@ class TestMinimal:
         monkeypatch.chdir(tmp_path)
         runpy.run_path(str(ROOT / "examples" / "minimal.py"))
         assert "of 368 neurons are padding aware" in capsys.readouterr().out
+
+    def test_without_lightning_a_mask_takes_most_of_them_away(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.chdir(tmp_path)
+        runpy.run_path(str(ROOT / "examples" / "own_loss.py"))
+        printed = capsys.readouterr().out
+        found = int(re.match(r"\d+", printed).group())
+        left = [int(n) for n in re.findall(r"(?:mask|good): +(\d+)", printed)]
+        assert len(left) == 2 and left[0] == left[1] < found
+        assert (tmp_path / "blinded.pt").stat().st_size > 0
 
 
 def test_train_runs_as_a_file_from_any_folder(tmp_path):

@@ -26,7 +26,7 @@ class PANPenalty(Callback):
 
     Args:
         weight: Weight of the penalty once it is warmed up.
-        kind: ``"moments"``, ``"effect"`` or ``"both"``, see :class:`~pan_callbacks.PaddingBiasPenalty`.
+        kind: ``"both"``, ``"effect"`` or ``"moments"``, see :class:`~pan_callbacks.PaddingBiasPenalty`.
         layers: Glob or globs over module names; None for all padded convolutions.
         only_pans: Penalise just the neurons that a :class:`~pan_callbacks.PANMonitor` of the same Trainer found last.
         start_epoch: First epoch with a penalty.
@@ -44,7 +44,7 @@ class PANPenalty(Callback):
     def __init__(
         self,
         weight: float = 0.1,
-        kind: str = "moments",
+        kind: str = "both",
         layers: str | list[str] | None = None,
         only_pans: bool = False,
         start_epoch: int = 0,
