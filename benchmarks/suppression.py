@@ -1,7 +1,8 @@
 """What suppression does to the number of PANs and to accuracy: the tables of docs/suppression.md.
 
-python -m benchmarks.suppression                                  # every task, arm and seed, two processes at a time
-python -m benchmarks.suppression --tasks mnist --arms none penalty --seeds 1 --penalty '{"weight": 0.3}'
+python -m benchmarks.suppression              # the callbacks at their defaults: every task, five seeds
+python -m benchmarks.suppression --study      # kinds of penalty, weights and shortcuts against one another, two seeds
+python -m benchmarks.suppression --tasks mnist --arms none mask --seeds 1
 """
 
 from __future__ import annotations
@@ -31,7 +32,55 @@ from pan_callbacks import PANMask, PANMonitor, PANPenalty
 from tests.real import MEAN, PICTURES, STD, efficientnet_lite0, pictures
 
 RESULTS = Path("runs/suppression.jsonl")
-ARMS = ("none", "penalty", "mask", "penalty+mask")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is done against PANs.
+
+    Args:
+        penalty: Arguments of PANPenalty, None for no penalty.
+        mask: Arguments of PANMask, None for no mask.
+        simplify: What the penalty is shown in place of a layer's input, for variants that were tried and dropped.
+    """
+
+    penalty: dict | None = None
+    mask: dict | None = None
+    simplify: Callable[[Tensor], Tensor] | None = None
+
+
+def channel_means(x: Tensor) -> Tensor:
+    """What batch norm knows of a layer's input: a mean for each channel, nothing of positions, and no gradient."""
+    return x.detach().mean((0, 2, 3), keepdim=True).expand(1, -1, *x.shape[2:])
+
+
+ARMS = {
+    "none": Arm(),
+    "penalty": Arm(penalty={}),
+    "mask": Arm(mask={}),
+    "penalty+mask": Arm(penalty={}, mask={}),
+    "effect": Arm(penalty={"kind": "effect"}),
+    "moments": Arm(penalty={"kind": "moments"}),
+    "moments, weight 0.5": Arm(penalty={"kind": "moments", "weight": 0.5}),
+    "both, weight 0.03": Arm(penalty={"weight": 0.03}),
+    "both, weight 0.3": Arm(penalty={"weight": 0.3}),
+    "both, every step": Arm(penalty={"every_n_steps": 1}),
+    "analytic": Arm(penalty={"kind": "effect"}, simplify=channel_means),
+    "effect, input detached": Arm(penalty={"kind": "effect"}, simplify=Tensor.detach),
+}
+MAIN = list(ARMS)[:4]
+STUDY = ["none", "penalty", *list(ARMS)[4:]]
+
+
+class Simplified(PANPenalty):
+    """A penalty whose hooks are shown something else than the layer's input."""
+
+    simplify: Callable[[Tensor], Tensor]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
+        super().on_fit_start(trainer, pl_module)
+        for tap in self._penalty._taps.values():
+            tap._view = lambda conv, x, output, own=tap._view: own(conv, self.simplify(x), output)
 
 
 @dataclass(frozen=True)
@@ -137,17 +186,26 @@ class Classifier(TimmClassifier):
         self.net = net
 
 
-def run(name: str, arm: str, seed: int, penalty: dict, mask: dict) -> dict:
+def callbacks_of(arm: Arm) -> list[pl.Callback]:
+    """The callbacks of an arm, without the monitor."""
+    callbacks = []
+    if arm.penalty is not None:
+        penalty = (PANPenalty if arm.simplify is None else Simplified)(**arm.penalty)
+        penalty.simplify = arm.simplify
+        callbacks.append(penalty)
+    if arm.mask is not None:
+        callbacks.append(PANMask(**arm.mask))
+    return callbacks
+
+
+def run(name: str, arm: str, seed: int) -> dict:
     """Trains once and measures the result, in this process and one thread."""
-    task = TASKS[name]
+    task, masks = TASKS[name], ARMS[arm].mask is not None
     pl.seed_everything(seed, verbose=False)
     train, val, classes = task.data(seed)
     module = Classifier(task.network(sum(classes.values())), classes, task.lr)
-    masks = "mask" in arm
     monitor = PANMonitor(figures=False, every_n_epochs=1 if masks else task.epochs)
-    callbacks = [monitor]
-    callbacks += [PANPenalty(**penalty)] if "penalty" in arm else []
-    callbacks += [PANMask(**mask)] if masks else []
+    callbacks = [monitor, *callbacks_of(ARMS[arm])]
     loaders = DataLoader(train, task.batch, shuffle=True, drop_last=True), DataLoader(val, task.batch)
     trainer = pl.Trainer(
         max_epochs=task.epochs,
@@ -166,8 +224,6 @@ def run(name: str, arm: str, seed: int, penalty: dict, mask: dict) -> dict:
         "task": name,
         "arm": arm,
         "seed": seed,
-        "penalty": penalty if "penalty" in arm else None,
-        "mask": mask if masks else None,
         "before": monitor.history[0]["count"],
         "pans": monitor.history[-1]["count"],
         "neurons": monitor.report.neurons,
@@ -214,12 +270,11 @@ def _cells(task: str, arm: str, own: list[dict], plain: list[dict]) -> list[str]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS)
+    parser.add_argument("--arms", nargs="+", choices=ARMS)
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--study", action="store_true", help="compare kinds of penalty instead of callbacks")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--penalty", type=json.loads, default={}, help="arguments of PANPenalty as JSON")
-    parser.add_argument("--mask", type=json.loads, default={}, help="arguments of PANMask as JSON")
     parser.add_argument(
         "--out", type=Path, default=RESULTS, help="one line of JSON a run; runs that are there are kept"
     )
@@ -230,35 +285,35 @@ def main() -> None:
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         torch.set_num_threads(1)
         name, arm, seed = args.one
-        print(json.dumps(run(name, arm, int(seed), args.penalty, args.mask)))
+        print(json.dumps(run(name, arm, int(seed))))
         return
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out.exists() else []
-    settings = {"penalty": args.penalty, "mask": args.mask}
+    tasks = args.tasks or (list(TASKS)[:3] if args.study else list(TASKS))
+    arms = args.arms or (STUDY if args.study else MAIN)
+    seeds = args.seeds or (2 if args.study else 5)
+    jobs = [(task, arm, seed) for task in tasks for seed in range(seeds) for arm in arms]
+    rows = train_missing(jobs, args.out, args.processes)
+    print(table([rows[job] for job in sorted(jobs, key=lambda job: (tasks.index(job[0]), arms.index(job[1]), job[2]))]))
 
-    def matches(row: dict, task: str, arm: str, seed: int) -> bool:
-        same = all(row[part] == settings[part] for part in settings if part in arm)
-        return (row["task"], row["arm"], row["seed"]) == (task, arm, seed) and same
 
-    jobs = [(task, arm, seed) for task in args.tasks for seed in range(args.seeds) for arm in args.arms]
-    missing = [job for job in jobs if not any(matches(row, *job) for row in rows)]
+def train_missing(jobs: list[tuple[str, str, int]], out: Path, processes: int) -> dict[tuple, dict]:
+    """Runs what is not in the file of results yet, each in a process of its own."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines = out.read_text().splitlines() if out.exists() else []
+    rows = {(row["task"], row["arm"], row["seed"]): row for row in map(json.loads, lines)}
 
     def work(job: tuple[str, str, int]) -> None:
-        options = ["--penalty", json.dumps(args.penalty), "--mask", json.dumps(args.mask)]
-        command = [sys.executable, "-m", "benchmarks.suppression", "--one", *map(str, job), *options]
+        command = [sys.executable, "-m", "benchmarks.suppression", "--one", *map(str, job)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{job}: {done.stderr[-2000:]}")
-        row = json.loads(done.stdout.splitlines()[-1])
-        with args.out.open("a") as file:
+        rows[job] = row = json.loads(done.stdout.splitlines()[-1])
+        with out.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        rows.append(row)
         print(f"{row['task']}, {row['arm']}, seed {row['seed']}: {row['pans']} PANs, {row['accuracy']}", flush=True)
 
-    with ThreadPoolExecutor(args.processes) as pool:
-        list(pool.map(work, missing))
-    chosen = [row for job in jobs for row in rows if matches(row, *job)]
-    print(table(chosen))
+    with ThreadPoolExecutor(processes) as pool:
+        list(pool.map(work, [job for job in jobs if job not in rows]))
+    return rows
 
 
 if __name__ == "__main__":
