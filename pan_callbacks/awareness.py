@@ -61,6 +61,7 @@ class PaddingAwareness(Metric):
         super().__init__(**kwargs)
         self.channels, self.sides, self.capacity, self.min_readings = channels, tuple(sides), capacity, min_readings
         self._heads: list[tuple[int, int, int]] = []
+        self._thinned = 0
         # one state for everything: rows of (group, weight, value of each channel), so that ranks exchange one tensor
         self.add_state("readings", default=[], dist_reduce_fx="cat")
 
@@ -104,7 +105,13 @@ class PaddingAwareness(Metric):
         """Reduces over ranks; a rank that saw nothing brings an empty block, so that none waits for it."""
         if not self._is_synced and len(self.readings) == 0:
             self.readings.append(torch.empty(0, 2 + self.channels, device=self.device))
+            self._heads = [(-1, 1, 0)]
         super().sync(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Forgets all readings."""
+        super().reset()
+        self._heads, self._thinned = [], 0
 
     def _add(self, group: int, values: Tensor) -> None:
         if values.ndim != 2 or values.shape[1] != self.channels:
@@ -115,7 +122,10 @@ class PaddingAwareness(Metric):
         blocks = [(weight, rows) for head, weight, rows in heads if head == group]
         weight = max((weight for weight, _ in blocks), default=1)
         if weight > 1:
-            values = thin(values, weight, start=int(weight * (len(heads) * _GOLDEN % 1)))
+            self._thinned += 1
+            values = thin(values, weight, start=int(weight * (self._thinned * _GOLDEN % 1)))
+            if len(values) == 0:  # a small batch, all of which others stand for
+                return
         self._append(group, weight, values.detach().float())
         held = len(values) + sum(rows for _, rows in blocks)
         while held > self.capacity:

@@ -207,10 +207,15 @@ def mask_permanently(
         ValueError: If the mode is unknown.
         PANError: As for :func:`masked`, and if the model has permanent masks already.
     """
+    return build_in(model, targets(report, neurons), mode)
+
+
+def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> nn.Module:
+    """What :func:`mask_permanently` does, for targets that are known."""
     if any(isinstance(module, ChannelMask) for module in model.modules()):
         raise PANError("this model has permanent masks already; mask the model that it was made from, or a new copy")
     model = copy.deepcopy(model)
-    for conv, mask in build_masks(model, targets(report, neurons), mode).items():
+    for conv, mask in build_masks(model, wanted, mode).items():
         conv.register_module(_SUBMODULE, mask)
         MaskHook(mask).attach(conv)
     return model

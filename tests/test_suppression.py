@@ -473,6 +473,19 @@ def mask_like(module, mask):
     return [MaskHook(m).attach(conv) for conv, m in build_masks(module, mask._targets, mask.mode).items()]
 
 
+def test_a_mask_from_a_report_holds_in_validation_without_fit_and_can_be_built_in(tmp_path):
+    module = build()
+    mask, outputs = PANMask(report=first_report(module)), []
+    module.validation_step = lambda batch, batch_idx: outputs.append(module.net(batch[0]))
+    trainer(tmp_path, [mask]).validate(module, loaders()[1], verbose=False)
+    del module.validation_step
+    images = dataset(40)[:][0]
+    with torch.no_grad():
+        own, built_in = module.eval().net(images), mask.permanent(module).eval().net(images)
+    assert not torch.equal(torch.cat(outputs), own)
+    torch.testing.assert_close(torch.cat(outputs), built_in)
+
+
 def test_a_report_may_be_given_as_a_file(tmp_path):
     report = first_report(build())
     report.save(tmp_path / "pans.json")

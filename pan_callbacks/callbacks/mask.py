@@ -12,7 +12,7 @@ from torch import nn
 from pan_callbacks._compat import Callback
 from pan_callbacks.callbacks.monitor import PANMonitor
 from pan_callbacks.layers import PANError, convolutions
-from pan_callbacks.masking import MaskHook, Target, build_masks, check_mode, merge, targets
+from pan_callbacks.masking import MaskHook, Target, build_in, build_masks, check_mode, merge, targets
 from pan_callbacks.report import PANReport
 
 
@@ -61,6 +61,10 @@ class PANMask(Callback):
         """Layer name to the channels that are masked."""
         return {name: list(target.channels) for name, target in self._targets.items()}
 
+    def permanent(self, pl_module: nn.Module) -> nn.Module:
+        """A copy of the module with these masks built in, see :func:`~pan_callbacks.mask_permanently`."""
+        return build_in(pl_module, self._targets, self.mode)
+
     def state_dict(self) -> dict[str, Any]:
         """What is masked, for the checkpoint."""
         layers = {name: target.to_dict() for name, target in self._targets.items()}
@@ -93,15 +97,15 @@ class PANMask(Callback):
 
     def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Attaches outside fit."""
-        self._attach_restored(pl_module)
+        self._attach_outside_fit(pl_module)
 
     def on_test_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Attaches."""
-        self._attach_restored(pl_module)
+        self._attach_outside_fit(pl_module)
 
     def on_predict_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Attaches."""
-        self._attach_restored(pl_module)
+        self._attach_outside_fit(pl_module)
 
     def teardown(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
         """Takes the masks off; ``channels`` still says what they were."""
@@ -113,8 +117,11 @@ class PANMask(Callback):
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
-    def _attach_restored(self, pl_module: nn.Module) -> None:
+    def _attach_outside_fit(self, pl_module: nn.Module) -> None:
+        """Masks what a fit or a checkpoint left behind, or else what the report says."""
         if not self._handles:
+            if self.report is not None and not self._begun:
+                self._targets = targets(self.report)
             self._attach(pl_module)
 
     def _attach(self, pl_module: nn.Module) -> None:
