@@ -38,8 +38,9 @@ class LayerStatistics:
         self.bias = BorderBias(conv.out_channels, **options)
         self.effect = PaddingEffect(conv.out_channels, **options)
         self.tally = _Tally(**options)
+        device = next(conv.parameters()).device  # not of the weight, which a parametrisation computes when it is read
         for metric in self._metrics:
-            metric.to(conv.weight.device)
+            metric.to(device)
         self._effect_images = 0
 
     @property

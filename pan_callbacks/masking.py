@@ -69,7 +69,8 @@ class ChannelMask(nn.Module):
     ) -> None:
         super().__init__()
         self.mode = mode
-        device, dtype = conv.weight.device, conv.weight.dtype
+        parameter = next(conv.parameters())  # not the weight, which a parametrisation computes when it is read
+        device, dtype = parameter.device, parameter.dtype
         fill = torch.zeros(len(channels)) if mode != "mean" else mean
         self.register_buffer("channels", torch.tensor(channels, dtype=torch.long, device=device))
         self.register_buffer("fill", fill.to(device, dtype))
@@ -83,6 +84,8 @@ class ChannelMask(nn.Module):
             x: What it received (images, in channels, height, width).
             output: What it returned (images, channels, rows, columns).
         """
+        if output.ndim == 3:  # one image, not in a batch
+            return self(conv, x[None], output[None])[0]
         if self.channels.device != output.device:  # a mask for a while does not move with the model
             self.to(output.device)
         if self.mode == "neutral":
@@ -171,14 +174,24 @@ def masked(
         ...     print(report.count, scan(net, [images], progress=False).count)
         1 0
     """
-    handles = []
+    masks = build_masks(model, targets(report, neurons), mode)
+    hooks = {conv: MaskHook(mask) for conv, mask in masks.items()}
+    forget_compiled(model)
+    handles = [hook.attach(conv) for conv, hook in hooks.items()]
     try:
-        for conv, mask in build_masks(model, targets(report, neurons), mode).items():
-            handles.append(MaskHook(mask).attach(conv))
         yield model
     finally:
-        for handle in handles:
+        for handle, hook in zip(handles, hooks.values(), strict=True):
             handle.remove()
+            hook.mask = None  # a graph that was compiled meanwhile holds the hook, and is compiled anew without a mask
+
+
+def forget_compiled(model: nn.Module) -> None:
+    """Has ``torch.compile`` compile anew what a model ran before, for that ignores hooks which came since."""
+    if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules()) or (
+        getattr(model, "_compiler_ctx", None) is not None  # a LightningModule that was compiled
+    ):
+        torch.compiler.reset()
 
 
 def mask_permanently(

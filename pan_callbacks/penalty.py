@@ -1,29 +1,19 @@
-"""A differentiable price on border behaviour, for a loss.
-
-Both kinds compare, neuron by neuron and side by side, a gap with the spread of the reference, the inner half of the
-same map, and price it with ``log(1 + gap² / variance)``: zero where there is no gap, the same at every gain of the
-channel, and flat enough at the far end that a few strong padding aware neurons do not drown the task
-(docs/suppression.md).
-"""
+"""A differentiable price on border behaviour, for a loss; :mod:`pan_callbacks.pricing` has the price itself."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pan_callbacks.layers import PaddedLayer, PANError, pad_modules, select, why_unpadded
 from pan_callbacks.masking import check_fits
-from pan_callbacks.padding import SIDES, Geometry, padding_effect
-from pan_callbacks.references import inner_half
+from pan_callbacks.pricing import CallView
 
 KINDS = ("both", "effect", "moments")
-#: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.
-FLOOR = 1e-4
-#: What the price of a moment counts against that of an effect: so that one weight suits every kind.
-MOMENT_SHARE = 0.2
 
 
 class PaddingBiasPenalty(nn.Module):
@@ -69,31 +59,25 @@ class PaddingBiasPenalty(nn.Module):
         check_arguments(kind, max_images, every_n_steps)
         self.kind, self.max_images, self.every_n_steps = kind, max_images, every_n_steps
         pads = pad_modules(model)
-        self._taps: dict[str, _Tap] = {}
+        selected = select(model, layers)
+        found = {name: conv for name, conv in selected.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
+        if not found:
+            why = f"layers={layers!r} selects none" if layers is not None else "this model has none"
+            raise PANError(f"no padded convolution to penalise: {why}")
+        self._all_layers = layers is None
         self._feeds = _Feeds()
-        self._handles, self._kernels = [], []
-        for name, conv in select(model, layers).items():
-            if why_unpadded(conv) is None or pads and _is_fed(conv):
-                self._taps[name] = tap = _Tap(name, kind, max_images, self._feeds)
-                self._kernels.append(conv.weight)
-                self._handles.append(conv.register_forward_hook(tap, with_kwargs=True))
-        if not self._taps:
-            raise PANError(
-                "no padded convolution to penalise: "
-                + (f"layers={layers!r} selects none" if layers is not None else "this model has none")
-            )
-        for pad in pads.values():
-            self._handles.append(pad.register_forward_hook(self._feeds))
+        self._taps = {name: _Tap(name, kind, max_images, self._feeds) for name in found}
         self.step = 0
         self.set_neurons(model, neurons)
-        self.collect(True)
+        self._handles = [conv.register_forward_hook(self._taps[n], with_kwargs=True) for n, conv in found.items()]
+        self._handles += [pad.register_forward_hook(self._feeds) for pad in pads.values()]
 
     def set_neurons(self, model: nn.Module, neurons: Mapping[str, Sequence[int]] | None) -> None:
-        """Penalises some neurons alone, or all of them again.
+        """Penalises some neurons alone, or all of them again; forgets what was seen.
 
         Args:
             model: The model that the penalty was made for.
-            neurons: Layer name to channels; None for all.
+            neurons: Layer name to channels; None for all. Layers that ``layers`` left out stay left out.
 
         Raises:
             PANError: If they do not fit the model.
@@ -101,9 +85,12 @@ class PaddingBiasPenalty(nn.Module):
         convs = select(model)
         for name, channels in (neurons or {}).items():
             check_fits(convs, name, channels)
+            if self._all_layers and name not in self._taps:
+                raise PANError(f"layer {name!r} has no padding, so its neurons cannot be penalised")
         for name, tap in self._taps.items():
             chosen = None if neurons is None else sorted(neurons.get(name, ()))
             tap.channels = None if chosen is None else torch.tensor(chosen, dtype=torch.long)
+        self.collect(True)
 
     def collect(self, on: bool) -> None:
         """Turns looking on or off, and forgets what was seen.
@@ -113,19 +100,38 @@ class PaddingBiasPenalty(nn.Module):
         """
         on = on and self.step % self.every_n_steps == 0
         for tap in self._taps.values():
-            tap.seen.clear()
+            tap.seen, tap.ran = [], False
             tap.collecting = on and (tap.channels is None or len(tap.channels) > 0)
         self._feeds.collecting, self._feeds.latest = on, None
-
-    @property
-    def collected(self) -> bool:
-        """Whether a forward was looked at since the last call."""
-        return any(tap.seen for tap in self._taps.values())
 
     @property
     def expects(self) -> bool:
         """Whether a forward now would be looked at."""
         return any(tap.collecting for tap in self._taps.values())
+
+    @property
+    def collected(self) -> bool:
+        """Whether anything was seen that :meth:`take` has not taken."""
+        return any(tap.seen for tap in self._taps.values())
+
+    def holds(self, layer: str) -> bool:
+        """Whether something of this layer was seen that :meth:`take` has not taken."""
+        return bool(self._taps[layer].seen)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers that are looked at."""
+        return tuple(self._taps)
+
+    @property
+    def ran(self) -> bool:
+        """Whether any penalised layer ran with gradients since looking began."""
+        return any(tap.ran for tap in self._taps.values())
+
+    def left_out(self) -> dict[str, str]:
+        """Layer name to the reason why this step has no penalty for it, for the layers that were looked for."""
+        taps = {name: tap for name, tap in self._taps.items() if tap.collecting and not tap.seen}
+        return {name: tap.nothing or "padding unknown" if tap.ran else "did not run" for name, tap in taps.items()}
 
     def forward(self) -> Tensor:
         """The penalty of what was seen since the last call, a scalar with gradient; then looks for the next step.
@@ -137,7 +143,7 @@ class PaddingBiasPenalty(nn.Module):
         Raises:
             PANError: If the step is due and no penalised layer ran with gradients.
         """
-        if self.expects and not self.collected:
+        if self.expects and not self.ran:
             raise PANError(
                 "the penalty saw no forward with gradients. Call it after the model's forward, outside "
                 "torch.no_grad(), and make it before the model first runs compiled, which ignores later hooks"
@@ -147,17 +153,20 @@ class PaddingBiasPenalty(nn.Module):
         self.collect(True)
         return torch.zeros(()) if value is None else value
 
-    def take(self) -> Tensor | None:
-        """The penalty of what was seen, which is then forgotten; None if that is nothing."""
+    def take(self, loss: Tensor | None = None) -> Tensor | None:
+        """The penalty of what was seen, which is then forgotten; None if that is nothing.
+
+        Args:
+            loss: Take just the calls that this loss was computed from, and keep the others: where several networks run
+                before several backward passes, each is penalised once, with its own.
+        """
+        nodes = None if loss is None else _graph(loss)
         prices = []
         for tap in self._taps.values():
-            seen, tap.seen = tap.seen, []
-            prices += [price / len(seen) for view in seen if (price := view.price(tap.channels)) is not None]
+            taken = [view for view in tap.seen if nodes is None or view.node is None or view.node in nodes]
+            tap.seen = [view for view in tap.seen if not any(view is other for other in taken)]
+            prices += [price / len(taken) for view in taken if (price := view.price(tap.channels)) is not None]
         return self.every_n_steps * torch.stack(prices).sum() if prices else None
-
-    def gradients(self) -> list[Tensor | None]:
-        """Gradients of the penalised kernels as they are now."""
-        return [kernel.grad for kernel in self._kernels]
 
     def detach(self) -> None:
         """Takes the hooks off the model, and forgets what was seen."""
@@ -165,83 +174,6 @@ class PaddingBiasPenalty(nn.Module):
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-
-
-@dataclass
-class _View:
-    """What is kept of one call of a layer until the penalty is computed: small tensors with gradient.
-
-    They are made by slicing, averaging and copying alone, which saves nothing for the backward pass: activation
-    checkpointing counts what is saved.
-
-    Args:
-        layer: The convolution with its padding.
-        geometry: Its geometry at this size.
-        reference: Inner half of some maps, at most 8×8 positions (images, channels, rows, columns).
-        strips: Side to border strip of the same maps, for ``"moments"``.
-        mean_input: Mean over the images of the layer's input (1, in channels, height, width), for ``"effect"``.
-    """
-
-    layer: PaddedLayer
-    geometry: Geometry
-    reference: Tensor
-    strips: dict[str, Tensor]
-    mean_input: Tensor | None
-
-    def price(self, channels: Tensor | None) -> Tensor | None:
-        """Price of this call, a scalar; None where no side has a border."""
-        with torch.autocast(self.reference.device.type, enabled=False):
-            variance, mean = torch.var_mean(self.reference, (0, 2, 3), correction=0)
-            prices = [MOMENT_SHARE * price(_moment_gap(s, mean, variance), variance) for s in self.strips.values()]
-            if self.mean_input is not None:
-                effects = (self._effect(side) for side in SIDES)
-                prices += [price(effect.square(), variance) for effect in effects if effect is not None]
-            if not prices:
-                return None
-            of_neurons = torch.stack(prices).sum(0)
-            return (of_neurons if channels is None else of_neurons[channels.to(of_neurons.device)]).mean()
-
-    def _effect(self, side: str) -> Tensor | None:
-        """Mean padding effect of a side (channels,). It is affine in the input, so that of the mean input is it."""
-        layer = self.layer
-        effect = padding_effect(
-            self.mean_input,
-            layer.weight(self.mean_input).float(),
-            self.geometry,
-            side,
-            mode=layer.mode,
-            value=layer.value,
-            groups=layer.module.groups,
-        )
-        return None if effect is None else effect.mean((0, 2, 3))
-
-
-def price(squared_gap: Tensor, variance: Tensor) -> Tensor:
-    """``log(1 + gap² / variance)``, with a finite value and gradient where the variance is 0.
-
-    Args:
-        squared_gap: Any shape.
-        variance: Of the reference, broadcast to it.
-
-    Example:
-        >>> price(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 1.0]))
-        tensor([0.0000, 1.6091])
-    """
-    scale = variance + FLOOR * squared_gap
-    safe = torch.where(scale > 0, scale, 1.0)  # both are 0: no gap, no price, and no 0 / 0 in the gradient
-    return torch.log1p(squared_gap / safe)
-
-
-def _moment_gap(strip: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Squared 2-Wasserstein distance (channels,) of two normal distributions with these moments."""
-    own_variance, own_mean = torch.var_mean(strip, (0, 2, 3), correction=0)
-    return (own_mean - mean).square() + (_root(own_variance) - _root(variance)).square()
-
-
-def _root(variance: Tensor) -> Tensor:
-    """Square root with gradient 0 at 0."""
-    positive = variance > 0
-    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
 
 
 class _Feeds:
@@ -270,69 +202,72 @@ class _Tap:
 
     def __init__(self, name: str, kind: str, max_images: int, feeds: _Feeds) -> None:
         self.name, self.kind, self.max_images, self.feeds = name, kind, max_images, feeds
-        self.collecting = False
+        self.collecting = self.ran = False
+        self.nothing: str | None = None
         self.channels: Tensor | None = None
-        self.seen: list[_View] = []
-        self._ran_without_grad = False
+        self.seen: list[CallView] = []
 
     def __call__(self, conv: nn.Conv2d, args: tuple, kwargs: dict, output: Tensor) -> None:
         """Called by torch after the layer's forward; changes nothing."""
         if not self.collecting:
             return
-        if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
-            self._in_backward()
-        elif torch.is_grad_enabled():
-            self._ran_without_grad = False
-            view = self._view(conv, args[0] if args else kwargs["input"], output)
+        compiling = torch.compiler.is_compiling()
+        if not torch.is_grad_enabled():
+            if not compiling and _in_reentrant_checkpoint():
+                raise PANError(
+                    f"layer {self.name} runs under a reentrant activation checkpoint, where its penalty would get "
+                    "lost; use checkpoint(..., use_reentrant=False), or leave the layer out with layers="
+                )
+        elif compiling or torch._C._current_graph_task_id() == -1:  # else a checkpoint runs it once more
+            self.ran = True
+            x = args[0] if args else kwargs["input"]
+            batched = (x, output) if output.ndim == 4 else (x[None], output[None])
+            view = self._view(conv, *batched, None if compiling else output.grad_fn)
             if view is not None:
                 self.seen.append(view)
-        else:
-            self._ran_without_grad = True
 
-    def _in_backward(self) -> None:
-        """A checkpointed layer is run again; a reentrant checkpoint ran it without gradients the first time."""
-        if self._ran_without_grad:
-            raise PANError(
-                f"layer {self.name} runs under a reentrant activation checkpoint, where its penalty would get lost; "
-                "use torch.utils.checkpoint.checkpoint(..., use_reentrant=False), or leave the layer out with layers="
-            )
-
-    def _view(self, conv: nn.Conv2d, x: Tensor, output: Tensor) -> _View | None:
+    def _view(self, conv: nn.Conv2d, x: Tensor, output: Tensor, node: Any) -> CallView | None:
         layer = PaddedLayer(conv, self.feeds.pad_of(x))
-        if why_unpadded(conv, layer.pad) is not None:
-            return None
-        x = layer.unpadded(x)
-        geometry = layer.geometry(*x.shape[-2:])
-        rows, cols = inner_half(geometry.rows), inner_half(geometry.cols)
-        some = output[: self.max_images]
-        reference = _copy(some[:, :, rows, cols])
-        if reference.numel() == 0 or geometry.output_size != tuple(output.shape[-2:]):
-            return None
-        borders = {side: border for side in SIDES if (border := geometry.border(side)) is not None}
-        strips = {}
-        if self.kind != "effect":
-            strips = {side: _copy(some[:, :, rows, cols]) for side, (rows, cols) in borders.items()}
-        mean_input = x.mean(0, keepdim=True, dtype=torch.float32) if self.kind != "moments" else None
-        return _View(layer, geometry, reference, strips, mean_input)
+        self.nothing = why_unpadded(conv, layer.pad)
+        view = None if self.nothing else CallView.of(layer, x, output, node, self.kind, self.max_images)
+        if view is None and self.nothing is None:
+            self.nothing = f"no interior to compare with in its map of {output.shape[-2]}×{output.shape[-1]}"
+        return view
 
     def __getstate__(self) -> dict:
         """A copy of the module gets a hook that keeps nothing."""
         return {**self.__dict__, "collecting": False, "seen": []}
 
 
-def _copy(part: Tensor) -> Tensor:
-    """A copy in float32 that does not keep alive what it is a part of."""
-    return part.to(torch.float32, copy=True)
+def _in_reentrant_checkpoint() -> bool:
+    """Whether we are within the forward of an autograd function that runs a function: a reentrant checkpoint."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "forward" and {"ctx", "run_function"} <= set(code.co_varnames[: code.co_argcount]):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _graph(loss: Tensor) -> set:
+    """Every node of the graph that a loss was computed by."""
+    nodes, open_nodes = set(), [loss.grad_fn]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            open_nodes += [parent for parent, _ in node.next_functions]
+    return nodes
 
 
 def check_arguments(kind: str, max_images: int, every_n_steps: int) -> None:
     """Raises ValueError for an argument out of range, naming it."""
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}")
-    if max_images < 1:
-        raise ValueError(f"max_images={max_images!r}: at least one image is needed")
-    if every_n_steps < 1:
-        raise ValueError(f"every_n_steps={every_n_steps!r}: at least 1 is needed")
+    for name, value in (("max_images", max_images), ("every_n_steps", every_n_steps)):
+        if value < 1 or value != int(value):
+            raise ValueError(f"{name}={value!r}: a whole number from 1 on is needed")
 
 
 def _is_fed(conv: nn.Conv2d) -> bool:

@@ -188,10 +188,31 @@ def test_a_masked_neuron_has_no_padding_effect_of_its_own():
     truth = planted.single(3)
     x = planted.stationary(48, 64)
     report = scan(truth.model, [x], progress=False)
-    with masked(truth.model, report):
-        effect = scan(truth.model, [x], progress=False).effect("conv")
-    masked_channels = report.neurons_by_layer()["conv"]
-    assert effect[:, masked_channels].abs().nan_to_num(0).max() == 0
+    masked_channels = report.neurons_by_layer()["conv"][::2]
+    others = report.neurons_by_layer()["conv"][1::2]
+    with masked(truth.model, report, neurons={"conv": masked_channels}):
+        left = scan(truth.model, [x], progress=False)
+    assert left.effect("conv")[:, masked_channels].abs().nan_to_num(0).max() == 0
+    assert left.neurons_by_layer()["conv"] == others
+
+
+@pytest.mark.parametrize("mode", ["neutral", "zero"])
+def test_an_image_that_is_in_no_batch_is_masked_alike(mode):
+    model, x = network(), images(1)
+    with masked(model, REPORT, mode):
+        expected = model(x)[0]
+        found = model[0](x[0])
+        torch.testing.assert_close(found, model[0](x)[0])
+    assert expected.shape == (6, 5, 4)
+
+
+def test_attaching_a_mask_does_not_move_a_parametrised_kernel():
+    torch.manual_seed(0)
+    model = nn.Sequential(torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 6, 3, padding=1))).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with masked(model, report_of({"0": [1]}, {"0": 6}), "zero"):
+        pass
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 # --- permanent ------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import subprocess
 import sys
@@ -131,7 +132,8 @@ def test_gradients_equal_those_of_an_explicit_loss(tmp_path, case):
     explicit, _ = fit(tmp_path, build(kind, True, **attributes), **options)
     options = {key: scaler() if key == "plugins" else value for key, value in options.items()}
     added, _ = fit(tmp_path, build(kind, **attributes), [PANPenalty(**OPTIONS)], **options)
-    without, _ = fit(tmp_path, build(kind, **attributes))
+    options = {key: scaler() if key == "plugins" else value for key, value in options.items()}
+    without, _ = fit(tmp_path, build(kind, **attributes), **options)
     assert_same_weights(explicit, added)
     assert not torch.equal(without.net[0].weight, added.net[0].weight)
 
@@ -179,7 +181,7 @@ def test_the_users_own_loss_is_logged_as_it_is_and_the_penalty_beside_it(tmp_pat
         _, run = fit(tmp_path, build(), callbacks, epochs=1)
         metrics.append(run.callback_metrics)
     assert float(metrics[0]["train_loss"]) == pytest.approx(float(metrics[1]["train_loss"]), abs=1e-6)
-    assert "pan_penalty/loss" not in metrics[0]
+    assert float(metrics[0]["pan_penalty/loss"]) == float(metrics[0]["pan_penalty/weight"]) == 0  # the key is there
     assert float(metrics[1]["pan_penalty/loss"]) > 0.1
     assert float(metrics[1]["pan_penalty/weight"]) == pytest.approx(1e-12)
 
@@ -197,25 +199,39 @@ def test_every_n_steps_are_those_of_the_trainer_also_after_resuming(tmp_path):
     seen = []
 
     class Spy(PANPenalty):
-        def _added(self, pl_module, loss):
+        def _added(self, pl_module, loss, take):
             seen.append((pl_module.trainer.fit_loop.total_batch_idx, self._penalty.expects))
-            return super()._added(pl_module, loss)
+            return super()._added(pl_module, loss, take)
 
     resumed = trainer(tmp_path, [Spy(every_n_steps=2)], 4, num_sanity_val_steps=0)
     resumed.fit(build(), *loaders(), ckpt_path=tmp_path / "half.ckpt")
     assert seen == [(step, step % 2 == 0) for step in range(6, 12)]
 
 
+def test_every_n_steps_add_n_times_the_penalty_in_those_steps_alone(tmp_path):
+    class EverySecond(Module):
+        def training_step(self, batch, batch_idx):
+            loss = F.cross_entropy(self.network(batch[0]), batch[1])
+            extra = self.explicit()
+            return loss + 2 * WEIGHT * extra if self.trainer.fit_loop.total_batch_idx % 2 == 0 else loss
+
+    explicit, _ = fit(tmp_path, build(EverySecond, True))
+    added, _ = fit(tmp_path, build(), [PANPenalty(**{**OPTIONS, "every_n_steps": 2})])
+    for a, b in zip(explicit.parameters(), added.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
 def test_start_and_warmup_schedule_the_weight(tmp_path):
     seen = []
 
     class Spy(PANPenalty):
-        def _added(self, pl_module, loss):
-            seen.append(self._weight_now)
-            return super()._added(pl_module, loss)
+        def _added(self, pl_module, loss, take):
+            total = super()._added(pl_module, loss, lambda: torch.ones(()))
+            seen.append(float(total - loss))
+            return total
 
     fit(tmp_path, build(), [Spy(weight=0.6, start_epoch=1, warmup_epochs=2, every_n_steps=1)], epochs=4)
-    assert seen == pytest.approx([0] * 3 + [0, 0.1, 0.2, 0.3, 0.4, 0.5] + [0.6] * 3)
+    assert seen == pytest.approx([0] * 3 + [0, 0.1, 0.2, 0.3, 0.4, 0.5] + [0.6] * 3, abs=1e-6)
 
 
 def test_only_pans_penalises_just_what_the_monitor_found(tmp_path):
@@ -288,6 +304,142 @@ def test_a_reentrant_checkpoint_is_refused(tmp_path):
     fit(tmp_path, build(Reentrant), [PANPenalty(layers="net.6")])  # the way out
 
 
+def test_a_forward_without_gradients_beside_a_checkpoint_is_no_reentrant_one(tmp_path):
+    class Distils(Module):
+        checkpointed = False
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            with torch.no_grad():
+                self.net(batch[0])
+            return loss
+
+    fit(tmp_path, build(Distils), [PANPenalty(every_n_steps=1)])
+
+
+class BothForwardsFirst(Module):
+    """Two forwards, then two backward passes, as adversarial networks are trained."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        if self.explicit is not None:  # a penalty of each forward by itself
+            losses = []
+            for x in (batch[0], batch[0].flip(-1)):
+                losses.append(self.with_penalty(F.cross_entropy(self.net(x), batch[1])))
+        else:
+            losses = [F.cross_entropy(self.net(x), batch[1]) for x in (batch[0], batch[0].flip(-1))]
+        self.optimizers().zero_grad()
+        for loss in losses:
+            self.manual_backward(loss)
+        self.optimizers().step()
+
+
+def test_each_backward_pass_has_the_penalty_of_its_own_forward(tmp_path):
+    explicit, _ = fit(tmp_path, build(BothForwardsFirst, True))
+    added, _ = fit(tmp_path, build(BothForwardsFirst), [PANPenalty(**OPTIONS)])
+    without, _ = fit(tmp_path, build(BothForwardsFirst))
+    assert_same_weights(explicit, added)
+    assert not torch.equal(without.net[0].weight, added.net[0].weight)
+
+
+def test_a_manual_step_that_skips_its_batch_is_no_offence(tmp_path):
+    class Skips(Manual):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == 1:
+                self.optimizers().zero_grad()
+                self.network(batch[0])
+                return
+            super().training_step(batch, batch_idx)
+
+    fit(tmp_path, build(Skips), [PANPenalty(every_n_steps=1)])
+
+
+def test_two_penalties_add_up_and_leave_nothing_behind(tmp_path):
+    two = [PANPenalty(**OPTIONS, layers="net.0"), PANPenalty(**OPTIONS, layers=["net.3", "net.6"])]
+    one, _ = fit(tmp_path, build(), [PANPenalty(**OPTIONS)])
+    module, _ = fit(tmp_path, build(), two)
+    for a, b in zip(one.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert "training_step" not in module.__dict__ and "manual_backward" not in module.__dict__
+
+
+def test_layers_without_an_interior_are_named_and_small_or_empty_batches_train_on(tmp_path):
+    class Small(Module):
+        def network(self, x):
+            x = F.avg_pool2d(x, 4)[:, :, :, :3]
+            return self.net[6](self.net[3](self.net[:3](x))).mean((2, 3))[:, :3]
+
+    with pytest.warns(UserWarning, match=r"no penalty for \d layers? .*no interior to compare with in its map of"):
+        fit(tmp_path, build(Small), [PANPenalty(every_n_steps=1)])
+
+    class Empty(Module):
+        def network(self, x):
+            return self.net(x[:0]) if self.trainer.global_step == 1 else self.net(x)
+
+        def training_step(self, batch, batch_idx):
+            return self.network(batch[0]).sum()
+
+        def validation_step(self, batch, batch_idx):
+            self.net(batch[0])
+
+    fit(tmp_path, build(Empty, net=nn.Sequential(nn.Conv2d(1, 2, 3, padding=1))), [PANPenalty(every_n_steps=1)])
+
+
+def test_a_validation_step_may_call_the_training_step(tmp_path):
+    class Calls(Module):
+        def validation_step(self, batch, batch_idx):
+            F.cross_entropy(self.net(batch[0]), batch[1])
+            return Module.training_step(self, batch, batch_idx) if self.trainer.training else self.plain(batch)
+
+        def plain(self, batch):
+            return self.training_step(batch, 0)
+
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    fit(tmp_path, build(Calls), [PANPenalty(every_n_steps=1)])
+
+
+def test_a_loader_without_length_warms_up_by_epochs_and_says_so(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return iter(dataset(48))
+
+    run = trainer(tmp_path, [PANPenalty(warmup_epochs=1, every_n_steps=1)], 2, num_sanity_val_steps=0)
+    with pytest.warns(UserWarning, match="no length"):
+        run.fit(build(), torch.utils.data.DataLoader(Stream(), batch_size=16), loaders()[1])
+    assert float(run.callback_metrics["pan_penalty/weight"]) == pytest.approx(0.1)
+
+
+def test_only_pans_penalises_nothing_before_the_first_report_and_goes_on_after_resuming(tmp_path):
+    class Stream(torch.utils.data.IterableDataset):  # cannot be read ahead: no report before the first epoch
+        def __iter__(self):
+            return iter(dataset(40))
+
+    weights = []
+    for callbacks in ([], [PANMonitor(threshold=THRESHOLD, figures=False), PANPenalty(only_pans=True)]):
+        pl.seed_everything(5, verbose=False)
+        run, module = trainer(tmp_path, callbacks, 1, num_sanity_val_steps=0), build()
+        run.fit(module, loaders()[0], torch.utils.data.DataLoader(Stream(), batch_size=16))
+        weights.append(module.net[0].weight)
+    assert torch.equal(*weights)
+
+    first = PANPenalty(only_pans=True)
+    _, run = fit(tmp_path, build(), [PANMonitor(threshold=THRESHOLD, figures=False), first], epochs=1)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    second = PANPenalty(only_pans=True)
+    seen = []
+
+    class Looks(pl.Callback):
+        def on_train_batch_start(self, *args):
+            seen.append({n: t.channels.tolist() for n, t in second._penalty._taps.items() if len(t.channels)})
+
+    resumed = trainer(tmp_path, [PANMonitor(threshold=THRESHOLD, figures=False), second, Looks()], 2)
+    resumed.fit(build(), *loaders(), ckpt_path=tmp_path / "one.ckpt")
+    assert first._neurons and seen[0] == first._neurons
+
+
 class RawBackward(Manual):
     raw_optimizer = False
 
@@ -300,7 +452,7 @@ class RawBackward(Manual):
 
 @pytest.mark.parametrize("raw_optimizer", [False, True])
 def test_manual_optimization_past_manual_backward_is_refused(tmp_path, raw_optimizer):
-    with pytest.raises(PANError, match=r"call self.manual_backward\(loss\) instead"):
+    with pytest.raises(PANError, match=r"gradients reach layer .* call self.manual_backward\(loss\) instead"):
         fit(tmp_path, build(RawBackward, raw_optimizer=raw_optimizer), [PANPenalty()])
 
 
@@ -391,21 +543,36 @@ def test_the_mask_is_on_in_training_and_validation_and_off_afterwards(tmp_path, 
 def test_training_under_a_mask_equals_training_in_the_context(tmp_path):
     report = first_report(build())
     by_callback, _ = fit(tmp_path, build(), [PANMask(report=report)])
-    module = build()
+    module, without = build(), fit(tmp_path, build())[0]
     with masked(module, report):
         fit(tmp_path, module)
     assert_same_weights(by_callback, module)
+    assert not torch.equal(by_callback.net[0].weight, without.net[0].weight)
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (0, 2, 1)])
-def test_monitor_mask_and_penalty_work_in_any_order(tmp_path, order):
-    monitor, mask, penalty = PANMonitor(threshold=THRESHOLD, figures=False), PANMask(), PANPenalty(every_n_steps=1)
-    fit(tmp_path, build(), [(monitor, mask, penalty)[i] for i in order], epochs=3)
-    counts = [entry["count"] for entry in monitor.history]
-    assert counts[0] > 0
-    assert sum(map(len, mask.channels.values())) >= counts[0]
-    first = {(name, channel) for name, channels in mask.channels.items() for channel in channels}
-    assert not any(pan.origin == "nascent" and (pan.layer, pan.channel) in first for pan in monitor.report.pans)
+def test_monitor_mask_and_penalty_do_the_same_in_any_order(tmp_path):
+    outcomes = []
+    for order in itertools.permutations(range(3)):
+        callbacks = PANMonitor(threshold=THRESHOLD, figures=False), PANMask(), PANPenalty(every_n_steps=1)
+        monitor, mask, _ = callbacks
+        module, _ = fit(tmp_path, build(), [callbacks[i] for i in order])
+        assert monitor.history[0]["count"] > 0
+        outcomes.append((module, monitor.history, mask.channels, monitor.report.contrast("net.6")))
+    module, history, channels, contrast = outcomes[0]
+    for other, other_history, other_channels, other_contrast in outcomes[1:]:
+        assert_same_weights(module, other)
+        assert (history, channels) == (other_history, other_channels)
+        assert torch.equal(contrast.nan_to_num(9), other_contrast.nan_to_num(9))
+
+
+@pytest.mark.parametrize("first", ["monitor", "mask"])
+def test_the_monitor_sees_the_network_under_the_mask(tmp_path, first):
+    monitor, mask = PANMonitor(threshold=THRESHOLD, figures=False), PANMask("zero", start_epoch=1, refresh="once")
+    order = [monitor, mask] if first == "monitor" else [mask, monitor]
+    fit(tmp_path, build(), order, epochs=2)
+    assert mask.channels
+    for name, channels in mask.channels.items():
+        assert monitor.report.contrast(name)[:, channels].nan_to_num(0).abs().max() == 0  # silent everywhere
 
 
 def test_refresh_and_start_epoch_say_when_neurons_are_taken(tmp_path):
@@ -455,22 +622,13 @@ def test_the_mask_is_in_the_checkpoint_for_resume_and_test(tmp_path):
     trained.eval()
     with torch.no_grad():
         torch.testing.assert_close(trained.net(images), without)
-        handles = mask_like(trained, mask)
-        torch.testing.assert_close(trained.net(images), under_mask)
-        handles.clear()
+        torch.testing.assert_close(mask.permanent(trained).net(images), under_mask)
     assert not torch.allclose(without, under_mask)
 
     resumed = PANMask("mean", refresh="once")
     again = trainer(tmp_path, [PANMonitor(threshold=THRESHOLD, figures=False), resumed], 3)
     again.fit(build(), *loaders(), ckpt_path=tmp_path / "last.ckpt")
     assert resumed.channels == mask.channels
-
-
-def mask_like(module, mask):
-    """Puts a callback's masks on a module by hand."""
-    from pan_callbacks.masking import MaskHook, build_masks
-
-    return [MaskHook(m).attach(conv) for conv, m in build_masks(module, mask._targets, mask.mode).items()]
 
 
 def test_a_mask_from_a_report_holds_in_validation_without_fit_and_can_be_built_in(tmp_path):
@@ -484,6 +642,52 @@ def test_a_mask_from_a_report_holds_in_validation_without_fit_and_can_be_built_i
         own, built_in = module.eval().net(images), mask.permanent(module).eval().net(images)
     assert not torch.equal(torch.cat(outputs), own)
     torch.testing.assert_close(torch.cat(outputs), built_in)
+
+
+def test_looking_at_a_validation_first_does_not_start_the_mask_early(tmp_path):
+    module, seen = build(), []
+
+    class Looks(PANMask):
+        def on_train_batch_start(self, *args):
+            seen.append(bool(self.channels))
+
+    mask = Looks(report=first_report(module), start_epoch=1)
+    run = trainer(tmp_path, [mask], 2, num_sanity_val_steps=0)
+    run.validate(module, loaders()[1], verbose=False)
+    run.fit(module, *loaders())
+    assert seen == [False] * 3 + [True] * 3
+
+
+def test_a_callback_used_for_a_second_model_forgets_the_masks_of_the_first(tmp_path):
+    mask, seen = PANMask(start_epoch=1), []
+
+    class Looks(pl.Callback):
+        def on_train_batch_start(self, *args):
+            seen.append(bool(mask.channels))
+
+    for _ in range(2):
+        fit(tmp_path, build(), [PANMonitor(threshold=THRESHOLD, figures=False), mask, Looks()])
+    assert seen == 2 * ([False] * 3 + [True] * 3)
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+def test_masks_hold_on_compiled_networks_and_come_off_again(ran_before):
+    torch.compiler.reset()
+    module = build().eval()
+    images, report = dataset(16)[:][0], first_report(module)
+    own = module.net(images)
+    with masked(module, report, "zero"):
+        expected = module.net(images)
+    module.net = torch.compile(module.net, backend="eager")
+    renamed = scan(module, [images], threshold=THRESHOLD, progress=False)
+    if ran_before:
+        module.net(images)
+    with masked(module, report, "zero"):
+        found = module.net(images)
+    assert list(renamed.layers) == list(report.layers)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(module.net(images), own)
+    assert not torch.allclose(expected, own)
 
 
 def test_a_report_may_be_given_as_a_file(tmp_path):

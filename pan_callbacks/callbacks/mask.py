@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
+import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import nn
 from pan_callbacks._compat import Callback
 from pan_callbacks.callbacks.monitor import PANMonitor
 from pan_callbacks.layers import PANError, convolutions
-from pan_callbacks.masking import MaskHook, Target, build_in, build_masks, check_mode, merge, targets
+from pan_callbacks.masking import MaskHook, Target, build_in, build_masks, check_mode, forget_compiled, merge, targets
 from pan_callbacks.report import PANReport
 
 
@@ -21,7 +23,7 @@ class PANMask(Callback):
 
     The mask holds in training, validation, test and prediction. It is in the checkpoint: a resumed run and
     ``trainer.test(ckpt_path=...)`` with this callback have it again. Gradients flow through it. Logs
-    ``pan_mask/channels``.
+    ``pan_mask/channels``. A Trainer takes one of these.
 
     Args:
         mode: ``"neutral"``: a masked neuron reads its input's own values in place of the padding, keeps its content and
@@ -52,7 +54,8 @@ class PANMask(Callback):
         self.mode, self.start_epoch, self.refresh = mode, start_epoch, refresh
         self.report = PANReport.load(Path(report)) if isinstance(report, (str, os.PathLike)) else report
         self._targets: dict[str, Target] = {}
-        self._begun = self._told_of_nothing = False
+        self._begun = self._restored = self._told_of_nothing = False
+        self._module: weakref.ref | None = None
         self._hooks: dict[str, MaskHook] = {}
         self._handles: list[Any] = []
 
@@ -63,7 +66,7 @@ class PANMask(Callback):
 
     def permanent(self, pl_module: nn.Module) -> nn.Module:
         """A copy of the module with these masks built in, see :func:`~pan_callbacks.mask_permanently`."""
-        return build_in(pl_module, self._targets, self.mode)
+        return build_in(pl_module, self._wanted_outside_fit(), self.mode)
 
     def state_dict(self) -> dict[str, Any]:
         """What is masked, for the checkpoint."""
@@ -76,6 +79,7 @@ class PANMask(Callback):
             warnings.warn(f"the checkpoint's masks have mode={state_dict['mode']!r}, not {self.mode!r}", stacklevel=2)
         self.mode, self._begun = state_dict["mode"], state_dict["begun"]
         self._targets = {name: Target.from_dict(target) for name, target in state_dict["layers"].items()}
+        self._restored = True
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
@@ -86,7 +90,12 @@ class PANMask(Callback):
                 "PANMask has no PANs to mask: give it a monitor, Trainer(callbacks=[PANMonitor(), PANMask()]), "
                 "or a report, PANMask(report=scan(model, batches))"
             )
-        self._attach(pl_module)
+        if not self._restored and (self._module is None or self._module() is not pl_module):
+            self._targets, self._begun = {}, False  # masks of another model, in an earlier fit
+        self._module, self._restored = weakref.ref(pl_module), False
+        if self.report is not None and self.report.count:
+            build_masks(pl_module, targets(self.report), self.mode)  # a report of another model is noticed now
+        self._attach(pl_module, self._targets)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Masks what was found."""
@@ -118,22 +127,27 @@ class PANMask(Callback):
     # --- what to do ------------------------------------------------------------------------------------------------
 
     def _attach_outside_fit(self, pl_module: nn.Module) -> None:
-        """Masks what a fit or a checkpoint left behind, or else what the report says."""
         if not self._handles:
-            if self.report is not None and not self._begun:
-                self._targets = targets(self.report)
-            self._attach(pl_module)
+            self._attach(pl_module, self._wanted_outside_fit())
 
-    def _attach(self, pl_module: nn.Module) -> None:
+    def _wanted_outside_fit(self) -> Mapping[str, Target]:
+        """What a fit or a checkpoint left behind, or else what the report says."""
+        known = self._begun or self._restored or self.report is None
+        return self._targets if known else targets(self.report)
+
+    def _attach(self, pl_module: nn.Module, wanted: Mapping[str, Target]) -> None:
         self._detach()
+        forget_compiled(pl_module)
         for name, conv in convolutions(pl_module).items():
             self._hooks[name] = MaskHook()
             self._handles.append(self._hooks[name].attach(conv))
-        self._apply(pl_module)
+        self._apply(pl_module, wanted)
 
     def _detach(self) -> None:
         for handle in self._handles:
             handle.remove()
+        for hook in self._hooks.values():
+            hook.mask = None  # for graphs that were compiled with the hook
         self._handles.clear()
         self._hooks.clear()
 
@@ -144,13 +158,13 @@ class PANMask(Callback):
         self._begun = True
         if report.count:
             self._targets = merge(self._targets, targets(report))
-            self._apply(pl_module)
+            self._apply(pl_module, self._targets)
         elif not self._targets and not self._told_of_nothing:
             self._told_of_nothing = True
             warnings.warn("PANMask has nothing to mask: no PAN was found", stacklevel=3)
 
-    def _apply(self, pl_module: nn.Module) -> None:
-        masks = build_masks(pl_module, self._targets, self.mode)
+    def _apply(self, pl_module: nn.Module, wanted: Mapping[str, Target]) -> None:
+        masks = build_masks(pl_module, wanted, self.mode)
         for name, conv in convolutions(pl_module).items():
             self._hooks[name].mask = masks.get(conv)
 
