@@ -250,6 +250,44 @@ def padding_effect(
     )
 
 
+def mean_padding_effects(
+    x: Tensor, weight: Tensor, geometry: Geometry, *, mode: str = "zeros", value: float = 0.0, groups: int = 1
+) -> Tensor:
+    """Mean of :func:`padding_effect` over the positions of every side at once, for little more than reading the kernel.
+
+    What a tap adds on average is its weight times the mean difference of the two paddings at the inputs that it reads
+    from there. So the kernel is multiplied once with those means, and with nothing where no padding is read.
+
+    Args:
+        x: Layer input without padding (1, in channels, height, width); of several images their mean, as the effect is
+            affine in the input.
+        weight: Kernel (out channels, in channels / groups, k, k).
+        geometry: The layer's geometry at this input size.
+        mode: The layer's padding mode, ``"zeros"`` for a constant.
+        value: The constant, for ``mode="zeros"``.
+        groups: Groups of the convolution.
+
+    Returns:
+        (sides, out channels), for the sides that have a border, in the order of :data:`SIDES`.
+    """
+    rows, cols = geometry.rows, geometry.cols
+    inside = [torch.arange(-axis.before, axis.size + axis.after) for axis in (rows, cols)]
+    difference = _own_minus_neutral(x, *inside, mode, value)
+    kernel, options = (rows.kernel, cols.kernel), {"dilation": (rows.dilation, cols.dilation)}
+    seen = []
+    for border in filter(None, map(geometry.border, SIDES)):
+        r, c = (
+            slice(o.start * axis.stride, (o.stop - 1) * axis.stride + axis.extent + 1)
+            for o, axis in zip(border, (rows, cols), strict=True)
+        )
+        windows = F.unfold(difference[:, :, r, c], kernel, stride=(rows.stride, cols.stride), **options)
+        seen.append(windows.mean(-1))
+    if not seen:
+        return x.new_zeros(0, len(weight))
+    by_tap = torch.cat(seen).view(len(seen), groups, -1)  # mean difference that each tap reads
+    return torch.einsum("sgk,gok->sgo", by_tap, weight.reshape(groups, len(weight) // groups, -1)).flatten(1)
+
+
 def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | slice, int, int]:
     """What some outputs of an axis read: input coordinates, taps of the kernel, stride and dilation of the reading.
 

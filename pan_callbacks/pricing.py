@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.layers import PaddedLayer
-from pan_callbacks.padding import SIDES, Geometry, padding_effect
+from pan_callbacks.padding import SIDES, Geometry, mean_padding_effects
 from pan_callbacks.references import inner_half
 
 #: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.
@@ -86,22 +86,21 @@ class CallView:
             variance, mean = torch.var_mean(self.reference, (0, 2, 3), correction=0)
             scale = torch.maximum(variance, DEAD * variance.detach().median())
             prices = [MOMENT_SHARE * price(_moment_gap(s, mean, variance), scale) for s in self.strips.values()]
-            prices += [price(effect.square(), scale) for effect in self._effects()]
+            if self.mean_input is not None:
+                prices += price(self._mean_effects().square(), scale).unbind()
             if not prices:
                 return None
             of_neurons = torch.stack(prices).sum(0)
             return (of_neurons if channels is None else of_neurons[channels.to(of_neurons.device)]).mean()
 
-    def _effects(self) -> list[Tensor]:
-        """Mean padding effect of each side (channels,). It is affine in the input, so that of the mean input is it."""
-        if self.mean_input is None:
-            return []
+    def _mean_effects(self) -> Tensor:
+        """Mean padding effect (sides, channels)."""
         layer = self.layer
         dtype = next(layer.module.parameters()).dtype
         weight = layer.weight(self.mean_input.to(dtype)).float()
-        options = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
-        effects = (padding_effect(self.mean_input, weight, self.geometry, side, **options) for side in SIDES)
-        return [effect.mean((0, 2, 3)) for effect in effects if effect is not None]
+        return mean_padding_effects(
+            self.mean_input, weight, self.geometry, mode=layer.mode, value=layer.value, groups=layer.module.groups
+        )
 
 
 def price(squared_gap: Tensor, variance: Tensor) -> Tensor:

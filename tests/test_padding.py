@@ -17,7 +17,16 @@ from timm.layers.padding import get_same_padding
 from torch import nn
 
 from pan_callbacks.layers import PaddedLayer
-from pan_callbacks.padding import EDGES, SIDES, Axis, Geometry, padding_effect, same_padding, source
+from pan_callbacks.padding import (
+    EDGES,
+    SIDES,
+    Axis,
+    Geometry,
+    mean_padding_effects,
+    padding_effect,
+    same_padding,
+    source,
+)
 
 MEETING = {side: frozenset(side.split("-")) for side in SIDES}
 
@@ -394,3 +403,16 @@ def test_padding_effect_leaves_out_the_bias(side):
     before = effect_of(PaddedLayer(conv), x, side)
     conv.bias.add_(100)
     assert torch.equal(effect_of(PaddedLayer(conv), x, side), before)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("stride, dilation, pads", [(1, 1, (1, 1)), (2, 1, (1, 1)), (1, 2, (2, 3)), (3, 1, (2, 0))])
+@pytest.mark.parametrize("value", [0.0, 1.5])
+def test_mean_effects_of_all_sides_are_the_means_of_the_effects_of_each(groups, stride, dilation, pads, value):
+    torch.manual_seed(0)
+    x, weight = torch.randn(5, 4, 11, 13).double(), torch.randn(8, 4 // groups, 3, 3).double()
+    geometry = Geometry(Axis(11, 3, stride, dilation, *pads), Axis(13, 3, stride, dilation, *pads[::-1]))
+    effects = (padding_effect(x, weight, geometry, side, value=value, groups=groups) for side in SIDES)
+    expected = torch.stack([effect.mean((0, 2, 3)) for effect in effects if effect is not None])
+    found = mean_padding_effects(x.mean(0, keepdim=True), weight, geometry, value=value, groups=groups)
+    torch.testing.assert_close(found, expected)
