@@ -397,7 +397,7 @@ class TestMinimal:
         monkeypatch.chdir(tmp_path)
         runpy.run_path(str(ROOT / "examples" / "own_loss.py"))
         printed = capsys.readouterr().out
-        found = int(re.match(r"\d+", printed).group())
+        found = int(re.search(r"(\d+) of \d+ neurons", printed)[1])
         left = [int(n) for n in re.findall(r"(?:mask|good): +(\d+)", printed)]
         assert len(left) == 2 and left[0] == left[1] < found
         assert (tmp_path / "blinded.pt").stat().st_size > 0
