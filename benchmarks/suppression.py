@@ -80,7 +80,7 @@ class Simplified(PANPenalty):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
         super().on_fit_start(trainer, pl_module)
         for tap in self._penalty._taps.values():
-            tap._view = lambda conv, x, output, own=tap._view: own(conv, self.simplify(x), output)
+            tap._view = lambda conv, x, *more, own=tap._view: own(conv, self.simplify(x), *more)
 
 
 @dataclass(frozen=True)
