@@ -61,7 +61,7 @@ class PaddingAwareness(Metric):
         super().__init__(**kwargs)
         self.channels, self.sides, self.capacity, self.min_readings = channels, tuple(sides), capacity, min_readings
         self._heads: list[tuple[int, int, int]] = []
-        self._thinned = 0
+        self._left_out: dict[int, int] = {}  # batches of each group that others stand for
         # one state for everything: rows of (group, weight, value of each channel), so that ranks exchange one tensor
         self.add_state("readings", default=[], dist_reduce_fx="cat")
 
@@ -111,7 +111,7 @@ class PaddingAwareness(Metric):
     def reset(self) -> None:
         """Forgets all readings."""
         super().reset()
-        self._heads, self._thinned = [], 0
+        self._heads, self._left_out = [], {}
 
     def _add(self, group: int, values: Tensor) -> None:
         if values.ndim != 2 or values.shape[1] != self.channels:
@@ -122,15 +122,17 @@ class PaddingAwareness(Metric):
         blocks = [(weight, rows) for head, weight, rows in heads if head == group]
         weight = max((weight for weight, _ in blocks), default=1)
         if weight > 1:
-            self._thinned += 1
-            values = thin(values, weight, start=int(weight * (self._thinned * _GOLDEN % 1)))
-            if len(values) == 0:  # a small batch, all of which others stand for
+            batch = len(heads) + sum(self._left_out.values())
+            values = thin(values, weight, start=int(weight * (batch * _GOLDEN % 1)))
+            if len(values) == 0:
+                self._left_out[group] = self._left_out.get(group, 0) + 1
                 return
         self._append(group, weight, values.detach().float())
         held = len(values) + sum(rows for _, rows in blocks)
         while held > self.capacity:
             kept, weight = self._gather(group)
             kept = thin(kept, 2, start=len(heads) % 2)
+            self._left_out.pop(group, None)
             keep = [i for i, (head, _, _) in enumerate(self._heads) if head != group]
             self.readings, self._heads = [self.readings[i] for i in keep], [self._heads[i] for i in keep]
             self._append(group, 2 * weight, kept)
