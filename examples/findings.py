@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from pan_callbacks import PANMonitor
+from pan_callbacks.callbacks.monitor import find_monitor
 
 _COLUMNS = ("epoch", "step", "count", "fraction", "nascent", "inherited", "born", "gone", "border_bias")
 _FILE_WIDTH = 120
@@ -24,7 +24,7 @@ def print_findings(trainer: Trainer) -> None:
         trainer: A Trainer that has run. Without a :class:`~pan_callbacks.PANMonitor` among its callbacks, or before the
             monitor has looked at anything, there is nothing to print.
     """
-    monitor = next((callback for callback in trainer.callbacks if isinstance(callback, PANMonitor)), None)
+    monitor = find_monitor(trainer)
     if monitor is None or monitor.report is None or not trainer.is_global_zero:
         return
     console = Console()

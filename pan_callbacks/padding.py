@@ -130,6 +130,11 @@ class Geometry:
             return None
         return rows, cols
 
+    @property
+    def borders(self) -> dict[str, tuple[slice, slice]]:
+        """Every side that has a border, in the order of :data:`SIDES`, to its rows and columns."""
+        return {side: border for side in SIDES if (border := self.border(side)) is not None}
+
     def reads_padding(self, device: torch.device | str = "cpu") -> Tensor:
         """Mask (height, width) of every output position that reads padding on any side."""
         on_axes = []
@@ -275,7 +280,7 @@ def mean_padding_effects(
     difference = _own_minus_neutral(x, *inside, mode, value)
     kernel, options = (rows.kernel, cols.kernel), {"dilation": (rows.dilation, cols.dilation)}
     seen = []
-    for border in filter(None, map(geometry.border, SIDES)):
+    for border in geometry.borders.values():
         r, c = (
             slice(o.start * axis.stride, (o.stop - 1) * axis.stride + axis.extent + 1)
             for o, axis in zip(border, (rows, cols), strict=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.layers import PaddedLayer
-from pan_callbacks.padding import SIDES, Geometry, mean_padding_effects
+from pan_callbacks.padding import Geometry, mean_padding_effects
 from pan_callbacks.references import inner_half
 
 #: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.
@@ -71,8 +71,7 @@ class CallView:
             return None
         strips: dict[str, Tensor] = {}
         if kind != "effect":
-            borders = {side: border for side in SIDES if (border := geometry.border(side)) is not None}
-            strips = {side: _copied(some[:, :, rows, cols]) for side, (rows, cols) in borders.items()}
+            strips = {side: _copied(some[:, :, rows, cols]) for side, (rows, cols) in geometry.borders.items()}
         mean_input = x.mean(0, keepdim=True, dtype=torch.float32) if kind != "moments" else None
         return cls(layer, geometry, reference, strips, mean_input, node)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.layers import PaddedLayer, pad_modules, why_unpadded
-from pan_callbacks.padding import EDGES, SIDES, Geometry
+from pan_callbacks.padding import EDGES, Geometry
 from pan_callbacks.probes import Probes, StopForward, run
 from pan_callbacks.views import VIEWS
 
@@ -220,9 +220,7 @@ def _plan_centre(
             height, width = seen.output_size
             why[site] = f"centre: the inner half of the {height}×{width} map reads padding"
             continue
-        found[site] = SitePlan(
-            seen.layer, "centre", reasons[site], seen.geometry, _borders(seen.geometry), {None: inner}
-        )
+        found[site] = SitePlan(seen.layer, "centre", reasons[site], seen.geometry, seen.geometry.borders, {None: inner})
     return found, why
 
 
@@ -231,10 +229,6 @@ def inner_half(axis) -> slice:
     start = max(axis.clean.start, axis.outputs // 4)
     stop = min(axis.clean.stop, axis.outputs - axis.outputs // 4)
     return slice(start, max(start, stop), max(1, -(-(stop - start) // 8)))
-
-
-def _borders(geometry: Geometry) -> dict[str, Position]:
-    return {side: border for side in SIDES if (border := geometry.border(side)) is not None}
 
 
 def _plan_view(
@@ -315,7 +309,7 @@ def _pair(view: str, small: Trace | None, large: Trace | None, native: Geometry,
         if odd or shift < 1 or not in_phase or (inner.before, inner.after) != (outer.before, outer.after):
             return f"{view}: its map cannot be aligned with that of another size"
         shifts.append(shift)
-    border = _borders(small.geometry)
+    border = small.geometry.borders
     missing = [side for side in EDGES if native.border(side) and side not in border]
     if missing:
         height, width = small.output_size

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from pan_callbacks._compat import Callback
-from pan_callbacks.callbacks.monitor import PANMonitor
+from pan_callbacks.callbacks.monitor import find_monitor
 from pan_callbacks.layers import PANError, convolutions
 from pan_callbacks.masking import MaskHook, Target, build_in, build_masks, check_mode, forget_compiled, merge, targets
 from pan_callbacks.report import PANReport
@@ -85,7 +85,7 @@ class PANMask(Callback):
 
     def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Attaches; to every convolution and before the first forward, as a compiled model ignores later hooks."""
-        if self.report is None and _monitor(trainer) is None:
+        if self.report is None and find_monitor(trainer) is None:
             raise PANError(
                 "PANMask has no PANs to mask: give it a monitor, Trainer(callbacks=[PANMonitor(), PANMask()]), "
                 "or a report, PANMask(report=scan(model, batches))"
@@ -101,7 +101,7 @@ class PANMask(Callback):
         """Masks what was found."""
         first = not self._begun and trainer.current_epoch >= self.start_epoch
         if first or self._begun and self.refresh == "epoch" and self.report is None:
-            self._take(pl_module, _monitor(trainer).report if self.report is None else self.report)
+            self._take(pl_module, find_monitor(trainer).report if self.report is None else self.report)
         pl_module.log("pan_mask/channels", float(sum(map(len, self.channels.values()))), on_step=False, on_epoch=True)
 
     def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:
@@ -167,7 +167,3 @@ class PANMask(Callback):
         masks = build_masks(pl_module, wanted, self.mode)
         for name, conv in convolutions(pl_module).items():
             self._hooks[name].mask = masks.get(conv)
-
-
-def _monitor(trainer: Any) -> PANMonitor | None:
-    return next((callback for callback in trainer.callbacks if isinstance(callback, PANMonitor)), None)

@@ -282,3 +282,8 @@ class PANMonitor(Callback):
             except PANError as error:
                 why = str(error)
             warnings.warn(f"PANMonitor logs a count of 0: {why}", stacklevel=3)
+
+
+def find_monitor(trainer: Any) -> PANMonitor | None:
+    """The first monitor among a Trainer's callbacks."""
+    return next((callback for callback in trainer.callbacks if isinstance(callback, PANMonitor)), None)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pan_callbacks._compat import Callback
-from pan_callbacks.callbacks.monitor import PANMonitor
+from pan_callbacks.callbacks.monitor import PANMonitor, find_monitor
 from pan_callbacks.layers import PANError, select
 from pan_callbacks.penalty import PaddingBiasPenalty, check_arguments
 
@@ -90,7 +90,7 @@ class PANPenalty(Callback):
         """Attaches; after the model was configured, before its first forward."""
         self._detach(pl_module)
         if self.only_pans:
-            self._monitor = next((c for c in trainer.callbacks if isinstance(c, PANMonitor)), None)
+            self._monitor = find_monitor(trainer)
             if self._monitor is None:
                 raise PANError(
                     "PANPenalty(only_pans=True) needs a PANMonitor that finds them: "
