@@ -6,11 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pan_callbacks.ablation import impact as impact
     from pan_callbacks.awareness import BorderBias as BorderBias
     from pan_callbacks.awareness import PaddingAwareness as PaddingAwareness
     from pan_callbacks.callbacks.mask import PANMask as PANMask
     from pan_callbacks.callbacks.monitor import PANMonitor as PANMonitor
     from pan_callbacks.callbacks.penalty import PANPenalty as PANPenalty
+    from pan_callbacks.impact_report import ImpactReport as ImpactReport
     from pan_callbacks.layers import PANError as PANError
     from pan_callbacks.masking import mask_permanently as mask_permanently
     from pan_callbacks.masking import masked as masked
@@ -31,6 +33,8 @@ _WHERE = {
     "PaddingAwareness": "awareness",
     "BorderBias": "awareness",
     "scan": "scanning",
+    "impact": "ablation",
+    "ImpactReport": "impact_report",
     "masked": "masking",
     "mask_permanently": "masking",
     "PANReport": "report",

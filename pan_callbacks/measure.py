@@ -65,6 +65,7 @@ class Measurement:
         self.probes = Probes(self.candidates, entry_modules(model, inside))
         self.statistics: dict[str, LayerStatistics] = {}
         self.failure: str | None = None
+        self.notes: list[str] = []
         self.expected: Tensor | None = None
         self.fed_directly: bool | None = None
         self.sample: tuple[nn.Module, tuple, dict] | None = None
@@ -124,7 +125,7 @@ class Measurement:
         """What was found so far; with ``sync`` every rank calls it, and all get the same figures."""
         lines: dict[str, LayerReport] = {}
         for name, conv in self.selected.items():
-            site, geometry, skipped = self._how_measured(name)
+            site, geometry, skipped = self.how_measured(name)
             if name in self.statistics:
                 line = self.statistics[name].report(site, geometry, skipped)
                 pad = None if site is None else self._pad_names.get(id(site.layer.pad))
@@ -133,10 +134,11 @@ class Measurement:
                 lines[name] = describe(conv, why_unpadded(conv) or skipped)
         images = max((line.images for line in lines.values()), default=0)
         notes = [f"only {images} images were probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
+        notes += self.notes
         notes += [f"the measurement ended early: {self.failure}"] if self.failure else []
         return PANReport(lines, self.threshold, self.reference, tuple(notes))
 
-    def _how_measured(self, name: str):
+    def how_measured(self, name: str):
         """Plan, geometry and reason to skip of a layer, from the first input size that knows."""
         skipped = None
         for current in self._plans.values():

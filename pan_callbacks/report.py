@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
+from pan_callbacks.jsonfile import finite, read_json, with_nan, write_json
 from pan_callbacks.padding import EDGES, SIDES
 
 SCHEMA_VERSION = 1
@@ -239,14 +238,7 @@ class PANReport:
         Args:
             path: File to write; its folder is made where it is missing.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".part")
-        try:
-            temporary.write_text(json.dumps(self.to_dict(), allow_nan=False), encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> PANReport:
@@ -255,14 +247,7 @@ class PANReport:
         Raises:
             ValueError: If the file is no PAN report, or one of a later schema version.
         """
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} is not a PAN report: {error}") from error
-        try:
-            return cls.from_dict(data)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+        return read_json(path, cls.from_dict)
 
     def to_dict(self) -> dict:
         """The report as dicts, lists, numbers and strings only."""
@@ -362,16 +347,16 @@ def _layer_to_dict(layer: LayerReport) -> dict:
     for key in LayerReport.__dataclass_fields__:
         value = getattr(layer, key)
         if isinstance(value, Tensor):
-            value = _finite(value.tolist())
-        entry[key] = _finite(value) if isinstance(value, float) else value
-    return entry
+            value = value.tolist()
+        entry[key] = value
+    return finite(entry)
 
 
 def _layer_from_dict(entry: dict) -> LayerReport:
     values = {key: {**_LATER, **entry}[key] for key in LayerReport.__dataclass_fields__}
     for key, sides in _TENSORS.items():
         if values[key] is not None:
-            values[key] = torch.tensor(_with_nan(values[key]), dtype=torch.float32)
+            values[key] = torch.tensor(with_nan(values[key]), dtype=torch.float32)
             if values[key].shape != (*sides, entry["channels"]):
                 wanted = "(8 sides, channels)" if sides else "(channels,)"
                 raise ValueError(f"a damaged PAN report: {key} of {entry['name']} is not {wanted}")
@@ -380,16 +365,3 @@ def _layer_from_dict(entry: dict) -> LayerReport:
     for key in ("border_bias", "drift"):
         values[key] = math.nan if values[key] is None else values[key]
     return LayerReport(**values)
-
-
-def _finite(value):
-    """A number, or lists of numbers, as JSON knows them: None for what is not finite."""
-    if isinstance(value, list):
-        return [_finite(v) for v in value]
-    return value if math.isfinite(value) else None
-
-
-def _with_nan(value):
-    if isinstance(value, list):
-        return [_with_nan(v) for v in value]
-    return math.nan if value is None else value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +12,9 @@ from torch import Tensor, nn
 
 from pan_callbacks.layers import PANError
 from pan_callbacks.measure import Measurement
+from pan_callbacks.memory import in_smaller_batches
 from pan_callbacks.probes import quietly
+from pan_callbacks.progress import progress_bar
 from pan_callbacks.report import PANReport
 
 
@@ -51,30 +55,71 @@ def scan(
         >>> [(pan.layer, pan.channel, pan.kind, pan.origin) for pan in report.pans]
         [('0', 0, 'top+bottom+left+right', 'nascent')]
     """
-    measurement = Measurement(model, layers, reference, threshold, max_images)
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    measurement.start()
+    with scanned(model, batches, layers, reference, threshold, max_images, progress) as (_, report):
+        return report
+
+
+@contextmanager
+def scanned(
+    model: nn.Module,
+    batches: Iterable[Any],
+    layers: str | Iterable[str] | None = None,
+    reference: str = "crop",
+    threshold: float = 0.8,
+    max_images: int = 256,
+    progress: bool = True,
+    sync: bool = False,
+) -> Iterator[tuple[Measurement, PANReport]]:
+    """What :func:`scan` does, with the measurement kept attached for pictures while the context lasts.
+
+    Args:
+        model: As for :func:`scan`, like all that follows.
+        batches: Where memory runs out they are iterated once more and fed in parts.
+        layers: See :func:`scan`.
+        reference: See :func:`scan`.
+        threshold: See :func:`scan`.
+        max_images: See :func:`scan`.
+        progress: See :func:`scan`.
+        sync: Whether this is one of several processes, each with batches of its own, that get one report together.
+    """
+    measurement = Measurement(model, layers, reference, threshold, max_images, sync)
     try:
-        with quietly(model), _bar(max_images, progress) as advance:
-            for batch in batches:
-                images = first_images(batch)
-                if images is None:
-                    raise PANError(
-                        f"batches holds no images: {describe_batch(batch)}; "
-                        "a floating point tensor (images, channels, height, width) is needed"
-                    )
-                before = measurement.images
-                model(images[: max_images - before].to(device))
-                advance(measurement.images - before)
-                if measurement.satisfied:
-                    break
-        if measurement.images == 0 and measurement.candidates:
+        with quietly(model):
+            feed = partial(_feed, measurement, model, batches, progress=progress)
+            measurement.notes += in_smaller_batches(feed, restartable=iter(batches) is not batches)
+        if measurement.images == 0 and measurement.candidates and not sync:
             raise PANError("batches is empty, or the model never saw its images: nothing was measured")
         report = measurement.report()
+        check_measured(report)
+        yield measurement, report
     finally:
         measurement.probes.detach()
-    check_measured(report)
-    return report
+
+
+def _feed(measurement: Measurement, model: nn.Module, batches: Iterable[Any], largest: int | None, progress: bool):
+    """One pass over the batches; yields the size of each forward before it is made."""
+    measurement.start()
+    device = device_of(model)
+    with progress_bar("scan", measurement.max_images, progress) as advance:
+        for batch in batches:
+            images = first_images(batch)
+            if images is None:
+                raise PANError(
+                    f"batches holds no images: {describe_batch(batch)}; "
+                    "a floating point tensor (images, channels, height, width) is needed"
+                )
+            for part in images[: measurement.max_images - measurement.images].split(largest or len(images) or 1):
+                yield len(part)
+                before = measurement.images
+                model(part.to(device))
+                advance(measurement.images - before)
+            if measurement.satisfied:
+                break
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's first parameter."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def check_measured(report: PANReport) -> None:
@@ -109,25 +154,3 @@ def describe_batch(batch: Any) -> str:
     if isinstance(batch, (tuple, list)):
         return f"a {type(batch).__name__} of {', '.join(describe_batch(item) for item in batch[:3])}"
     return f"a {type(batch).__name__}"
-
-
-class _bar:
-    """A progress bar over images, or nothing."""
-
-    def __init__(self, total: int, show: bool) -> None:
-        self.total, self.show = total, show
-
-    def __enter__(self):
-        if not self.show:
-            return lambda images: None
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("scan"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
-        self._progress = Progress(*columns, transient=True)
-        self._progress.start()
-        task = self._progress.add_task("scan", total=self.total)
-        return lambda images: self._progress.advance(task, images)
-
-    def __exit__(self, *exception) -> None:
-        if self.show:
-            self._progress.stop()
