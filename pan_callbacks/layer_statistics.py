@@ -14,6 +14,7 @@ from pan_callbacks.masking import mask_of
 from pan_callbacks.padding import SIDES, Geometry, padding_effect
 from pan_callbacks.references import Position, SitePlan
 from pan_callbacks.report import LayerReport
+from pan_callbacks.statistics import thin
 
 #: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.
 EFFECT_IMAGES = 64
@@ -29,10 +30,12 @@ class LayerStatistics:
         conv: The convolution.
         capacity: Readings of one side kept at most, see :class:`~pan_callbacks.awareness.PaddingAwareness`.
         sync: Whether results are reduced over ranks.
+        total: Number of images there will be, where it is known; what is kept of a batch then does not depend on the
+            batches before it.
     """
 
-    def __init__(self, conv: nn.Conv2d, capacity: int, sync: bool) -> None:
-        self.conv = conv
+    def __init__(self, conv: nn.Conv2d, capacity: int, sync: bool, total: int | None = None) -> None:
+        self.conv, self._capacity, self._total = conv, capacity, total
         options = {"sync_on_compute": sync}
         self.awareness = PaddingAwareness(conv.out_channels, _GROUPS, capacity, **options)
         self.bias = BorderBias(conv.out_channels, **options)
@@ -47,11 +50,18 @@ class LayerStatistics:
     def _metrics(self) -> tuple[Metric, ...]:
         return self.awareness, self.bias, self.effect, self.tally
 
+    def samples(self, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
+        """Border and reference readings of a side, (n, channels) and (m, channels); with ``sync`` of all processes."""
+        with self.awareness.sync_context(should_sync=sync):
+            border, reference = self.awareness.samples(side)
+            return border.clone(), reference.clone()
+
     def add_reference(self, site: SitePlan, output: Tensor) -> None:
         """Adds the reference readings of a map (images, channels, rows, columns)."""
         readings = {side: _readings(output, where) for side, where in site.reference.items()}
         shared = readings.get(None)
-        self.awareness.update({}, readings if shared is None else shared)
+        kept = self._thinned(readings, len(output))
+        self.awareness.update({}, kept if shared is None else kept[None])
         of_sides = {side: r for side, r in readings.items() if side in SIDES} if shared is None else shared
         self.bias.update({}, of_sides)
         self.effect.update({}, of_sides)
@@ -67,13 +77,26 @@ class LayerStatistics:
             counts: Whether the images count; not where a layer is called with them a second time.
         """
         readings = {side: _readings(output, where) for side, where in site.border.items()}
-        self.awareness.update(readings, {})
+        self.awareness.update(self._thinned(readings, len(output)), {})
         self.bias.update({side: r for side, r in readings.items() if side in SIDES}, {})
         self.tally.update(len(output) if counts else 0, readings.values())
-        x = x[: max(0, EFFECT_IMAGES - self._effect_images)]
+        if self._total is None:
+            x = x[: max(0, EFFECT_IMAGES - self._effect_images)]
+        else:
+            x = x[: -(-len(x) * EFFECT_IMAGES // self._total)]
         if len(x):
             self._effect_images += len(x)
             self.effect.update(_padding_effects(site, x), {})
+
+    def _thinned(self, readings: dict, images: int) -> dict:
+        """A batch's part of the readings that are kept in all, where the number of images is known."""
+        if self._total is None:
+            return readings
+        kept = {}
+        for side, values in readings.items():
+            step = -(-len(values) * self._total // (images * self._capacity))
+            kept[side] = values if step == 1 else thin(values, step, start=step // 2)
+        return kept
 
     def report(self, site: SitePlan | None, geometry: Geometry | None, skipped: str | None) -> LayerReport:
         """The layer's line of the report; every rank calls it, for every layer, in one order.

@@ -37,6 +37,10 @@ class Measurement:
         max_images: Images to measure on, at most.
         sync: Whether results are reduced over ranks.
         tolerant: Whether an error of ours is told as a warning, and ends the measurement instead of the program.
+        total: Number of images there will be, at most ``max_images``, where it is known. What a batch contributes then
+            does not depend on the others, so that any number of processes that share the batches gets one report.
+        example: Image (1, channels, height, width) on which it is decided how each layer is measured; the first that
+            comes by default, which is another one in each process.
 
     Raises:
         ValueError: If ``reference``, ``threshold`` or ``max_images`` is out of range.
@@ -52,10 +56,12 @@ class Measurement:
         max_images: int = 256,
         sync: bool = False,
         tolerant: bool = False,
+        total: int | None = None,
+        example: Tensor | None = None,
     ) -> None:
         check_arguments(reference, threshold, max_images)
         self.reference, self.threshold, self.max_images = reference, threshold, max_images
-        self.sync, self.tolerant = sync, tolerant
+        self.sync, self.tolerant, self.total, self.example = sync, tolerant, total, example
         self.selected = select(model, layers)
         self.candidates = {n: m for n, m in self.selected.items() if max(m.kernel_size) > 1 or why_unpadded(m) is None}
         # whatever was selected, images are what comes before all convolutions, and before what pads for them
@@ -85,7 +91,9 @@ class Measurement:
         neurons = sum(module.out_channels for module in self.candidates.values())
         capacity = MEMORY // (4 * SAMPLES * max(1, neurons))
         capacity = min(max(capacity, MIN_CAPACITY), MAX_CAPACITY)
-        self.statistics = {name: LayerStatistics(m, capacity, self.sync) for name, m in self.candidates.items()}
+        self.statistics = {
+            name: LayerStatistics(module, capacity, self.sync, self.total) for name, module in self.candidates.items()
+        }
         self.failure, self._taken, self._visit = None, {}, None
         self.probes.attach()
         for entry in self.probes.entries.values():
@@ -168,12 +176,16 @@ class Measurement:
             return
         key = (name, *args[0].shape[1:])
         if key not in self._plans:
+            deciding = args
+            if self.example is not None and self.example.shape[1:] == args[0].shape[1:]:
+                deciding = self.example.to(args[0]), *args[1:]
             with self.running(module):
-                self._plans[key] = plan(module, args, kwargs, self.probes, self.reference)
+                self._plans[key] = plan(module, deciding, kwargs, self.probes, self.reference)
         if self.sample is None:
             self.sample = module, (args[0][:SAMPLE_IMAGES].detach().clone(), *args[1:]), kwargs
         current, images = self._plans[key], args[0][:take]
-        self._visit = _Visit(name, current, before, take, images.clone() if current.in_place else images)
+        batch = before if self.total is None else 0
+        self._visit = _Visit(name, current, batch, take, images.clone() if current.in_place else images)
         self.probes.listen(self._listeners(self._visit))
 
     def _leave(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -193,7 +205,7 @@ class Measurement:
                         self.probes.listen(self._listeners(visit, view, role))
                         run(module, (images, *args[1:]), kwargs)
         self._visit = None
-        self._taken[name] = visit.before + visit.take
+        self._taken[name] = self._taken.get(name, 0) + visit.take
 
     @contextmanager
     def running(self, module: nn.Module) -> Iterator[None]:
@@ -261,7 +273,7 @@ class Measurement:
 
 @dataclass
 class _Visit:
-    """One forward of the user's: its first ``take`` images are measured, after ``before`` in earlier forwards."""
+    """One forward of the user's: its first ``take`` images are measured, after ``before`` that count with them."""
 
     name: str
     plan: Plan | None

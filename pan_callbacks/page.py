@@ -33,7 +33,9 @@ th { border-bottom: 2px solid #999; white-space: nowrap; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 th.number { text-align: right; }
 figure { margin: 1rem 0; }
+figure .scroll { margin: 0; }
 figure img { display: block; max-width: 100%; height: auto; }
+@media (max-width: 40rem) { figure img { max-width: none; width: 44rem; } }
 figcaption { max-width: 46rem; color: #555; font-size: .9rem; }
 summary { cursor: pointer; padding: .4rem 0; }
 footer { margin-top: 3rem; color: #666; font-size: .85rem; }
@@ -110,9 +112,8 @@ class Page:
         """
         data = base64.b64encode(png).decode("ascii")
         below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        self._body.append(
-            f'<figure><img src="data:image/png;base64,{data}" width="{width}" alt="{escape(described)}">{below}</figure>'
-        )
+        picture = f'<img src="data:image/png;base64,{data}" width="{width}" alt="{escape(described)}">'
+        self._body.append(f'<figure><div class="scroll" tabindex="0">{picture}</div>{below}</figure>')
 
     def html(self) -> str:
         """The whole page."""

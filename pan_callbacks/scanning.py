@@ -69,6 +69,8 @@ def scanned(
     max_images: int = 256,
     progress: bool = True,
     sync: bool = False,
+    total: int | None = None,
+    example: Tensor | None = None,
 ) -> Iterator[tuple[Measurement, PANReport]]:
     """What :func:`scan` does, with the measurement kept attached for pictures while the context lasts.
 
@@ -81,8 +83,11 @@ def scanned(
         max_images: See :func:`scan`.
         progress: See :func:`scan`.
         sync: Whether this is one of several processes, each with batches of its own, that get one report together.
+        total: As for :class:`~pan_callbacks.measure.Measurement`, like what follows.
+        example: See there.
     """
-    measurement = Measurement(model, layers, reference, threshold, max_images, sync)
+    options = {"sync": sync, "total": total, "example": example}
+    measurement = Measurement(model, layers, reference, threshold, max_images, **options)
     try:
         with quietly(model):
             feed = partial(_feed, measurement, model, batches, progress=progress)

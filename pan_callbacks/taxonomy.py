@@ -13,7 +13,7 @@ class PANType(NamedTuple):
     """What kind of neuron a PAN is.
 
     Args:
-        side: ``"top"``, ``"top+left"``, ``"bottom-right"`` and so on, see :attr:`pan_callbacks.PAN.kind`.
+        side: An edge or a corner, ``"several edges"`` or ``"several corners"``; see :func:`side_of`.
         sign: ``"excited"`` or ``"inhibited"`` on all of its sides, else ``"mixed"``.
         origin: ``"nascent"`` or ``"inherited"``.
         depth: ``"early"``, ``"middle"`` or ``"late"``: third of the measured layers that it lies in.
@@ -41,13 +41,26 @@ def type_of(pan: PAN, report: PANReport) -> PANType:
     layer = report.layers[pan.layer]
     stride = layer.stride[:1] if len(set(layer.stride)) == 1 else layer.stride
     return PANType(
-        pan.kind,
+        side_of(pan),
         sign_of(pan),
         pan.origin,
         ("early", "middle", "late")[third],
         "×".join(map(str, layer.kernel_size)),
         "×".join(map(str, stride)),
     )
+
+
+def side_of(pan: PAN) -> str:
+    """The edge that a neuron knows, or else the corner; a corner beside edges that do not meet in it is not named.
+
+    Example:
+        >>> side_of(PAN("conv", 0, frozenset({"left", "top-right"}), {}, {}, "nascent"))
+        'left'
+    """
+    edges = [side for side in EDGES if side in pan.sides]
+    if edges:
+        return edges[0] if len(edges) == 1 else "several edges"
+    return next(iter(pan.sides)) if len(pan.sides) == 1 else "several corners"
 
 
 def sign_of(pan: PAN) -> str:
@@ -76,7 +89,7 @@ def counts(report: PANReport, by: str) -> dict[str, int]:
 
     Args:
         report: The report.
-        by: A field of :class:`PANType`; for ``"side"`` neurons of several sides are under ``"several edges"``.
+        by: A field of :class:`PANType`.
 
     Raises:
         ValueError: If there is no such field.
@@ -85,6 +98,5 @@ def counts(report: PANReport, by: str) -> dict[str, int]:
         raise ValueError(f"by={by!r} is no property of a type; choose one of {', '.join(PANType._fields)}")
     found: Counter[str] = Counter()
     for kind, count in cross_table(report).items():
-        value = getattr(kind, by)
-        found["several edges" if by == "side" and len(set(value.split("+")) & set(EDGES)) > 1 else value] += count
+        found[getattr(kind, by)] += count
     return dict(found.most_common())

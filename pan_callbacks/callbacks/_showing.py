@@ -85,7 +85,9 @@ class Show:
 
 
 def _draw(report: PANReport, history: list[dict[str, Any]], measurement: Measurement | None) -> dict[str, Any]:
-    from pan_callbacks.figures import gallery, layer_sides, timeline
+    from pan_callbacks.figures import timeline
+    from pan_callbacks.model_figures import layer_sides
+    from pan_callbacks.neuron_figures import gallery
     from pan_callbacks.pictures import neuron_pictures
 
     figures = {"pan/timeline": timeline(history), "pan/layer_sides": layer_sides(report)}

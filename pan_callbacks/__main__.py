@@ -1,0 +1,7 @@
+"""``python -m pan_callbacks``: the command line."""
+
+import sys
+
+from pan_callbacks.cli import main
+
+sys.exit(main())

