@@ -62,8 +62,8 @@ def _survey(args: argparse.Namespace) -> int:
     sources = {"scan": _source(args, loaded, args.max_images, labelled)}
     if impact:
         sources["impact"] = _source(args, loaded, args.impact_images, labelled)
+    _check_shares(sources, args.devices * args.num_nodes)
     process = _Process(args)
-    process.check(sources)
     model, result, failure = process.place(loaded.model), None, None
     shards = process.share(sources)
     with interruptible(shards) as batches:
@@ -150,6 +150,16 @@ def _source(args: argparse.Namespace, loaded: Any, limit: int | None, labelled: 
     )
 
 
+def _check_shares(sources: dict[str, Any], processes: int) -> None:
+    """Whether there is something to do for every process; seen before any is started."""
+    for source in sources.values():
+        if -(-len(source) // source.batch_size) < processes:
+            raise UsageError(
+                f"{len(source)} images in batches of {source.batch_size} are too few for {processes} processes: "
+                "lower --batch-size or --devices"
+            )
+
+
 def _first_images(source: Any, count: int) -> list:
     return [batch[0] for batch in source.first(count)] if count else []
 
@@ -213,16 +223,6 @@ class _Process:
         if many:
             fabric.launch()
         self.fabric, self.rank, self.world = fabric, fabric.global_rank, fabric.world_size
-
-    def check(self, sources: dict[str, Any]) -> None:
-        """Whether there is something to do for everybody."""
-        for source in sources.values():
-            batches = -(-len(source) // source.batch_size)
-            if batches < self.world:
-                raise UsageError(
-                    f"{len(source)} images in batches of {source.batch_size} are too few for {self.world} processes: "
-                    "lower --batch-size or --devices"
-                )
 
     def place(self, model: Any) -> Any:
         """The model on this process' device."""
