@@ -59,8 +59,8 @@ def impact(
 
     Raises:
         ValueError: If a mode is unknown or ``controls`` is negative.
-        PANError: If the report was made for another model, there is no batch, or the answer is no answer of a
-            classifier and there is no metric.
+        PANError: If the report was made for another model, there is no batch, the answer is no answer of a classifier
+            and there is no metric, there is a metric and no labels, or a classifier answers with NaN.
 
     Example:
         >>> from pan_callbacks import scan
@@ -85,11 +85,21 @@ def impact(
     with quietly(model), _hooked(plans) as wear:
         work = partial(_measure, model, batches, plans, wear, outcome, progress=progress, share=share)
         notes += in_smaller_batches(work, restartable=iter(batches) is not batches)
-    if not outcome.images:
-        raise PANError("batches is empty: nothing was measured")
+    if _any_process(outcome.images == 0, share[1], device_of(model)):
+        whose = "batches is empty" if share[1] == 1 else "one of the processes has no images: use fewer"
+        raise PANError(f"{whose}: nothing was measured")
     arms = [replace(plan.arm, **values) for plan, values in zip(plans, outcome.compute(), strict=True)]
     names = None if class_names is None else tuple(class_names)
     return ImpactReport(outcome.name, outcome.images, tuple(arms), names, tuple(notes))
+
+
+def _any_process(here: bool, processes: int, device: torch.device) -> bool:
+    """Whether something holds in any process: where one gives up all must, or the others wait for it."""
+    if processes == 1 or not torch.distributed.is_initialized():
+        return here
+    flag = torch.tensor([float(here)], device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)
 
 
 @dataclass(frozen=True)
@@ -107,7 +117,7 @@ def _plan(
     found = convolutions(model)
     for name, channels in pans.items():
         check_fits(found, name, channels)
-    draws = [draw_controls(report, seed + draw) for draw in range(controls)]
+    draws = [draw_controls(report, 1000 * seed + draw) for draw in range(controls)]
     short = report.count - sum(map(len, draws[0].values())) if draws else 0
     if short:
         notes.append(f"controls are {short} neurons fewer than PANs: a layer has more PANs than other neurons")
@@ -191,10 +201,12 @@ def _measure(
             images = first_images(batch)
             if images is None:
                 raise PANError(f"batches holds no images: {describe_batch(batch)}")
-            labels = batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+            labels = labels_of(batch)
+            if labels is not None and (not isinstance(labels, Tensor) or len(labels) != len(images)):
+                raise PANError(f"{len(images)} images need a tensor of as many labels, not {describe_batch(labels)}")
             # which half an image belongs to does not depend on how many processes share the batches
             halves = (torch.arange(len(images)) + number * share[1] + share[0]) % 2
-            step = largest or len(images)
+            step = largest or len(images) or 1
             for start in range(0, len(images), step):
                 part = slice(start, start + step)
                 yield len(images[part])
@@ -210,6 +222,13 @@ def image_count(batches: Iterable[Any]) -> int | None:
     """Number of images in a loader, None where it does not say."""
     images = getattr(batches, "dataset", None)
     return len(images) if hasattr(images, "__len__") else None
+
+
+def labels_of(batch: Any) -> Any:
+    """The second item of a batch, or what a dict has under ``"label"``, ``"target"`` or a plural; None if nothing."""
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in ("label", "labels", "target", "targets") if key in batch), None)
+    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
 
 
 def answer_of(output: Any) -> Tensor:
@@ -252,6 +271,10 @@ class _Outcome:
                 f"an answer of shape {tuple(first.shape)} with {about} is no classification: give a metric=, "
                 "any torchmetrics metric of (answer, labels)"
             )
+        if self.metric is not None and labels is None:
+            raise PANError(
+                f"batches hold no labels, which {self.name} needs: yield (images, labels), or leave out metric="
+            )
         if self.metric is not None and not self.metrics:
             self.metrics = [copy.deepcopy(self.metric).to(first.device) for _ in answers]
             for metric in self.metrics:
@@ -268,9 +291,13 @@ class _Outcome:
             raise PANError(f"labels from {int(labels.min())} to {int(labels.max())} for a model of {classes} classes")
         if not self.tallies:
             self.tallies = [PredictionTally(classes).to(answers[0].device) for _ in answers]
-        before = probabilities(answers[0])
-        for tally, answer in zip(self.tallies, answers, strict=True):
-            tally.update(before, probabilities(answer), labels, halves)
+        ready = are_probabilities(answers[0])
+        before, *afters = (probabilities(answer, ready) for answer in answers)
+        for tally, answer, after in zip(self.tallies, answers, (before, *afters), strict=True):
+            if bool(after.isnan().any()):
+                whose = "the model" if answer is answers[0] else "the masked model"
+                raise PANError(f"{whose} answers with NaN, of which there is no prediction: run it in float32")
+            tally.update(before, after, None if labels is None else labels.long(), halves)
 
     def compute(self) -> list[dict[str, Any]]:
         """Values of every arm, the fields of :class:`Arm`; in several processes all of them call it."""
@@ -286,9 +313,19 @@ class _Outcome:
         return found
 
 
-def probabilities(answer: Tensor) -> Tensor:
-    """Probabilities (images, classes) from logits, or from probabilities themselves."""
+def probabilities(answer: Tensor, ready: bool | None = None) -> Tensor:
+    """Probabilities (images, classes) from logits, or from probabilities themselves.
+
+    Args:
+        answer: What a classifier answers (images, classes).
+        ready: Whether these are probabilities; told by their sums, within the rounding of bfloat16, if None.
+    """
     answer = answer.double()
-    if bool((answer >= 0).all()) and bool(((answer.sum(1) - 1).abs() < 1e-4).all()):
-        return answer
-    return answer.softmax(1)
+    if ready is None:
+        ready = are_probabilities(answer)
+    return answer if ready else answer.softmax(1)
+
+
+def are_probabilities(answer: Tensor) -> bool:
+    """Whether no value is negative and each image's sum to one, within the rounding of bfloat16."""
+    return bool((answer >= 0).all()) and bool(((answer.double().sum(1) - 1).abs() < 0.01).all())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pan_callbacks.companions import VARIANTS, Companions
-from pan_callbacks.drawing import BORDER, LARGE, LINE, NORMAL, REFERENCE, SMALL, new_figure, note, shorten
+from pan_callbacks.drawing import BORDER, LARGE, LINE, NORMAL, REFERENCE, SMALL, new_figure, note, shorten, shorten_all
 from pan_callbacks.impact_report import Arm, ImpactReport
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def impact_changes(report: ImpactReport) -> Figure:
         report: What was measured.
     """
     percent = report.metric == "accuracy"
-    change = f"change of {report.metric}" + (" (points)" if percent else "")
+    change = f"change of {shorten(report.metric, 24)}" + (" (points)" if percent else "")
     panels = {
         change: lambda arm: report.change(arm) * (100 if percent else 1),
         "KL divergence (nats)": lambda arm: arm.kl,
@@ -41,7 +41,9 @@ def impact_changes(report: ImpactReport) -> Figure:
     for axes, (name, value) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
         for row, (_, arms, controls) in enumerate(rows):
             drawn = [value(arm) for arm in controls]
-            axes.plot(drawn, [row + 0.18] * len(drawn), "o", color=REFERENCE, markersize=5, alpha=0.7, label="others")
+            if drawn:
+                heights = [row + 0.18] * len(drawn)
+                axes.plot(drawn, heights, "o", color=REFERENCE, markersize=5, alpha=0.7, label="others")
             arm = arms[0]
             axes.plot(value(arm), row - 0.12, "D", color=BORDER, markersize=6, label="PANs")
             if name == change and percent and arm.interval is not None:
@@ -120,7 +122,7 @@ def position_by_depth(found: Companions) -> Figure:
         values = [fmean(readouts[name].spearman) if name in readouts else math.nan for name in layers]
         axes.plot(values, style, color=color, markersize=4.5, linewidth=1.5, label=variant)
     every = max(1, math.ceil(len(layers) / 24))
-    names = [shorten(name, 24) for name in layers[::every]]
+    names = shorten_all(layers[::every], 24)
     axes.set_xticks(
         range(0, len(layers), every), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=SMALL
     )

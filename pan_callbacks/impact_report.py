@@ -206,7 +206,7 @@ class ImpactReport:
             names = data["class_names"]
             arms = tuple(_arm_from_dict(arm) for arm in data["arms"])
             return cls(data["metric"], data["images"], arms, names and tuple(names), tuple(data["notes"]))
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"a damaged impact report: {error!r}") from error
 
 
@@ -303,6 +303,7 @@ def _arm_from_dict(data: dict[str, Any]) -> Arm:
     if values["classes"] is not None:
         classes = {name: with_nan(value) for name, value in values["classes"].items()}
         images = torch.tensor(classes.pop("images"), dtype=torch.long)
-        tensors = {name: torch.tensor(value) if isinstance(value, list) else value for name, value in classes.items()}
-        values["classes"] = ClassChanges(images, **tensors)
+        halves = {name: float(classes.pop(name)) for name in ("split_half", "split_half_accuracy")}
+        tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in classes.items()}
+        values["classes"] = ClassChanges(images, **tensors, **halves)
     return Arm(**values)

@@ -86,6 +86,7 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
                 for part in images:
                     if len(part) > start:
                         model(part[start::2].to(device))
+                    start = (start + len(part)) % 2  # every other image, also where batches are of one image
     finally:
         probes.detach()
     return {
@@ -100,11 +101,11 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
 
 def targets(height: int, width: int) -> Tensor:
     """The position maps that are read out (3, height, width); a Gaussian of a quarter of the map for the centre."""
-    rows = (torch.arange(height) + 0.5) / height
-    cols = (torch.arange(width) + 0.5) / width
-    rows, cols = rows[:, None].expand(height, width), cols[None, :].expand(height, width)
-    centre = (-((rows - 0.5).square() + (cols - 0.5).square()) / (2 * 0.25**2)).exp()
-    return torch.stack([rows, cols, centre])
+    # offsets from the middle that are exactly opposite, so that mirrored positions have one and the same nearness
+    down, across = ((2 * torch.arange(n) + 1 - n) / (2 * n) for n in (height, width))
+    down, across = down[:, None].expand(height, width), across[None, :].expand(height, width)
+    centre = (-(down.square() + across.square()) / (2 * 0.25**2)).exp()
+    return torch.stack([down + 0.5, across + 0.5, centre])
 
 
 def _features(output: Tensor) -> tuple[Tensor, Tensor]:
