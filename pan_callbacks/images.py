@@ -268,7 +268,8 @@ class _Files:
         try:
             image = read_image(self.folder / path, self.preprocessing)
         except Exception as error:  # decoders raise whatever they stumble over, and one bad image must not end a scan
-            return _Unreadable(path, why_unreadable(self.folder / path, error))
+            name = path.encode("utf-8", "backslashreplace").decode()  # file names may hold bytes that no report can
+            return _Unreadable(name, why_unreadable(self.folder / path, error))
         return image, None if self.labels is None else self.labels[index]
 
 

@@ -116,8 +116,8 @@ def _outputs(model: nn.Module, preprocessing: Preprocessing) -> int | None:
 
 
 def _library(spec: str, num_classes: int | None) -> _Timm | _Torchvision | _Factory:
-    source, colon, name = spec.rpartition(":")
-    if not colon or source == "timm":
+    source, _, name = spec.rpartition(":")
+    if source in ("", "timm"):
         return _Timm(name, num_classes)
     if source == "torchvision":
         return _Torchvision(name, num_classes)
