@@ -280,7 +280,11 @@ class _Outcome:
             for metric in self.metrics:
                 metric.reset()
         for metric, answer in zip(self.metrics, answers, strict=False):
-            metric.update(answer, labels)
+            try:
+                metric.update(answer, labels)
+            except (IndexError, RuntimeError, TypeError, ValueError) as error:
+                shapes = f"an answer of shape {tuple(answer.shape)} and labels of shape {tuple(labels.shape)}"
+                raise PANError(f"{self.name} does not take {shapes}: {error}") from error
         if classifier:
             self._tally(answers, labels, halves)
         self.images += len(first)
@@ -309,7 +313,10 @@ class _Outcome:
             values.update(value=counted["accuracy"], interval=interval, kl=counted["kl"], flips=counted["flips"])
             values.update(classes=ClassChanges(**counted["classes"]))
         for values, metric in zip(found, self.metrics, strict=False):
-            values.update(value=float(metric.compute()), interval=None)
+            value = metric.compute()
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise PANError(f"{self.name} does not give one number, which a table of changes needs")
+            values.update(value=float(value), interval=None)
         return found
 
 

@@ -67,7 +67,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--companion-images", type=_whole(0), default=64, help="images for the other measures (default 64, 0: none)"
     )
-    what.add_argument("--seed", type=int, default=0, help="of the choice of images and controls")
+    what.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of the choice of images and controls")
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=_whole(1), default=32)
     how.add_argument("--workers", type=_whole(0), default=0, help="processes that read images")
@@ -78,11 +78,13 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--debug", action="store_true", help="show where an error came from")
 
 
-def _whole(least: int):
+def _whole(least: int, most: int | None = None):
     def parse(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        if most is not None and value > most:
+            raise argparse.ArgumentTypeError(f"{value} is above {most}")
         return value
 
     parse.__name__ = "whole number"  # argparse names it in its messages

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from pan_callbacks import __version__
 from pan_callbacks.arguments import parser
+from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.interrupt import interruptible
-from pan_callbacks.layers import PANError, UsageError
+
+_NOISE = (".*does not have many workers", ".*MPS available but not used", ".*GPU available but not used")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,185 +27,123 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 for a failure, 2 for wrong usage.
     """
     args = parser().parse_args(argv)
-    try:
-        return {"scan": _survey, "impact": _survey, "compare": _compare}[args.command](args)
-    except KeyboardInterrupt:
-        return _fail("interrupted, and nothing was written", 1)
-    except UsageError as error:
-        return _fail(str(error), 2)
-    except (PANError, OSError, ValueError, ImportError) as error:
-        if args.debug:
-            raise
-        return _fail(str(error) or type(error).__name__, 1)
-    except Exception as error:
-        if args.debug:
-            raise
-        return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+    args.from_shell = argv is None or list(argv) == sys.argv[1:]
+    with warnings.catch_warnings():
+        for message in _NOISE:
+            warnings.filterwarnings("ignore", message=message)
+        warnings.showwarning = lambda message, *_: _say(f"warning: {message}")
+        try:
+            return {"scan": _survey, "impact": _survey, "compare": _compare}[args.command](args)
+        except KeyboardInterrupt:
+            return _fail("interrupted, and nothing was written", 1)
+        except Exception as error:
+            if args.debug:
+                raise
+            ours = isinstance(error, (PANError, OSError, ValueError, ImportError)) and str(error)
+            message = str(error) if ours else f"{type(error).__name__}: {error} (--debug shows where)"
+            return _fail(message, 2 if isinstance(error, UsageError) else 1)
 
 
 def _fail(message: str, code: int) -> int:
-    print("pan-callbacks: error: " + " ".join(message.split()), file=sys.stderr)
+    _say(f"error: {message}")
     return code
+
+
+def _say(message: str) -> None:
+    """One line, of one process alone."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print("pan-callbacks: " + " ".join(message.split()), file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------------------------ commands
 
 
 def _survey(args: argparse.Namespace) -> int:
+    from pan_callbacks import inputs
     from pan_callbacks.models import load_model
-    from pan_callbacks.survey import look_at, pictures_of, write
 
     impact = args.command == "impact"
-    _check_out(args.out, args.overwrite)
+    inputs.check_out(args.out, args.overwrite)
     if not 0 < args.threshold < 1:
         raise UsageError(f"--threshold {args.threshold:g} is not in (0, 1)")
-    labelled = impact and not args.unlabelled and args.images != "sample"
-    known = _read_report(args.report) if impact and args.report else None
     loaded = load_model(args.model, args.weights, args.num_classes, args.size)
-    sources = {"scan": _source(args, loaded, args.max_images, labelled)}
+    inputs.check_layers(loaded.model, args.layers)
+    metric = inputs.metric_of(args.metric, loaded.outputs) if impact else None
+    known = inputs.read_report(args.report, loaded.model) if impact and args.report else None
+    labelled = impact and not args.unlabelled and args.images != "sample"
+    sources = {"scan": inputs.image_source(args, loaded, args.max_images, labelled)}
     if impact:
-        sources["impact"] = _source(args, loaded, args.impact_images, labelled)
-    _check_shares(sources, args.devices * args.num_nodes)
+        sources["impact"] = inputs.image_source(args, loaded, args.impact_images, labelled)
+    inputs.check_shares(sources, args.devices * args.num_nodes)
     process = _Process(args)
-    model, result, failure = process.place(loaded.model), None, None
-    shards = process.share(sources)
+    inputs.make_out(args.out)
+
+    model = loaded.model.float().to(process.fabric.device)
+    shards = {name: source.shard(process.rank, process.world) for name, source in sources.items()}
+    pictures, result, failure, notes = [], None, None, []
     with interruptible(shards) as batches:
-        pictures = []
         if known is None:
-            known, pictures = process.scan(model, batches["scan"], args, sources["scan"], pictures_of)
-        if impact and not batches["scan"].stopped:
+            known, pictures = process.scan(model, batches["scan"], args, sources["scan"], notes)
+        stopped = process.any(batches["scan"].stopped)
+        if impact and not stopped:
+            names = inputs.class_names(sources["impact"].classes, loaded.outputs)
             try:
-                result = process.impact(model, batches["impact"], known, args, sources["impact"], loaded.outputs)
+                result = process.impact(model, batches["impact"], known, args, metric, names)
             except Exception as error:  # the scan is kept
                 failure = error
-    stopped = any(source.stopped for source in batches.values())
+            stopped = process.any(batches["impact"].stopped)
     skipped = process.gather({path: why for shard in shards.values() for path, why in shard.skipped.items()})
     if process.rank == 0:
-        about = _about(args, loaded, sources)
-        if stopped:
-            seen = max((line.images for line in known.layers.values()), default=0)
-            about["interrupted"] = f"after {seen} images of the scan" + (
-                "" if result is None else f" and {result.images} of the impact"
-            )
-        rest = about, loaded.preprocessing.size, pictures, result, skipped
-        try:
-            images = _first_images(sources["scan"], 0 if stopped else args.companion_images)
-            survey = look_at(model, known, *rest, images)
-        except KeyboardInterrupt:
-            stopped, survey = True, look_at(model, known, *rest)
-        write(survey, args.out)
+        about = _about(args, loaded, sources) | _interrupted(stopped, known, result)
+        _write(args, model, known, about, loaded.preprocessing.size, pictures, result, skipped, sources["scan"], notes)
         _tell(args, known, result, skipped)
     if stopped:
         return _fail(f"interrupted: {args.out} holds what was measured until then", 1)
     if failure is not None:
-        print(f"pan-callbacks: the scan is in {args.out}, its impact was not measured", file=sys.stderr)
+        _say(f"the scan is in {args.out}, its impact was not measured")
         raise failure
     return 0
+
+
+def _write(args, model, known, about, size, pictures, result, skipped, source, notes) -> None:
+    """Measures the rest and writes the report; without that rest where the user has no patience for it."""
+    from pan_callbacks.survey import look_at, write
+
+    count = 0 if "interrupted" in about else args.companion_images
+    rest = about, size, pictures, result, skipped
+    try:
+        images = [batch[0] for batch in source.first(count)] if count else []
+        survey = look_at(model, known, *rest, images, notes)
+    except KeyboardInterrupt:
+        survey = look_at(model, known, *rest, (), [*notes, "other measures were left out: interrupted"])
+    write(survey, args.out)
+
+
+def _interrupted(stopped: bool, report: Any, result: Any) -> dict[str, str]:
+    if not stopped:
+        return {}
+    seen = max((line.images for line in report.layers.values()), default=0)
+    impact = "" if result is None else f" and {result.images} of the impact"
+    return {"interrupted": f"after {seen} images of the scan{impact}"}
 
 
 def _compare(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from pan_callbacks import compare
+    from pan_callbacks import compare, inputs
 
     if args.out is not None:
-        _check_out(args.out, args.overwrite)
+        inputs.check_out(args.out, args.overwrite)
     entries = [compare.read_entry(path) for path in args.reports]
     console = _console(Console)
     console.print(_rich_table(*compare.table(entries)))
     for sentence in compare.notes(entries):
         console.print(sentence, markup=False)
     if args.out is not None:
+        inputs.make_out(args.out)
         compare.write(entries, args.out)
         console.print(f"{args.out / 'report.html'}", markup=False)
     return 0
-
-
-# -------------------------------------------------------------------------------------------------------- what goes in
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder")
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UsageError(f"--out {out} is not empty: give another folder, or --overwrite to replace its report")
-
-
-def _read_report(path: Path):
-    from pan_callbacks.report import PANReport
-
-    if not path.is_file():
-        raise UsageError(f"--report {path}: no such file")
-    return PANReport.load(path)
-
-
-def _source(args: argparse.Namespace, loaded: Any, limit: int | None, labelled: bool):
-    from pan_callbacks.images import folder_images, sample_images
-
-    if args.images == "sample":
-        return sample_images(limit or 256, loaded.preprocessing, args.batch_size, args.seed)
-    if not Path(args.images).is_dir():
-        raise UsageError(f"--images {args.images}: no such folder (or give 'sample')")
-    outputs = loaded.outputs if labelled else None
-    options = {"workers": args.workers, "seed": args.seed}
-    return folder_images(
-        args.images, loaded.preprocessing, args.batch_size, limit, labelled=labelled, outputs=outputs, **options
-    )
-
-
-def _check_shares(sources: dict[str, Any], processes: int) -> None:
-    """Whether there is something to do for every process; seen before any is started."""
-    for source in sources.values():
-        if -(-len(source) // source.batch_size) < processes:
-            raise UsageError(
-                f"{len(source)} images in batches of {source.batch_size} are too few for {processes} processes: "
-                "lower --batch-size or --devices"
-            )
-
-
-def _first_images(source: Any, count: int) -> list:
-    return [batch[0] for batch in source.first(count)] if count else []
-
-
-def _class_names(folders: Sequence[str] | None, outputs: int | None) -> list[str] | None:
-    """Names of the model's outputs: those of the class folders, or ImageNet's where it has as many outputs."""
-    if outputs is None:
-        return None
-    names = [f"class {i}" for i in range(outputs)]
-    if outputs == 1000:
-        from timm.data import ImageNetInfo
-
-        names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]
-    elif folders is not None:
-        from pan_callbacks.images import class_indices
-
-        for folder, index in zip(folders, class_indices(folders, outputs), strict=True):
-            names[index] = folder
-    return names
-
-
-def _metric(path: str | None, outputs: int | None):
-    """A torchmetrics metric by the name of its class, told the number of classes if it asks for it."""
-    if path is None:
-        return None
-    import importlib
-    import inspect
-
-    from torchmetrics import Metric
-
-    module, _, name = path.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module or "torchmetrics"), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"--metric {path}: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Metric)):
-        raise UsageError(f"--metric {path} is no torchmetrics metric")
-    known = {"num_classes": outputs, "num_labels": outputs, "task": "multiclass"}
-    wanted = inspect.signature(kind.__new__ if "__new__" in vars(kind) else kind).parameters
-    try:
-        return kind(**{key: value for key, value in known.items() if key in wanted})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--metric {path} cannot be made: {error}") from error
 
 
 # ------------------------------------------------------------------------------------------------------------ processes
@@ -215,6 +156,8 @@ class _Process:
         from lightning_fabric import Fabric
 
         many = args.devices * args.num_nodes > 1
+        if many and not args.from_shell:
+            raise UsageError("--devices starts this very program once more: for the shell, and not for main()")
         strategy = {"strategy": "ddp"} if many else {}
         try:
             fabric = Fabric(accelerator=args.accelerator, devices=args.devices, num_nodes=args.num_nodes, **strategy)
@@ -224,40 +167,36 @@ class _Process:
             fabric.launch()
         self.fabric, self.rank, self.world = fabric, fabric.global_rank, fabric.world_size
 
-    def place(self, model: Any) -> Any:
-        """The model on this process' device."""
-        return model.to(self.fabric.device)
+    def any(self, here: bool) -> bool:
+        """Whether something holds in any process; what all of them do next must be the same."""
+        if self.world == 1:
+            return here
+        import torch
 
-    def share(self, sources: dict[str, Any]) -> dict[str, Any]:
-        """This process' part of the batches."""
-        return {name: source.shard(self.rank, self.world) for name, source in sources.items()}
+        return bool(self.fabric.all_reduce(torch.tensor(float(here), device=self.fabric.device), reduce_op="sum") > 0)
 
-    def scan(self, model: Any, batches: Iterable[Any], args: argparse.Namespace, source: Any, pictures_of: Any):
+    def scan(self, model: Any, batches: Iterable[Any], args: argparse.Namespace, source: Any, notes: list[str]):
         """Report and pictures; the same in any number of processes."""
         from pan_callbacks.scanning import scanned
+        from pan_callbacks.survey import pictures_of
 
         options = {"layers": args.layers, "reference": args.reference, "threshold": args.threshold}
         options |= {"max_images": len(source), "progress": self.shows_progress(args), "sync": self.world > 1}
         options |= {"total": len(source), "example": next(iter(source))[0][:1]}
         with scanned(model, batches, **options) as (measurement, report):
-            return report, pictures_of(measurement, report)
+            try:
+                return report, pictures_of(measurement, report)
+            except Exception as error:  # pictures are not worth the report
+                notes.append(f"pictures of neurons were left out: {type(error).__name__}: {error}")
+                return report, []
 
-    def impact(self, model: Any, batches: Iterable[Any], report: Any, args: argparse.Namespace, source: Any, outputs):
-        """What masking does."""
+    def impact(self, model: Any, batches: Iterable[Any], report: Any, args: argparse.Namespace, metric: Any, names):
+        """What masking does; the same in any number of processes."""
         from pan_callbacks.ablation import impact
 
-        return impact(
-            model,
-            batches,
-            report,
-            mode=args.mode,
-            controls=args.controls,
-            seed=args.seed,
-            metric=_metric(args.metric, outputs),
-            class_names=_class_names(source.classes, outputs),
-            progress=self.shows_progress(args),
-            share=(self.rank, self.world),
-        )
+        options = {"mode": args.mode, "controls": args.controls, "seed": args.seed, "metric": metric}
+        options |= {"class_names": names, "progress": self.shows_progress(args), "share": (self.rank, self.world)}
+        return impact(model, batches, report, **options)
 
     def gather(self, found: dict[str, str]) -> dict[str, str]:
         """What all processes found, in the order of the names."""

@@ -50,7 +50,7 @@ def read_entry(path: Path) -> Entry:
         model = str(json.loads(about.read_text(encoding="utf-8")).get("model", "")) if about.is_file() else ""
         return Entry(str(path), model, report, ImpactReport.load(impact) if impact.is_file() else None)
     except (ValueError, AttributeError) as error:
-        raise PANError(f"{path}: {error}") from error
+        raise PANError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
 
 
 def table(entries: Sequence[Entry]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:

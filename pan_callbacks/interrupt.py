@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -33,7 +34,8 @@ def interruptible(sources: dict[str, Any]) -> Iterator[dict[str, Stoppable]]:
         if asked:
             raise KeyboardInterrupt
         asked.append(True)
-        print("pan-callbacks: stopping after this batch; once more to stop at once", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes one says so
+            print("pan-callbacks: stopping after this batch; once more to stop at once", file=sys.stderr)
 
     try:
         before = signal.signal(signal.SIGINT, stop)

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pan_callbacks.errors import PANError as PANError
+from pan_callbacks.errors import UsageError as UsageError
 from pan_callbacks.padding import Axis, Geometry, same_padding
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
@@ -20,14 +22,6 @@ _PAD_MODES = {
     nn.ReplicationPad2d: "replicate",
     nn.CircularPad2d: "circular",
 }
-
-
-class PANError(RuntimeError):
-    """Raised where ``pan_callbacks`` cannot do what it was asked; the message names the thing and the way out."""
-
-
-class UsageError(PANError):
-    """Raised where something was asked for that does not exist or makes no sense; the command line answers with 2."""
 
 
 def clean_name(name: str) -> str:

@@ -141,7 +141,8 @@ class Measurement:
             else:
                 lines[name] = describe(conv, why_unpadded(conv) or skipped)
         images = max((line.images for line in lines.values()), default=0)
-        notes = [f"only {images} images were probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
+        were = "image was" if images == 1 else "images were"
+        notes = [f"only {images} {were} probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
         notes += self.notes
         notes += [f"the measurement ended early: {self.failure}"] if self.failure else []
         return PANReport(lines, self.threshold, self.reference, tuple(notes))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
 from pan_callbacks.layers import PANError
 
+T = TypeVar("T")
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # of CUDA, of the CPU, of Windows
 
 
@@ -22,6 +24,22 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def halving(work: Callable[[int], T], size: int) -> T:
+    """Does some work with batches of a size, and where memory runs out with half of it, and so on.
+
+    Raises:
+        Exception: What the work raises, out of memory on a single image included.
+    """
+    while True:
+        try:
+            return work(size)
+        except Exception as error:
+            if size <= 1 or not is_out_of_memory(error):
+                raise
+        size //= 2
+        _free()
 
 
 def in_smaller_batches(work: Callable[[int | None], Iterator[int]], restartable: bool = True) -> list[str]:
@@ -53,6 +71,11 @@ def in_smaller_batches(work: Callable[[int | None], Iterator[int]], restartable:
             first, largest = first or size, size // 2
         else:
             return [f"memory ran out with batches of {first} images: batches of {largest} were used"] if first else []
-        gc.collect()  # outside the except clause, whose traceback holds on to the tensors of the failed forward
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free()
+
+
+def _free() -> None:
+    """Frees what is left; outside an except clause, whose traceback holds on to the tensors of the failed forward."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

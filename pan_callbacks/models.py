@@ -291,7 +291,7 @@ class _Factory:
             yield
         except PANError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PANError(f"{self.name} raised {in_one_line(error)}") from error
 
     def make(self, pretrained: bool = False, **changed: Any) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pan_callbacks.kernels import padding_taps
 from pan_callbacks.measure import Measurement
+from pan_callbacks.memory import halving
 from pan_callbacks.neuron_figures import NeuronPicture
 from pan_callbacks.probes import run
 from pan_callbacks.report import PAN, PANReport
@@ -134,8 +135,13 @@ def _activations(measurement: Measurement, pans: list[PAN], examples: int) -> di
 
         return listen
 
-    module, args, kwargs = measurement.sample
-    with torch.no_grad(), measurement.running(module):
-        measurement.probes.listen({name: listener(name) for name in channels})
-        run(module, args, kwargs)
+    module, (images, *rest), kwargs = measurement.sample
+
+    def look(count: int) -> None:
+        found.clear()
+        with torch.no_grad(), measurement.running(module):
+            measurement.probes.listen({name: listener(name) for name in channels})
+            run(module, (images[:count], *rest), kwargs)
+
+    halving(look, len(images))
     return found

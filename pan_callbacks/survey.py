@@ -18,6 +18,7 @@ from pan_callbacks.jsonfile import write_json
 from pan_callbacks.kernels import KernelSymmetry, model_asymmetries
 from pan_callbacks.layers import PANError
 from pan_callbacks.measure import Measurement
+from pan_callbacks.memory import halving
 from pan_callbacks.neuron_figures import NeuronPicture
 from pan_callbacks.padding import SIDES
 from pan_callbacks.page import png_of
@@ -48,6 +49,7 @@ class Survey:
         companions: Other measures, None where they were left out.
         impact: What masking did, None where it was not measured.
         skipped: Images that could not be read, and why.
+        notes: What else a reader should know.
     """
 
     about: Mapping[str, str]
@@ -59,6 +61,7 @@ class Survey:
     companions: Companions | None = field(default=None, repr=False)
     impact: ImpactReport | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def look_at(
@@ -70,6 +73,7 @@ def look_at(
     impact: ImpactReport | None = None,
     skipped: Mapping[str, str] | None = None,
     images: Iterable[Tensor] = (),
+    notes: Iterable[str] = (),
 ) -> Survey:
     """Puts a survey together, and measures what a report does not say.
 
@@ -82,15 +86,22 @@ def look_at(
         impact: What masking did.
         skipped: Images that could not be read, and why.
         images: Batches of images for the companion measures; none leaves them out.
+        notes: What else a reader should know.
     """
-    images = list(images)
+    images, notes = list(images), list(notes)
     try:
         next_size = next_size_without_leftover(model, size)
     except PANError:  # a model that takes its images otherwise than as one batch
         next_size = None
-    measured = companions(model, images, report) if images and report.neurons else None
+    measured = None
+    if images and report.neurons:
+        try:
+            measured = halving(lambda size: companions(model, [b for i in images for b in i.split(size)], report), 32)
+        except Exception as error:  # these measures are not worth the report
+            notes.append(f"other measures were left out: {type(error).__name__}: {error}")
     kernels = model_asymmetries(model, report)
-    return Survey(about, report, kernels, size, next_size, tuple(pictures), measured, impact, dict(skipped or {}))
+    rest = tuple(pictures), measured, impact, dict(skipped or {}), tuple(notes)
+    return Survey(about, report, kernels, size, next_size, *rest)
 
 
 def pictures_of(measurement: Measurement, report: PANReport) -> list[NeuronPicture]:

@@ -39,6 +39,8 @@ def page_of(survey: Survey, drawn: Drawn) -> Page:
         page.text(
             f"{len(images)} images were left out, {why}: {', '.join(images[:5])}{' …' * (len(images) > 5)}", "note"
         )
+    for sentence in survey.notes:
+        page.text(sentence, "note")
     page.table(("surveyed", ""), survey.about.items())
     _types(page, survey.report)
     page.section("Where they are")

@@ -1,0 +1,125 @@
+"""What the command line works on: folders, images, reports and metrics, from the words of the user."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pan_callbacks.errors import PANError, UsageError
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Raises UsageError where a report cannot be written to, or something else is there."""
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UsageError(f"--out {out} is not empty: give another folder, or --overwrite to replace its report")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; give a folder")
+
+
+def make_out(out: Path) -> None:
+    """Makes the folder to write to, before long work and not after it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be made: {error.strerror}") from error
+
+
+def read_report(path: Path, model: Any):
+    """An earlier report, of this very model.
+
+    Args:
+        path: The file, or the folder that it was written to.
+        model: The model.
+    """
+    from pan_callbacks.layers import convolutions
+    from pan_callbacks.masking import check_fits
+    from pan_callbacks.report import PANReport
+
+    file = path / "pans.json" if path.is_dir() else path
+    if not file.is_file():
+        raise UsageError(f"--report {path}: there is no pans.json")
+    report, found = PANReport.load(file), convolutions(model)
+    for name, line in report.layers.items():
+        try:
+            check_fits(found, name, [line.channels - 1])
+        except PANError as error:
+            raise PANError(f"--report {path}: {error}") from error
+    return report
+
+
+def check_layers(model: Any, layers: Sequence[str] | None) -> None:
+    """Raises UsageError where a glob matches nothing."""
+    from pan_callbacks.layers import select
+
+    try:
+        select(model, layers)
+    except PANError as error:
+        raise UsageError(f"--{error}") from error
+
+
+def image_source(args: argparse.Namespace, loaded: Any, limit: int | None, labelled: bool):
+    """The images of ``--images``, as the model expects them."""
+    from pan_callbacks.images import folder_images, sample_images
+
+    if args.images == "sample":
+        return sample_images(limit or 256, loaded.preprocessing, args.batch_size, args.seed)
+    if not args.images or not Path(args.images).is_dir():
+        raise UsageError(f"--images {args.images!r}: no such folder (or give 'sample')")
+    outputs = loaded.outputs if labelled else None
+    options = {"workers": args.workers, "seed": args.seed}
+    return folder_images(
+        args.images, loaded.preprocessing, args.batch_size, limit, labelled=labelled, outputs=outputs, **options
+    )
+
+
+def check_shares(sources: dict[str, Any], processes: int) -> None:
+    """Raises UsageError where there is not something to do for every process; seen before any is started."""
+    for source in sources.values():
+        if -(-len(source) // source.batch_size) < processes:
+            raise UsageError(
+                f"{len(source)} images in batches of {source.batch_size} are too few for {processes} processes: "
+                "lower --batch-size or --devices"
+            )
+
+
+def class_names(folders: Sequence[str] | None, outputs: int | None) -> list[str] | None:
+    """Names of the model's outputs: ImageNet's where it has as many outputs, else those of the class folders."""
+    if outputs is None:
+        return None
+    names = [f"class {i}" for i in range(outputs)]
+    if outputs == 1000:
+        from timm.data import ImageNetInfo
+
+        names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]
+    elif folders is not None:
+        from pan_callbacks.images import class_indices
+
+        for folder, index in zip(folders, class_indices(folders, outputs), strict=True):
+            names[index] = folder
+    return names
+
+
+def metric_of(path: str | None, outputs: int | None):
+    """A torchmetrics metric by the name of its class, told the number of classes if it asks for it."""
+    if path is None:
+        return None
+    import importlib
+    import inspect
+
+    from torchmetrics import Metric
+
+    module, _, name = path.rpartition(".")
+    try:
+        kind = getattr(importlib.import_module(module or "torchmetrics"), name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise UsageError(f"--metric {path}: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Metric)):
+        raise UsageError(f"--metric {path} is no torchmetrics metric")
+    known = {"num_classes": outputs, "num_labels": outputs, "task": "multiclass"}
+    wanted = inspect.signature(kind.__new__ if "__new__" in vars(kind) else kind).parameters
+    try:
+        return kind(**{key: value for key, value in known.items() if key in wanted})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--metric {path} cannot be made: {error}") from error
