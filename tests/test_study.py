@@ -16,6 +16,8 @@ from benchmarks.study.measures import OneLabel, accuracy, census, movement, prob
 from benchmarks.study.page import render, text
 from benchmarks.study.summary import Results, change, direction, less
 from pan_callbacks import PANReport, scan
+from pan_callbacks.companions import VARIANTS
+from pan_callbacks.position import TARGETS
 from pan_callbacks.report import LayerReport
 
 SEED = 3
@@ -213,7 +215,7 @@ PATHS = {
         ),
         *(f"removal/{label}/alone/{kind}" for label in ("digit", "place") for kind in ("pans", "control")),
     ],
-    "pretrained": [
+    "imagenet": [
         *(
             f"worth/{kind}/{mode}/{w}"
             for kind in ("pans", "control")
@@ -222,6 +224,8 @@ PATHS = {
         ),
         *(f"worth/padding/{w}" for w in ("kl", "flips")),
         *(f"{v}/shift {s}/{w}" for v in ("as is", "PANs", "padding") for s in (1, 4) for w in ("tv", "flips")),
+        *(f"position/{v}/{what}" for v in VARIANTS for what in (*TARGETS, "best layer")),
+        "agreement/flip score | contrast",
     ],
 }
 PATCHES = [
@@ -239,7 +243,7 @@ def made_up(seed: int) -> list[dict]:
     generator = torch.Generator().manual_seed(seed)
     rows = []
     for experiment, (_, arms, seeds) in EXPERIMENTS.items():
-        paths = [*PATHS[experiment], *(PATCHES if experiment in ("respects", "pretrained") else []), *CENSUS]
+        paths = [*PATHS[experiment], *(PATCHES if experiment in ("respects", "imagenet") else []), *CENSUS]
         paths += (
             [f"{when}/{name}" for when in ("before", "after") for name in CENSUS] if experiment == "families" else []
         )

@@ -1,0 +1,102 @@
+"""The study behind docs/study.md: runs what is not in the file of results yet, then writes the page and its figures.
+
+python -m benchmarks.study                                  # all of it, about half an hour on two cores
+python -m benchmarks.study --only red_green --seeds 1       # a part
+python -m benchmarks.study --render                         # the page alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import subprocess
+import sys
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from benchmarks.study.experiments import EXPERIMENTS, run
+from benchmarks.study.page import render
+
+RESULTS, PAGE = Path("runs/study.jsonl"), Path("docs/study.md")
+
+Job = tuple[str, str, int]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--seeds", type=int, help="seeds at most")
+    parser.add_argument("--render", action="store_true", help="write the page from the results that are there")
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="one line of JSON a run; runs that are there are kept"
+    )
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--one", nargs=3, metavar=("EXPERIMENT", "ARM", "SEED"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(one(args.one[0], args.one[1], int(args.one[2]))))
+        return
+    if not args.render:
+        train_missing(jobs(args.only, args.seeds), args.results, args.processes)
+    render(read(args.results), args.page)
+    print(f"{args.page} written")
+
+
+def jobs(experiments: list[str], most: int | None = None) -> list[Job]:
+    """What belongs to some experiments, the first seeds of all first."""
+    return [
+        (name, arm, seed)
+        for name in EXPERIMENTS
+        if name in experiments
+        for seed in range(min(EXPERIMENTS[name][2], most or EXPERIMENTS[name][2]))
+        for arm in EXPERIMENTS[name][1]
+    ]
+
+
+def one(experiment: str, arm: str, seed: int) -> dict:
+    """A run in this process and one thread."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    start = time.process_time()
+    numbers = run(experiment, arm, seed)
+    seconds = time.process_time() - start
+    return {"experiment": experiment, "arm": arm, "seed": seed, "seconds": seconds, "numbers": numbers}
+
+
+def read(results: Path) -> list[dict]:
+    """The runs that are there."""
+    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+
+def train_missing(wanted: list[Job], results: Path, processes: int) -> None:
+    """Runs what is not there yet, each in a process of its own; what fails does not keep the rest from running."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    there = {(row["experiment"], row["arm"], row["seed"]) for row in read(results)}
+
+    def work(job: Job) -> str | None:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.study", "--one", *map(str, job)], capture_output=True, text=True
+        )
+        if done.returncode:
+            return f"{job} ended with {done.returncode}: {done.stderr[-2000:]}"
+        line = done.stdout.splitlines()[-1]
+        with results.open("a") as file:
+            file.write(line + "\n")
+        print(*job, f"{json.loads(line)['seconds']:.0f} s", flush=True)
+        return None
+
+    with ThreadPoolExecutor(processes) as pool:
+        failed = [why for why in pool.map(work, [job for job in wanted if job not in there]) if why]
+    if failed:
+        raise RuntimeError("\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()

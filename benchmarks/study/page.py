@@ -1,0 +1,98 @@
+"""Writes docs/study.md and its figures from the runs that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.study import figures
+from benchmarks.study.answer import answer
+from benchmarks.study.imagenet_section import section as imagenet
+from benchmarks.study.respects import PERFORMANCE, RESPECTS, respects
+from benchmarks.study.sections import RED_GREEN, families, red_green
+from benchmarks.study.summary import Results
+from benchmarks.study.tasks import SHIFTS
+
+
+def render(rows: Sequence[dict], page: Path) -> None:
+    """Writes the page, and its figures into a folder beside it that has its name.
+
+    Args:
+        rows: Runs, see :class:`~benchmarks.study.summary.Results`. What is not there is left out.
+        page: File to write.
+    """
+    results, folder = Results(rows), page.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    page.write_text(text(results, folder.name), encoding="utf-8")
+    for experiment in results.experiments():
+        for name, (draw, _) in SECTIONS[experiment][1].items():
+            draw(results).savefig(folder / f"{name}.png", dpi=110)
+
+
+def text(results: Results, folder: str) -> str:
+    """The page; its figures are looked for in a folder."""
+    parts = [_START, answer(results)]
+    for experiment, (section, drawings) in SECTIONS.items():
+        if experiment in results.experiments():
+            parts.append(section(results))
+            parts += [f"![{caption}]({folder}/{name}.png)" for name, (_, caption) in drawings.items()]
+            took = f"{results.minutes(experiment):.1f} minutes of one core"
+            parts.append(f"<sub>`python -m benchmarks.study --only {experiment}`, {took}.</sub>")
+    return "\n\n".join(part.strip("\n") for part in [*parts, _LIMITS]) + "\n"
+
+
+_START = """
+# Study: what padding aware neurons are good for, and what they cost
+
+    make study          # or: python -m benchmarks.study; about half an hour on two cores
+
+Every figure and number on this page is written by that command from `runs/study.jsonl`, one line a run (`--render`
+writes the page alone); sentences that depend on numbers are chosen by them. ± is the standard error of the mean over
+seeds; differences are taken within a seed. *Rises* and *falls* are said where the 95 % interval of Student's t
+excludes zero, with so few seeds a strict test: *does not change clearly* is no proof that nothing changes.
+"""
+
+
+_LIMITS = """
+## What this does not say
+
+* The networks that were trained here are small, their images too, and their trainings short. ImageNet weights are one
+  network's.
+* A PAN is what our contrast calls one: the formulas of Garcia-Gasulla et al. are not public to us, just their abstract.
+* Neurons below the threshold read the padding, too. Masking PANs is not the same as taking position away.
+* Controls are drawn from the layers of the PANs, but not by how much they matter: a PAN may be a strong neuron that
+  knows the border besides. `zero` and `mean` take both away; `neutral` just the border.
+* Reflected content is no neutral world: it shows where it was reflected.
+"""
+
+SECTIONS = {
+    "families": (
+        families,
+        {"families": (figures.families, "PANs of each network before and after training, and their types")},
+    ),
+    "red_green": (
+        red_green,
+        {
+            "red_green": (
+                lambda results: figures.red_green(results, RED_GREEN),
+                "accuracy at similar and swapped positions",
+            )
+        },
+    ),
+    "respects": (
+        respects,
+        {
+            "performance": (
+                lambda results: figures.performance(results, PERFORMANCE),
+                "change of accuracy with PANs and with as many others masked",
+            ),
+            "safety": (
+                lambda results: figures.safety(
+                    results, {f"digit/{how}": name for how, name in RESPECTS.items()}, SHIFTS
+                ),
+                "movement of the answer when the camera moves and under patches, the digit alone",
+            ),
+        },
+    ),
+    "imagenet": (imagenet, {"imagenet": (figures.imagenet, "PANs by depth, and what masking them moves")}),
+}
