@@ -19,6 +19,7 @@ from pan_callbacks.layers import PANError, convolutions, pad_modules, why_unpadd
 from pan_callbacks.masking import ChannelMask, MaskHook, build_masks, check_fits, check_mode, forget_compiled, targets
 from pan_callbacks.memory import in_smaller_batches
 from pan_callbacks.probes import quietly
+from pan_callbacks.processes import give_up_together, of_all_processes, sum_of_processes
 from pan_callbacks.progress import progress_bar
 from pan_callbacks.report import PANReport
 from pan_callbacks.scanning import describe_batch, device_of, first_images
@@ -74,32 +75,28 @@ def impact(
         >>> found.baseline.value, found.arm("pans", "zero").value, found.arm("control", "zero").value
         (1.0, 0.0, 1.0)
     """
-    modes = (mode,) if isinstance(mode, str) else tuple(mode)
+    modes = (mode,) if isinstance(mode, str) else tuple(dict.fromkeys(mode))
     for name in modes:
         check_mode(name)
     if controls < 0:
         raise ValueError(f"controls={controls!r} is negative; 0 leaves them out")
     plans, notes = _plan(model, report, modes, controls, seed)
     forget_compiled(model)
-    outcome = _Outcome(len(plans), metric)
-    with quietly(model), _hooked(plans) as wear:
-        work = partial(_measure, model, batches, plans, wear, outcome, progress=progress, share=share)
-        notes += in_smaller_batches(work, restartable=iter(batches) is not batches)
-    if _any_process(outcome.images == 0, share[1], device_of(model)):
-        whose = "batches is empty" if share[1] == 1 else "one of the processes has no images: use fewer"
-        raise PANError(f"{whose}: nothing was measured")
+    outcome, failure, device = _Outcome(len(plans), metric), None, device_of(model)
+    try:
+        with quietly(model), _hooked(plans) as wear:
+            work = partial(_measure, model, batches, plans, wear, outcome, progress=progress, share=share)
+            notes += in_smaller_batches(work, restartable=not isinstance(batches, Iterator))
+        if not outcome.images:
+            raise PANError("batches is empty: nothing was measured")
+    except Exception as error:  # the other processes wait for this one
+        failure = error
+    give_up_together(failure, device)
+    outcome.images = round(sum_of_processes(outcome.images, device))
+    notes = of_all_processes(notes)
     arms = [replace(plan.arm, **values) for plan, values in zip(plans, outcome.compute(), strict=True)]
     names = None if class_names is None else tuple(class_names)
     return ImpactReport(outcome.name, outcome.images, tuple(arms), names, tuple(notes))
-
-
-def _any_process(here: bool, processes: int, device: torch.device) -> bool:
-    """Whether something holds in any process: where one gives up all must, or the others wait for it."""
-    if processes == 1 or not torch.distributed.is_initialized():
-        return here
-    flag = torch.tensor([float(here)], device=device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag)
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,11 @@ def _plan(
     for mode in modes:
         plans.append(plan("pans", mode, pans))
         plans += [plan("control", mode, neurons, draw) for draw, neurons in enumerate(draws)]
-    plans.append(plan("padding", "neutral", padded_channels(model, report)))
+    padded = padded_channels(model, report)
+    plans.append(plan("padding", "neutral", padded))
+    others = sum(why_unpadded(conv) is None for name, conv in found.items() if name not in padded)
+    if others:
+        notes.append(f"neutral padding is that of the {len(padded)} surveyed layers: {others} others keep theirs")
     return plans, notes
 
 
@@ -156,7 +157,11 @@ def draw_controls(report: PANReport, seed: int = 0) -> dict[str, list[int]]:
 
 
 def padded_channels(model: nn.Module, report: PANReport) -> dict[str, list[int]]:
-    """All channels of every padded layer in a report, which masked with ``"neutral"`` leave no padding in the model."""
+    """All channels of every padded layer in a report: masked with ``"neutral"``, these layers have no padding.
+
+    Where the report has all layers of the model, its padding is gone, but for that of a pad module before a layer that
+    was not measured.
+    """
     found, pads = convolutions(model), pad_modules(model)
     return {
         name: list(range(line.channels))
@@ -308,7 +313,6 @@ class _Outcome:
         found: list[dict[str, Any]] = [{} for _ in range(self.arms)]
         for values, tally in zip(found, self.tallies, strict=False):
             counted = tally.compute()
-            self.images = counted["images"]  # of all processes
             interval = None if math.isnan(counted["low"]) else (counted["low"], counted["high"])
             values.update(value=counted["accuracy"], interval=interval, kl=counted["kl"], flips=counted["flips"])
             values.update(classes=ClassChanges(**counted["classes"]))

@@ -13,7 +13,8 @@ from pan_callbacks.padding import SIDES
 from pan_callbacks.statistics import RESOLUTION, contrast, mean_and_std, moments, thin
 
 Readings = Mapping[str, Tensor]
-_GOLDEN = 0.6180339887498949
+#: Golden ratio: multiples of it, less their whole parts, spread evenly over 0 to 1 however many there are.
+GOLDEN = 0.6180339887498949
 _BORDER, _REFERENCE = 0, 1
 
 
@@ -123,7 +124,7 @@ class PaddingAwareness(Metric):
         weight = max((weight for weight, _ in blocks), default=1)
         if weight > 1:
             batch = len(heads) + sum(self._left_out.values())
-            values = thin(values, weight, start=int(weight * (batch * _GOLDEN % 1)))
+            values = thin(values, weight, start=int(weight * (batch * GOLDEN % 1)))
             if len(values) == 0:
                 self._left_out[group] = self._left_out.get(group, 0) + 1
                 return

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pan_callbacks import __version__
@@ -35,23 +36,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return {"scan": _survey, "impact": _survey, "compare": _compare}[args.command](args)
         except KeyboardInterrupt:
-            return _fail("interrupted, and nothing was written", 1)
+            return _fail("interrupted", 1)
         except Exception as error:
             if args.debug:
                 raise
             ours = isinstance(error, (PANError, OSError, ValueError, ImportError)) and str(error)
             message = str(error) if ours else f"{type(error).__name__}: {error} (--debug shows where)"
-            return _fail(message, 2 if isinstance(error, UsageError) else 1)
+            usage = isinstance(error, UsageError)  # the same in every process
+            return _fail(message, 2 if usage else 1, everywhere=not usage)
 
 
-def _fail(message: str, code: int) -> int:
-    _say(f"error: {message}")
+def _fail(message: str, code: int, everywhere: bool = False) -> int:
+    _say(f"error: {message}", everywhere)
     return code
 
 
-def _say(message: str) -> None:
-    """One line, of one process alone."""
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+def _say(message: str, everywhere: bool = False) -> None:
+    """One line, of one process alone or of each."""
+    if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
         print("pan-callbacks: " + " ".join(message.split()), file=sys.stderr)
 
 
@@ -64,6 +66,10 @@ def _survey(args: argparse.Namespace) -> int:
 
     impact = args.command == "impact"
     inputs.check_out(args.out, args.overwrite)
+    if impact and args.metric and (args.unlabelled or args.images == "sample"):
+        raise UsageError(f"--metric {args.metric} needs labels, which --unlabelled and the sample images have not")
+    if impact and args.report and (args.layers or args.reference != "crop" or args.threshold != 0.8):
+        raise UsageError("--report is of a scan that was made: --layers, --reference and --threshold are for a new one")
     if not 0 < args.threshold < 1:
         raise UsageError(f"--threshold {args.threshold:g} is not in (0, 1)")
     loaded = load_model(args.model, args.weights, args.num_classes, args.size)
@@ -91,11 +97,12 @@ def _survey(args: argparse.Namespace) -> int:
                 result = process.impact(model, batches["impact"], known, args, metric, names)
             except Exception as error:  # the scan is kept
                 failure = error
-            stopped = process.any(batches["impact"].stopped)
+        stopped = process.any(batches["scan"].stopped)
     skipped = process.gather({path: why for shard in shards.values() for path, why in shard.skipped.items()})
     if process.rank == 0:
-        about = _about(args, loaded, sources) | _interrupted(stopped, known, result)
-        _write(args, model, known, about, loaded.preprocessing.size, pictures, result, skipped, sources["scan"], notes)
+        about = _about(args, loaded, sources, known) | _interrupted(stopped, known, result)
+        rest = about, loaded.preprocessing.size, pictures, result, skipped
+        stopped |= not _write(args, model, known, rest, None if stopped else sources["scan"], notes)
         _tell(args, known, result, skipped)
     if stopped:
         return _fail(f"interrupted: {args.out} holds what was measured until then", 1)
@@ -105,18 +112,30 @@ def _survey(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write(args, model, known, about, size, pictures, result, skipped, source, notes) -> None:
-    """Measures the rest and writes the report; without that rest where the user has no patience for it."""
+def _write(args, model, known, rest: tuple, source, notes: list[str]) -> bool:
+    """Measures what is left and writes the report; returns False where the user had no patience for the former.
+
+    Args:
+        args: The arguments.
+        model: The model.
+        known: Its report.
+        rest: What else :func:`~pan_callbacks.survey.look_at` is told.
+        source: Images for the other measures, None to leave them out.
+        notes: What a reader should know.
+    """
     from pan_callbacks.survey import look_at, write
 
-    count = 0 if "interrupted" in about else args.companion_images
-    rest = about, size, pictures, result, skipped
+    images, patient = [], True
     try:
-        images = [batch[0] for batch in source.first(count)] if count else []
+        if source is not None and args.companion_images:
+            images = [batch[0] for batch in source.first(args.companion_images)]
         survey = look_at(model, known, *rest, images, notes)
-    except KeyboardInterrupt:
-        survey = look_at(model, known, *rest, (), [*notes, "other measures were left out: interrupted"])
+    except (KeyboardInterrupt, PANError) as error:
+        patient = not isinstance(error, KeyboardInterrupt)
+        why = str(error) if patient else "interrupted"
+        survey = look_at(model, known, *rest, (), [*notes, f"other measures were left out: {why}"])
     write(survey, args.out)
+    return patient
 
 
 def _interrupted(stopped: bool, report: Any, result: Any) -> dict[str, str]:
@@ -153,14 +172,18 @@ class _Process:
     """This process, and the others that share the work with it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
+        import torch
         from lightning_fabric import Fabric
 
         many = args.devices * args.num_nodes > 1
         if many and not args.from_shell:
             raise UsageError("--devices starts this very program once more: for the shell, and not for main()")
         strategy = {"strategy": "ddp"} if many else {}
+        accelerator = args.accelerator
+        if accelerator == "auto" and torch.backends.mps.is_available():
+            accelerator = "cpu"  # Apple's GPUs have no float64, which sums are kept in
         try:
-            fabric = Fabric(accelerator=args.accelerator, devices=args.devices, num_nodes=args.num_nodes, **strategy)
+            fabric = Fabric(accelerator=accelerator, devices=args.devices, num_nodes=args.num_nodes, **strategy)
         except Exception as error:  # Lightning's own kinds of error for devices that are not there
             raise UsageError(f"--accelerator {args.accelerator} --devices {args.devices}: {error}") from error
         if many:
@@ -182,7 +205,7 @@ class _Process:
 
         options = {"layers": args.layers, "reference": args.reference, "threshold": args.threshold}
         options |= {"max_images": len(source), "progress": self.shows_progress(args), "sync": self.world > 1}
-        options |= {"total": len(source), "example": next(iter(source))[0][:1]}
+        options |= {"total": len(source), "share": (self.rank, self.world), "example": next(iter(source))[0][:1]}
         with scanned(model, batches, **options) as (measurement, report):
             try:
                 return report, pictures_of(measurement, report)
@@ -196,7 +219,11 @@ class _Process:
 
         options = {"mode": args.mode, "controls": args.controls, "seed": args.seed, "metric": metric}
         options |= {"class_names": names, "progress": self.shows_progress(args), "share": (self.rank, self.world)}
-        return impact(model, batches, report, **options)
+        found = impact(model, batches, report, **options)
+        if args.images != "sample":
+            return found
+        few = "the sample images are crops of 13 pictures: intervals over images are narrower than they should be"
+        return replace(found, notes=(*found.notes, few))
 
     def gather(self, found: dict[str, str]) -> dict[str, str]:
         """What all processes found, in the order of the names."""
@@ -216,21 +243,23 @@ class _Process:
 # --------------------------------------------------------------------------------------------------- what comes out
 
 
-def _about(args: argparse.Namespace, loaded: Any, sources: dict[str, Any]) -> dict[str, str]:
+def _about(args: argparse.Namespace, loaded: Any, sources: dict[str, Any], known: Any) -> dict[str, str]:
     import timm
     import torch
 
     height, width = loaded.preprocessing.size
-    about = {
-        "model": loaded.name,
-        "weights": loaded.weights,
-        "images": f"{len(sources['scan'])} of {sources['scan'].name}, seed {args.seed}, {height}×{width} px",
-    }
+    about = {"model": loaded.name, "weights": loaded.weights}
+    if getattr(args, "report", None):
+        about["report"] = f"of an earlier scan, {args.report}"
+    else:
+        about["images"] = f"{len(sources['scan'])} of {sources['scan'].name}, seed {args.seed}"
     if "impact" in sources:
         about["images for impact"] = f"{len(sources['impact'])} of {sources['impact'].name}"
-    if getattr(args, "report", None):
-        about["report"] = f"{args.report}, of an earlier scan"
-    about["reference and threshold"] = f"{args.reference}, {args.threshold:g}"
+    mean, std = (
+        ", ".join(f"{v:g}" for v in values) for values in (loaded.preprocessing.mean, loaded.preprocessing.std)
+    )
+    about["preprocessing"] = f"{height}×{width} px, {loaded.preprocessing.interpolation}, mean {mean}, deviation {std}"
+    about["reference and threshold"] = f"{known.reference}, {known.threshold:g}"
     about["versions"] = f"pan_callbacks {__version__}, torch {torch.__version__}, timm {timm.__version__}"
     return about
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pan_callbacks import __version__
+from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.impact_report import ImpactReport
-from pan_callbacks.layers import PANError
 from pan_callbacks.padding import EDGES
 from pan_callbacks.page import Page
 from pan_callbacks.report import PANReport
@@ -39,11 +39,13 @@ def read_entry(path: Path) -> Entry:
     """Reads a folder that a survey was written to, or a ``pans.json`` alone.
 
     Raises:
+        UsageError: If there is nothing of that name.
         PANError: If there is no report, or a file is none.
     """
     folder, file = (path, path / "pans.json") if path.is_dir() else (path.parent, path)
     if not file.is_file():
-        raise PANError(f"{path} holds no pans.json: give folders that `pan-callbacks scan` or `impact` wrote")
+        kind = PANError if path.exists() else UsageError
+        raise kind(f"{path} holds no pans.json: give folders that `pan-callbacks scan` or `impact` wrote")
     try:
         report = PANReport.load(file)
         about, impact = folder / "about.json", folder / "impact.json"
@@ -97,6 +99,7 @@ def notes(entries: Sequence[Entry]) -> list[str]:
     for what, values in (
         ("thresholds", {f"{entry.report.threshold:g}" for entry in entries}),
         ("references", {entry.report.reference for entry in entries}),
+        ("metrics", {entry.impact.metric for entry in entries if entry.impact is not None}),
     ):
         if len(values) > 1:
             found.append(f"the reports have different {what}: {', '.join(sorted(values))}")

@@ -204,6 +204,9 @@ def class_indices(names: Sequence[str], outputs: int | None) -> list[int]:
     """
     if outputs is None or len(names) == outputs:
         ranked = sorted(names)
+        if all(name.isdecimal() for name in names) and ranked != sorted(names, key=int):
+            order = ", ".join(ranked[:3])
+            warnings.warn(f"class folders are numbers, taken as torchvision sorts them: {order}, ...", stacklevel=3)
         return [ranked.index(name) for name in names]
     if all(name.isdecimal() and int(name) < outputs for name in names):
         return [int(name) for name in names]

@@ -101,7 +101,7 @@ def class_name(report: ImpactReport, index: int) -> str:
 
 def _halves(arm: Arm) -> str:
     rho = arm.classes.split_half
-    return "too few classes for a split-half correlation" if math.isnan(rho) else f"split-half correlation {rho:.2f}"
+    return "no split-half correlation" if math.isnan(rho) else f"split-half correlation {rho:.2f}"
 
 
 def position_by_depth(found: Companions) -> Figure:

@@ -29,8 +29,8 @@ class ClassChanges:
         shift: Change of the mean probability that the model gives the class, over all images.
         shift_low: Lower end of its interval (:func:`shift_interval`).
         shift_high: Upper end.
-        split_half: Correlation of ``shift`` between two halves of the images: near 1 the bias is characteristic of the
-            neurons, near 0 it is noise. NaN for fewer than three classes.
+        split_half: Correlation of ``shift`` between two halves of the images: near 1 other images show the same bias,
+            near 0 it is noise. NaN for fewer than three classes, or where nothing moves.
         split_half_accuracy: The same of ``change``, over the classes that both halves have.
     """
 
@@ -57,8 +57,8 @@ class Arm:
         value: The metric.
         draw: Number of the random draw of a control.
         interval: Ends of the 95 % interval of the change of accuracy against the baseline; None for other metrics.
-        kl: Mean Kullback-Leibler divergence of the predicted distribution from the baseline's, in nats; None where the
-            model is no classifier, like all that follows.
+        kl: Mean Kullback-Leibler divergence ``sum p * log(p / q)`` in nats, p as predicted by the baseline and q by
+            this arm; None where the model is no classifier, like all that follows.
         flips: Share of the images whose predicted class is another.
         classes: Changes by class.
     """
@@ -116,6 +116,18 @@ class ImpactReport:
     def controls(self, mode: str) -> tuple[Arm, ...]:
         """Every draw of as many other neurons of the same layers, masked with a mode."""
         return tuple(arm for arm in self.arms if (arm.kind, arm.mode) == ("control", mode))
+
+    def likeness(self, mode: str) -> float:
+        """Correlation over classes of the PANs' shift with the controls' mean shift.
+
+        Where it is high, masking any neurons of these layers has this bias; where it is low, it is the PANs' own.
+        """
+        controls = [arm.classes.shift for arm in self.controls(mode) if arm.classes is not None]
+        own = self.arm("pans", mode).classes
+        if own is None or not controls or len(own.shift) < 3:
+            return math.nan
+        pair = torch.stack([own.shift, torch.stack(controls).mean(0)]).double()
+        return float(torch.corrcoef(pair)[0, 1]) if bool((pair.std(1) > 0).all()) else math.nan
 
     def change(self, arm: Arm) -> float:
         """Change of the metric against the baseline."""

@@ -27,7 +27,7 @@ def make_out(out: Path) -> None:
 
 
 def read_report(path: Path, model: Any):
-    """An earlier report, of this very model.
+    """An earlier report, of a model with the same layers.
 
     Args:
         path: The file, or the folder that it was written to.
@@ -89,7 +89,7 @@ def class_names(folders: Sequence[str] | None, outputs: int | None) -> list[str]
     if outputs is None:
         return None
     names = [f"class {i}" for i in range(outputs)]
-    if outputs == 1000:
+    if outputs == 1000 and (folders is None or all(name[:1] == "n" and name[1:].isdecimal() for name in folders)):
         from timm.data import ImageNetInfo
 
         names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]

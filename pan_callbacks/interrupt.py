@@ -14,15 +14,19 @@ class Stoppable:
     """Batches that end early once the user asked for it, always between two batches."""
 
     def __init__(self, batches: Any, asked: list[bool]) -> None:
-        self._batches, self._asked, self.stopped = batches, asked, False
+        self._batches, self._asked = batches, asked
         self.dataset = batches  # for the length of the progress bar
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._batches:
             if self._asked:
-                self.stopped = True
                 return
             yield batch
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the user asked for an end."""
+        return bool(self._asked)
 
 
 @contextmanager

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from pan_callbacks.awareness import BorderBias, PaddingAwareness, PaddingEffect
+from pan_callbacks.awareness import GOLDEN, BorderBias, PaddingAwareness, PaddingEffect
 from pan_callbacks.masking import mask_of
 from pan_callbacks.padding import SIDES, Geometry, padding_effect
-from pan_callbacks.references import Position, SitePlan
+from pan_callbacks.references import ZOOM_SHARE, Position, SitePlan
 from pan_callbacks.report import LayerReport
 from pan_callbacks.statistics import thin
 
@@ -30,14 +30,16 @@ class LayerStatistics:
         conv: The convolution.
         capacity: Readings of one side kept at most, see :class:`~pan_callbacks.awareness.PaddingAwareness`.
         sync: Whether results are reduced over ranks.
-        total: Number of images there will be, where it is known; what is kept of a batch then does not depend on the
-            batches before it.
+        total: Number of images there will be, where it is known; what is kept of a batch then depends on its number
+            and not on the batches before it.
     """
 
     def __init__(self, conv: nn.Conv2d, capacity: int, sync: bool, total: int | None = None) -> None:
         self.conv, self._capacity, self._total = conv, capacity, total
         options = {"sync_on_compute": sync}
-        self.awareness = PaddingAwareness(conv.out_channels, _GROUPS, capacity, **options)
+        # with a known total each batch keeps its share, and the metric, which thins as readings come, need not
+        most = capacity if total is None else 8 * capacity
+        self.awareness = PaddingAwareness(conv.out_channels, _GROUPS, most, **options)
         self.bias = BorderBias(conv.out_channels, **options)
         self.effect = PaddingEffect(conv.out_channels, **options)
         self.tally = _Tally(**options)
@@ -56,18 +58,24 @@ class LayerStatistics:
             border, reference = self.awareness.samples(side)
             return border.clone(), reference.clone()
 
-    def add_reference(self, site: SitePlan, output: Tensor) -> None:
-        """Adds the reference readings of a map (images, channels, rows, columns)."""
+    def add_reference(self, site: SitePlan, output: Tensor, number: int = 0) -> None:
+        """Adds the reference readings of a map (images, channels, rows, columns).
+
+        Args:
+            site: How the site is measured.
+            output: The map.
+            number: Number of the batch among all batches.
+        """
         readings = {side: _readings(output, where) for side, where in site.reference.items()}
         shared = readings.get(None)
-        kept = self._thinned(readings, len(output))
+        kept = self._thinned(site, readings, len(output), number)
         self.awareness.update({}, kept if shared is None else kept[None])
         of_sides = {side: r for side, r in readings.items() if side in SIDES} if shared is None else shared
         self.bias.update({}, of_sides)
         self.effect.update({}, of_sides)
         self.tally.update(0, readings.values())
 
-    def add_border(self, site: SitePlan, x: Tensor, output: Tensor, counts: bool = True) -> None:
+    def add_border(self, site: SitePlan, x: Tensor, output: Tensor, counts: bool = True, number: int = 0) -> None:
         """Adds the border readings of a map, and the padding effect on some of its images.
 
         Args:
@@ -75,27 +83,33 @@ class LayerStatistics:
             x: What the convolution received (images, in channels, height, width).
             output: What it returned (images, channels, rows, columns).
             counts: Whether the images count; not where a layer is called with them a second time.
+            number: Number of the batch among all batches.
         """
         readings = {side: _readings(output, where) for side, where in site.border.items()}
-        self.awareness.update(self._thinned(readings, len(output)), {})
+        self.awareness.update(self._thinned(site, readings, len(output), number), {})
         self.bias.update({side: r for side, r in readings.items() if side in SIDES}, {})
         self.tally.update(len(output) if counts else 0, readings.values())
         if self._total is None:
             x = x[: max(0, EFFECT_IMAGES - self._effect_images)]
         else:
-            x = x[: -(-len(x) * EFFECT_IMAGES // self._total)]
+            x = x[: -(-len(x) * EFFECT_IMAGES // self._images(site))]
         if len(x):
             self._effect_images += len(x)
             self.effect.update(_padding_effects(site, x), {})
 
-    def _thinned(self, readings: dict, images: int) -> dict:
+    def _images(self, site: SitePlan) -> int:
+        """How many images a site will see, of a known total."""
+        return -(-self._total // ZOOM_SHARE) if site.view == "zoom" else self._total
+
+    def _thinned(self, site: SitePlan, readings: dict, images: int, number: int) -> dict:
         """A batch's part of the readings that are kept in all, where the number of images is known."""
         if self._total is None:
             return readings
         kept = {}
         for side, values in readings.items():
-            step = -(-len(values) * self._total // (images * self._capacity))
-            kept[side] = values if step == 1 else thin(values, step, start=step // 2)
+            step = -(-len(values) * self._images(site) // (images * self._capacity))
+            start = int(step * ((number * GOLDEN + 0.5) % 1))  # of a single batch the middle of each step
+            kept[side] = values if step == 1 else thin(values, step, start)
         return kept
 
     def report(self, site: SitePlan | None, geometry: Geometry | None, skipped: str | None) -> LayerReport:

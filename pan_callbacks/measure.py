@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from pan_callbacks.awareness import GOLDEN
 from pan_callbacks.layer_statistics import SAMPLES, LayerStatistics, describe
 from pan_callbacks.layers import convolutions, pad_modules, select, why_unpadded
 from pan_callbacks.probes import Listener, Probes, StopForward, entry_modules, quietly, run
@@ -39,6 +40,7 @@ class Measurement:
         tolerant: Whether an error of ours is told as a warning, and ends the measurement instead of the program.
         total: Number of images there will be, at most ``max_images``, where it is known. What a batch contributes then
             does not depend on the others, so that any number of processes that share the batches gets one report.
+        share: Number of this process and of all, where several share the batches in turn.
         example: Image (1, channels, height, width) on which it is decided how each layer is measured; the first that
             comes by default, which is another one in each process.
 
@@ -57,11 +59,12 @@ class Measurement:
         sync: bool = False,
         tolerant: bool = False,
         total: int | None = None,
+        share: tuple[int, int] = (0, 1),
         example: Tensor | None = None,
     ) -> None:
         check_arguments(reference, threshold, max_images)
         self.reference, self.threshold, self.max_images = reference, threshold, max_images
-        self.sync, self.tolerant, self.total, self.example = sync, tolerant, total, example
+        self.sync, self.tolerant, self.total, self.share, self.example = sync, tolerant, total, share, example
         self.selected = select(model, layers)
         self.candidates = {n: m for n, m in self.selected.items() if max(m.kernel_size) > 1 or why_unpadded(m) is None}
         # whatever was selected, images are what comes before all convolutions, and before what pads for them
@@ -94,7 +97,7 @@ class Measurement:
         self.statistics = {
             name: LayerStatistics(module, capacity, self.sync, self.total) for name, module in self.candidates.items()
         }
-        self.failure, self._taken, self._visit = None, {}, None
+        self.failure, self._taken, self._visit, self._visits = None, {}, None, 0
         self.probes.attach()
         for entry in self.probes.entries.values():
             entry.entered, entry.left = self._guarded(self._enter), self._guarded(self._leave)
@@ -173,7 +176,7 @@ class Measurement:
         before = self._taken.get(name, 0)
         take = min(len(args[0]), self._limit - before)
         if take <= 0:  # nothing below listens either
-            self._visit = _Visit(name, None, before, 0)
+            self._visit = _Visit(name, None, 0.0, 0)
             return
         key = (name, *args[0].shape[1:])
         if key not in self._plans:
@@ -185,8 +188,15 @@ class Measurement:
         if self.sample is None:
             self.sample = module, (args[0][:SAMPLE_IMAGES].detach().clone(), *args[1:]), kwargs
         current, images = self._plans[key], args[0][:take]
-        batch = before if self.total is None else 0
-        self._visit = _Visit(name, current, batch, take, images.clone() if current.in_place else images)
+        # the share of the dear views is rounded so that it comes out even over all batches, whoever has them
+        number = self._visits * self.share[1] + self.share[0]
+        if self.total is None:
+            rounding = (ZOOM_SHARE - 1 - -before % ZOOM_SHARE) / ZOOM_SHARE
+        else:
+            rounding = (number * GOLDEN + 0.99) % 1  # up at first, so that a single batch has some
+        self._visits += 1
+        images = images.clone() if current.in_place else images
+        self._visit = _Visit(name, current, rounding, take, images, number)
         self.probes.listen(self._listeners(self._visit))
 
     def _leave(self, name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -240,10 +250,11 @@ class Measurement:
                 own = [r for r, make in zip(ROLES, VIEWS[how.view], strict=True) if make is None]
                 roles = own if view is None else [role]
                 if share and "reference" in roles:
-                    self.statistics[name].add_reference(how, output[:share].detach())
+                    self.statistics[name].add_reference(how, output[:share].detach(), visit.number)
                 if share and "border" in roles:
                     counts = call == first_calls[name]
-                    self.statistics[name].add_border(how, x[:share].detach(), output[:share].detach(), counts)
+                    own = x[:share].detach(), output[:share].detach()
+                    self.statistics[name].add_border(how, *own, counts, visit.number)
                 remaining.discard((name, call))
                 if view is not None and not remaining:
                     raise StopForward  # what follows, a classifier of fixed size perhaps, need not run
@@ -274,19 +285,27 @@ class Measurement:
 
 @dataclass
 class _Visit:
-    """One forward of the user's: its first ``take`` images are measured, after ``before`` that count with them."""
+    """One forward of the user's: its first ``take`` images are measured.
+
+    Args:
+        name: Module that images entered by.
+        plan: How its layers are measured; None where nothing is left to measure.
+        rounding: What is added before the number of images for the dear view is rounded down.
+        take: Images that are measured.
+        images: These images, or more.
+        number: Number of the batch among those of all processes.
+    """
 
     name: str
     plan: Plan | None
-    before: int
+    rounding: float
     take: int
     images: Tensor | None = None
+    number: int = 0
 
     def share(self, view: str) -> int:
         """How many of the images a view takes: all, or evenly over the run a part, for the dear one."""
-        if view != "zoom":
-            return self.take
-        return -(-(self.before + self.take) // ZOOM_SHARE) + (-self.before // ZOOM_SHARE)
+        return self.take if view != "zoom" else int(self.take / ZOOM_SHARE + self.rounding)
 
 
 def check_arguments(reference: str, threshold: float, max_images: int) -> None:

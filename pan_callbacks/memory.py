@@ -11,6 +11,7 @@ import torch
 from pan_callbacks.layers import PANError
 
 T = TypeVar("T")
+_OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # its name since torch 2.5
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # of CUDA, of the CPU, of Windows
 
 
@@ -21,7 +22,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         >>> is_out_of_memory(RuntimeError("CUDA out of memory")), is_out_of_memory(RuntimeError("wrong shape"))
         (True, False)
     """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, (MemoryError, _OUT_OF_MEMORY)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
 

@@ -163,7 +163,7 @@ class _Timm:
             [self.config.hf_hub_filename] if self.config.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
         )
         found = (try_to_load_from_cache(self.config.hf_hub_id, file) for file in files)
-        self.cached = None if self.config.custom_load else next((str(path) for path in found if path), None)
+        self.cached = None if self.config.custom_load else next((path for path in found if isinstance(path, str)), None)
         if self.cached is None and not reachable(constants.ENDPOINT):
             raise no_weights(self.name, f"{constants.ENDPOINT} cannot be reached")
 
@@ -179,13 +179,18 @@ class _Timm:
             yield changed
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:
-        from timm.data import resolve_model_data_config
+        return of_timm(model, self.name)
 
-        config = resolve_model_data_config(model)
-        interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
-        return Preprocessing(
-            config["input_size"][1:], config["mean"], config["std"], interpolation, min(config["crop_pct"], 1.0)
-        )
+
+def of_timm(model: nn.Module, name: str) -> Preprocessing:
+    """What the configuration that timm gives its models says of their images."""
+    from timm.data import resolve_model_data_config
+
+    config = resolve_model_data_config(model)
+    interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
+    return Preprocessing(
+        config["input_size"][1:], config["mean"], config["std"], interpolation, min(config["crop_pct"], 1.0)
+    )
 
 
 class _Torchvision:
@@ -309,7 +314,7 @@ class _Factory:
         return ()
 
     def preprocessing(self, model: nn.Module) -> Preprocessing:
-        return Preprocessing()
+        return of_timm(model, self.name) if getattr(model, "pretrained_cfg", None) else Preprocessing()
 
 
 @contextmanager

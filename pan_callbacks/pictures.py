@@ -14,6 +14,7 @@ from pan_callbacks.memory import halving
 from pan_callbacks.neuron_figures import NeuronPicture
 from pan_callbacks.probes import run
 from pan_callbacks.report import PAN, PANReport
+from pan_callbacks.taxonomy import side_of, sign_of
 
 
 def neuron_pictures(
@@ -35,17 +36,17 @@ def neuron_pictures(
         sync: Whether all processes call this, and readings of all of them are shown.
     """
     pans = _varied(report, limit) if pans is None else list(pans)
+    samples = [measurement.statistics[pan.layer].samples(pan.strongest, sync) for pan in pans]  # in every process
     if not pans or measurement.sample is None:
         return []
     activations = _activations(measurement, pans, examples)
     images = [displayed(image) for image in measurement.sample[1][0][:examples]]
     pictures = []
-    for pan in pans:
+    for pan, (border, reference) in zip(pans, samples, strict=True):
         if (pan.layer, pan.channel) not in activations:
             continue
         seen = activations[pan.layer, pan.channel]
         conv = measurement.candidates[pan.layer]
-        border, reference = measurement.statistics[pan.layer].samples(pan.strongest, sync)
         _, geometry, _ = measurement.how_measured(pan.layer)
         pictures.append(
             NeuronPicture(
@@ -62,7 +63,7 @@ def neuron_pictures(
 
 
 def by_type(report: PANReport, per_type: int = 1, limit: int = 12) -> list[PAN]:
-    """The strongest PANs of each type: the sides, the sign of the contrast and the origin that they share.
+    """The strongest PANs of each kind: the side, sign and origin that they share (:mod:`pan_callbacks.taxonomy`).
 
     Args:
         report: The report.
@@ -72,9 +73,9 @@ def by_type(report: PANReport, per_type: int = 1, limit: int = 12) -> list[PAN]:
     Returns:
         The type with the most members first, within a type the strongest PAN first.
     """
-    types: dict[tuple[str, bool, str], list[PAN]] = {}
+    types: dict[tuple[str, str, str], list[PAN]] = {}
     for pan in report.strongest():
-        types.setdefault((pan.kind, pan.contrast[pan.strongest] > 0, pan.origin), []).append(pan)
+        types.setdefault((side_of(pan), sign_of(pan), pan.origin), []).append(pan)
     ranked = sorted(types.values(), key=len, reverse=True)
     return [pan for members in ranked for pan in members[:per_type]][:limit]
 

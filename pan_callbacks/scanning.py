@@ -14,6 +14,7 @@ from pan_callbacks.layers import PANError
 from pan_callbacks.measure import Measurement
 from pan_callbacks.memory import in_smaller_batches
 from pan_callbacks.probes import quietly
+from pan_callbacks.processes import give_up_together, of_all_processes
 from pan_callbacks.progress import progress_bar
 from pan_callbacks.report import PANReport
 
@@ -70,6 +71,7 @@ def scanned(
     progress: bool = True,
     sync: bool = False,
     total: int | None = None,
+    share: tuple[int, int] = (0, 1),
     example: Tensor | None = None,
 ) -> Iterator[tuple[Measurement, PANReport]]:
     """What :func:`scan` does, with the measurement kept attached for pictures while the context lasts.
@@ -84,16 +86,23 @@ def scanned(
         progress: See :func:`scan`.
         sync: Whether this is one of several processes, each with batches of its own, that get one report together.
         total: As for :class:`~pan_callbacks.measure.Measurement`, like what follows.
+        share: See there.
         example: See there.
     """
-    options = {"sync": sync, "total": total, "example": example}
+    options = {"sync": sync, "total": total, "share": share, "example": example}
     measurement = Measurement(model, layers, reference, threshold, max_images, **options)
+    failure = None
     try:
-        with quietly(model):
-            feed = partial(_feed, measurement, model, batches, progress=progress)
-            measurement.notes += in_smaller_batches(feed, restartable=iter(batches) is not batches)
-        if measurement.images == 0 and measurement.candidates and not sync:
-            raise PANError("batches is empty, or the model never saw its images: nothing was measured")
+        try:
+            with quietly(model):
+                feed = partial(_feed, measurement, model, batches, progress=progress)
+                measurement.notes += in_smaller_batches(feed, restartable=not isinstance(batches, Iterator))
+            if measurement.images == 0 and measurement.candidates:
+                raise PANError("batches is empty, or the model never saw its images: nothing was measured")
+        except Exception as error:  # the other processes wait for this one
+            failure = error
+        give_up_together(failure, device_of(model))
+        measurement.notes = of_all_processes(measurement.notes)
         report = measurement.report()
         check_measured(report)
         yield measurement, report

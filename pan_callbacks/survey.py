@@ -184,8 +184,9 @@ def write(survey: Survey, folder: Path) -> None:
             write_json(folder / name, data.to_dict())
     pictures = folder / "figures"
     pictures.mkdir(exist_ok=True)
-    for old in pictures.glob("*.png"):
-        old.unlink()
+    for pattern in ("pan_[0-9][0-9].png", "classes_*.png", "position.png", "impact.png"):  # an earlier survey's
+        for old in pictures.glob(pattern):
+            old.unlink()
     drawn = {}
     for name, (figure, described, caption) in figures(survey).items():
         width = round(100 * figure.get_size_inches()[0])

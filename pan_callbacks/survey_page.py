@@ -48,8 +48,8 @@ def page_of(survey: Survey, drawn: Drawn) -> Page:
         page.figure(*drawn[name])
     page.section("What they look like")
     page.text(
-        "The strongest of each type. The taps of the kernel that read the padding are outlined; border and reference "
-        "are the two samples that the contrast compares."
+        "The strongest of each kind (side, sign and origin), the kinds with the most members first. Taps of the "
+        "kernel that read the padding are outlined; border and reference are the samples that the contrast compares."
         if survey.pictures
         else "No neuron was pictured."
     )
@@ -100,23 +100,30 @@ def _impact(page: Page, impact: ImpactReport, drawn: Drawn) -> None:
         arm = impact.arm("pans", mode)
         if arm.classes is None:
             continue
-        page.text(_characteristic(arm))
+        page.text(_reproducible(impact, arm))
         page.figure(*drawn[f"classes_{mode}"])
         head = ("class", "images", "change of accuracy", "95 %", "change of probability", "95 %")
         page.table(head, _class_rows(impact, arm), folded=f"Every class, PANs masked ({mode})")
 
 
-def _characteristic(arm: Arm) -> str:
+def _reproducible(impact: ImpactReport, arm: Arm) -> str:
+    """What the split-half correlation says, and what it does not."""
     rho, accuracy = arm.classes.split_half, arm.classes.split_half_accuracy
     if math.isnan(rho):
-        return f"Mode {arm.mode}: too few classes to tell whether the bias by class is characteristic."
-    verdict = (
-        "characteristic of the neurons" if rho > 0.5 else "hardly more than noise" if rho < 0.2 else "partly noise"
+        return f"Mode {arm.mode}: nothing moves, or there are too few classes to compare halves of the images."
+    known = [c.classes.split_half for c in impact.controls(arm.mode) if not math.isnan(c.classes.split_half)]
+    controls = f" (controls: {sum(known) / len(known):.2f})" if known else ""
+    of_accuracy = "" if math.isnan(accuracy) else f", that of the change of accuracy is {accuracy:.2f}"
+    likeness = impact.likeness(arm.mode)
+    own = (
+        ""
+        if math.isnan(likeness)
+        else (f" The bias of the controls correlates with it at {likeness:.2f}: near 1 it is not the PANs' own.")
     )
-    of_accuracy = "" if math.isnan(accuracy) else f" (of the change of accuracy: {accuracy:.2f})"
+    few = " With so few classes chance alone correlates." if len(arm.classes.shift) < 20 else ""
     return (
-        f"Mode {arm.mode}: the change of probability by class agrees between two halves of the images with a "
-        f"correlation of {rho:.2f}{of_accuracy}: at this number of images it is {verdict}."
+        f"Mode {arm.mode}: between two halves of the images the change of probability by class correlates at "
+        f"{rho:.2f}{controls}{of_accuracy}: near 1 it is reproducible, near 0 noise.{few}{own}"
     )
 
 

@@ -13,7 +13,8 @@ from pan_callbacks.impact_report import paired_interval, shift_interval
 #: Probabilities and divergences are added up as multiples of this: whole numbers have the same sum in any order, so
 #: that any number of processes gets the same report.
 _UNIT = 2.0**-30
-_MOST = 2.0**31  # a divergence beyond this has no use, and 2**32 of them would overflow
+_SQUARE = 2.0**-40  # of squares, which are smaller; enough for eight million images
+_MOST = 2.0**10  # a divergence beyond this has no use, and eight million of them still have a sum
 
 
 class PredictionTally(Metric):
@@ -68,7 +69,7 @@ class PredictionTally(Metric):
                 was, now = first[own] == truth, second[own] == truth
                 for row, hit in enumerate((torch.ones_like(was), now, now & ~was, was & ~now)):
                     self.counts[half, row] += torch.bincount(truth[hit], minlength=self.counts.shape[-1])
-        self.squares += _whole(change.square()).sum(0)
+        self.squares += _whole(change.square(), _SQUARE).sum(0)
 
     def compute(self) -> dict:
         """What was found; see the class."""
@@ -77,7 +78,7 @@ class PredictionTally(Metric):
         known = int(labelled.sum()) > 0
         low, high = paired_interval(labelled.sum(), lost.sum(), gained.sum())
         class_low, class_high = paired_interval(labelled, lost, gained)
-        moved, squares = self.moved.sum(0) * _UNIT, self.squares * _UNIT
+        moved, squares = self.moved.sum(0) * _UNIT, self.squares * _SQUARE
         shift_low, shift_high = shift_interval(images, moved, squares)
         in_both = (self.counts[:, 0] > 0).all(0)
         change_by_half = (self.counts[:, 2] - self.counts[:, 3]) / self.counts[:, 0]
@@ -114,11 +115,11 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(a @ b) / scale if len(a) > 2 and scale > 0 else math.nan
 
 
-def _whole(values: Tensor) -> Tensor:
-    return (values / _UNIT).round().long()
+def _whole(values: Tensor, unit: float = _UNIT) -> Tensor:
+    return (values / unit).round().long()
 
 
 def _kl(before: Tensor, after: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of each row of ``after`` from that of ``before``, in nats."""
+    """Kullback-Leibler divergence ``sum before * log(before / after)`` of each row, in nats."""
     tiny = torch.finfo(torch.float32).tiny
     return (before * (before.clamp(min=tiny).log() - after.clamp(min=tiny).log())).sum(1).clamp(min=0)
