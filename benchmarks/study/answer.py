@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.study.imagenet_section import answer as imagenet
 from benchmarks.study.measures import FREE
-from benchmarks.study.summary import Results, cell, change, direction, less, listed, mean
+from benchmarks.study.summary import BySeed, Results, cell, change, direction, less, listed, mean
 
 DOZENS = 24
 
@@ -173,20 +173,53 @@ def _safety(results: Results) -> str:
 
 
 def _advice(results: Results) -> str:
-    place = results.get("respects", "both/zero", "worth/place/pans/neutral/change")
+    """Plain words: what to do with a trained network, with a training, and what not to do."""
+    mask, zero = (
+        results.get("respects", "both/zero", f"worth/place/pans/{mode}/change") for mode in ("neutral", "zero")
+    )
     digit = results.get("respects", "digit/zero", "worth/digit/pans/neutral/change")
-    gap = less(results.get("red_green", "zero", "PANs/gap"), results.get("red_green", "zero", "as is/gap"))
-    if not (place and digit and gap):
+    gap = results.get("red_green", "zero", "as is/gap")
+    if not (mask and digit and gap):
         return ""
-    keep = (
-        "keep them where position is part of the answer"
-        if direction(place) < 0
-        else "where position is part of the answer, there is no clear reason to keep them, for others tell it, too"
+    trained = {
+        name: less(
+            results.get("respects", f"both/{arm}", "as is/place/accuracy"),
+            results.get("respects", "both/zero", "as is/place/accuracy"),
+        )
+        for arm, name in (("mask", "under `PANMask()`"), ("effect penalty", 'with `PANPenalty(kind="effect")`'))
+    }
+    narrowed = {
+        "a mask after training": less(results.get("red_green", "zero", "PANs/gap"), gap),
+        "a penalty in training": less(results.get("red_green", "penalty", "as is/gap"), gap),
+        "circular padding": less(results.get("red_green", "circular", "as is/gap"), gap),
+    }
+    silenced = results.get("respects", "digit/zero", "worth/digit/pans/zero/change")
+    others = results.get("respects", "digit/zero", "worth/digit/control/zero/change")
+    keep = f"Keep them in a trained network that is asked for positions: {_by(mask, 'accuracy of the place')},"
+    return " ".join(
+        [
+            "**When to keep, when to suppress.**",
+            keep if mean(mask) < -FREE else keep.replace("Keep them", "There is no need to keep them"),
+            "when they are blinded to the padding. Trained without them, a network finds the position otherwise:",
+            "; ".join(f"{name} {_by(change_, 'it')}" for name, change_ in trained.items() if change_) + ".",
+            f"Suppress them where position must not matter: it costs a trained network {_points(digit)} of accuracy.",
+            "Do not expect that to cure a shortcut: of a gap of",
+            f"{cell(gap, 100)} points " + ", ".join(f"{name} takes {_points(v)}" for name, v in narrowed.items() if v),
+            "(neurons below the threshold tell position, too); where position must not be used at all, change the",
+            "padding. Do not silence them: they carry content as well, and their loss costs",
+            f"{_points(silenced)} where that of as many others costs {_points(others)}"
+            + (f", and {_points(zero)} of the place." if zero else "."),
+        ]
     )
-    cure = "narrows the gap" if direction(gap) < 0 else "does not clearly narrow the gap"
-    return (
-        f"**When to keep, when to suppress.** By these numbers, {keep}: without their padding accuracy of the place "
-        f"{change(place)}. Where position must not matter, a mask after training has a price that can be read off: "
-        f"accuracy {change(digit)}. Where position was learned as a shortcut, such a mask {cure} "
-        f"({cell(gap, 100, sign='+')} points)."
-    )
+
+
+def _by(values: BySeed, what: str) -> str:
+    """A change and in how many seeds it has its sign: with three seeds, more telling than an interval."""
+    way = "falls" if mean(values) < 0 else "rises"
+    same = sum((value < 0) == (mean(values) < 0) for value in values.values())
+    return f"{what} {way} by {_points(values)}, in {same} of {len(values)} seeds"
+
+
+def _points(values: BySeed) -> str:
+    size = {seed: value if mean(values) > 0 else -value for seed, value in values.items()}
+    return f"{cell(size, 100)} points"

@@ -24,8 +24,8 @@ def render(rows: Sequence[dict], page: Path) -> None:
     results, folder = Results(rows), page.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     page.write_text(text(results, folder.name), encoding="utf-8")
-    for experiment in results.experiments():
-        for name, (draw, _) in SECTIONS[experiment][1].items():
+    for experiment, (_, drawings) in SECTIONS.items():
+        for name, (draw, _) in drawings.items() if experiment in results.experiments() else ():
             draw(results).savefig(folder / f"{name}.png", dpi=110)
 
 
@@ -62,6 +62,7 @@ _LIMITS = """
 * Neurons below the threshold read the padding, too. Masking PANs is not the same as taking position away.
 * Controls are drawn from the layers of the PANs, but not by how much they matter: a PAN may be a strong neuron that
   knows the border besides. `zero` and `mean` take both away; `neutral` just the border.
+* Where a layer has more PANs than other neurons, its controls are fewer than its PANs.
 * Reflected content is no neutral world: it shows where it was reflected.
 """
 

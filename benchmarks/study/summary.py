@@ -97,7 +97,9 @@ def change(values: BySeed, scale: float = 100, unit: str = " points", digits: in
         return "was not measured"
     way = direction(values)
     if not way:
-        return f"does not change clearly ({cell(values, scale, digits, '+')}{unit})"
+        signs = {(value > 0) - (value < 0) for value in values.values()}
+        alike = f", though {'up' if signs == {1} else 'down'} in every seed" if signs in ({1}, {-1}) else ""
+        return f"does not change clearly{alike if len(values) > 1 else ''} ({cell(values, scale, digits, '+')}{unit})"
     size = cell({seed: way * value for seed, value in values.items()}, scale, digits)
     return f"{'rises' if way > 0 else 'falls'} by {size}{unit}"
 
