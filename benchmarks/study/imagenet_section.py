@@ -44,7 +44,8 @@ correlation, mean over the measured layers):
 
 {table(["", *TARGETS, "best layer"], _position(results))}
 
-How far measures of others agree with the size of the contrast (rank correlation; [survey.md](survey.md) says what they are):
+How far measures of others agree with the size of the contrast (rank correlation; [survey.md](survey.md) says what they
+are):
 
 {table(["measure", "against", "rank correlation"], _agreement(results))}
 """
@@ -113,13 +114,11 @@ def _position(results: Results) -> list[list[str]]:
 def _agreement(results: Results) -> list[list[str]]:
     rows = (row["numbers"] for row in results.rows if (row["experiment"], row["arm"]) == ("imagenet", "measures"))
     paths = [path for path in next(rows, {}) if path.startswith("agreement/")]
-    return [
-        [
-            *path.removeprefix("agreement/").replace("|contrast|", "contrast").split(" | ", 1),
-            cell(_get(results, "measures", path), digits=2, sign="+"),
-        ]
-        for path in paths
-    ]
+    lines = []
+    for path in paths:
+        measure, against = path.removeprefix("agreement/").replace("|contrast|", "contrast").split(" | ", 1)
+        lines.append([measure, against, cell(_get(results, "measures", path), digits=2, sign="+")])
+    return lines
 
 
 def answer(results: Results) -> str:
