@@ -34,7 +34,13 @@ def parser() -> argparse.ArgumentParser:
     impact = commands.add_parser("impact", help="the same, and what masking them changes", **shape)
     _add_common(impact)
     more = impact.add_argument_group("impact")
-    more.add_argument("--mode", nargs="+", choices=("zero", "mean", "neutral"), default=["zero", "mean", "neutral"])
+    more.add_argument(
+        "--mode",
+        nargs="+",
+        choices=("zero", "mean", "neutral"),
+        default=["zero", "mean", "neutral"],
+        help="PANs silenced, fixed at their mean, blinded to the padding (default all three)",
+    )
     more.add_argument("--controls", type=_whole(0), default=5, help="random draws of other neurons (default 5)")
     more.add_argument("--metric", help="a torchmetrics class, e.g. torchmetrics.classification.MulticlassF1Score")
     more.add_argument("--report", type=Path, help="pans.json of an earlier scan of this model, in place of a new one")
@@ -59,18 +65,27 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="default", help="default, none, a package or a checkpoint (see below)")
     parser.add_argument("--num-classes", type=_whole(1), help="outputs, where the weights do not tell")
     parser.add_argument("--size", type=_whole(1), help="height and width of the images (default: the model's own)")
+    parser.add_argument(
+        "--mean", type=float, nargs="+", help="of each channel, of images from 0 to 1 (default: the model's)"
+    )
+    parser.add_argument("--std", type=float, nargs="+", help="deviation of each channel (default: the model's)")
     what = parser.add_argument_group("what is measured")
     what.add_argument("--layers", nargs="+", metavar="GLOB", help="layers to look at (default all)")
-    what.add_argument("--reference", choices=("crop", "zoom", "mirror", "centre"), default="crop")
+    what.add_argument(
+        "--reference",
+        choices=("crop", "zoom", "mirror", "centre"),
+        default="crop",
+        help="of the contrast (default crop)",
+    )
     what.add_argument("--threshold", type=float, default=0.8, help="contrast of a PAN (default 0.8)")
     what.add_argument("--max-images", type=_whole(1), default=256, help="images to scan at most (default 256)")
     what.add_argument(
         "--companion-images", type=_whole(0), default=64, help="images for the other measures (default 64, 0: none)"
     )
-    what.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of the choice of images and controls")
+    what.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of images and controls (default 0)")
     how = parser.add_argument_group("how")
-    how.add_argument("--batch-size", type=_whole(1), default=32)
-    how.add_argument("--workers", type=_whole(0), default=0, help="processes that read images")
+    how.add_argument("--batch-size", type=_whole(1), default=32, help="images in a forward (default 32)")
+    how.add_argument("--workers", type=_whole(0), default=0, help="processes that read images (default 0: this one)")
     how.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ... (as Lightning's Trainer)")
     how.add_argument("--devices", type=_whole(1), default=1, help="processes, one a device (default 1)")
     how.add_argument("--num-nodes", type=_whole(1), default=1, help="machines, each started as Lightning's docs say")

@@ -72,7 +72,9 @@ def _survey(args: argparse.Namespace) -> int:
         raise UsageError("--report is of a scan that was made: --layers, --reference and --threshold are for a new one")
     if not 0 < args.threshold < 1:
         raise UsageError(f"--threshold {args.threshold:g} is not in (0, 1)")
-    loaded = load_model(args.model, args.weights, args.num_classes, args.size)
+    loaded = inputs.normalised(load_model(args.model, args.weights, args.num_classes, args.size), args)
+    for sentence in [] if args.quiet else inputs.assumptions(loaded, args):
+        _say(f"note: {sentence}")
     inputs.check_layers(loaded.model, args.layers)
     metric = inputs.metric_of(args.metric, loaded.outputs) if impact else None
     known = inputs.read_report(args.report, loaded.model) if impact and args.report else None
@@ -123,13 +125,16 @@ def _write(args, model, known, rest: tuple, source, notes: list[str]) -> bool:
         source: Images for the other measures, None to leave them out.
         notes: What a reader should know.
     """
+    from pan_callbacks.progress import progress_bar
     from pan_callbacks.survey import look_at, write
 
     images, patient = [], True
     try:
         if source is not None and args.companion_images:
             images = [batch[0] for batch in source.first(args.companion_images)]
-        survey = look_at(model, known, *rest, images, notes)
+        show = not args.quiet and sys.stderr.isatty()
+        with progress_bar("other measures", None, show):
+            survey = look_at(model, known, *rest, images, notes)
     except (KeyboardInterrupt, PANError) as error:
         patient = not isinstance(error, KeyboardInterrupt)
         why = str(error) if patient else "interrupted"
@@ -155,7 +160,7 @@ def _compare(args: argparse.Namespace) -> int:
         inputs.check_out(args.out, args.overwrite)
     entries = [compare.read_entry(path) for path in args.reports]
     console = _console(Console)
-    console.print(_rich_table(*compare.table(entries)))
+    console.print(_rich_table(*compare.turned(*compare.table(entries))))
     for sentence in compare.notes(entries):
         console.print(sentence, markup=False)
     if args.out is not None:
@@ -293,7 +298,7 @@ def _rich_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
 
     table = Table(show_edge=False, pad_edge=False)
     for i, heading in enumerate(head):
-        table.add_column(heading, justify="left" if i < 2 else "right", overflow="fold")
+        table.add_column(heading, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     return table

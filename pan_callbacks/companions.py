@@ -18,7 +18,7 @@ from pan_callbacks.kernels import model_asymmetries
 from pan_callbacks.masking import masked
 from pan_callbacks.padding import SIDES
 from pan_callbacks.position import TARGETS, PositionReadout, position_readout
-from pan_callbacks.report import PANReport
+from pan_callbacks.report import PANReport, padding_aware
 
 #: The networks that the position is read out of.
 VARIANTS = ("as it is", "PANs masked", "all padding neutral")
@@ -119,7 +119,8 @@ def leftover_counts(report: PANReport) -> dict[str, tuple[int, int, int]]:
     for layer in report.layers.values():
         if layer.skipped is not None or layer.leftover is None:
             continue
-        over = (layer.contrast.abs() >= report.threshold).sum(1).tolist()
+        hits = (layer.contrast.abs() >= report.threshold) & padding_aware(layer.contrast, report.threshold)
+        over = hits.sum(1).tolist()
         for axis, (near, far) in enumerate(((_TOP, _BOTTOM), (_LEFT, _RIGHT))):
             if layer.stride[axis] == 1:
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,35 @@ def read_report(path: Path, model: Any):
         except PANError as error:
             raise PANError(f"--report {path}: {error}") from error
     return report
+
+
+def normalised(loaded: Any, args: argparse.Namespace):
+    """The model with the mean and deviation that were asked for."""
+    given = {name: tuple(values) for name in ("mean", "std") if (values := getattr(args, name)) is not None}
+    channels = loaded.preprocessing.channels
+    for name, values in given.items():
+        if len(values) not in (1, channels):
+            raise UsageError(f"--{name} has {len(values)} values for {channels} channels")
+        if name == "std" and min(values) <= 0:
+            raise UsageError(f"--std {min(values):g} is not positive")
+        given[name] = values * channels if len(values) == 1 else values
+    return replace(loaded, preprocessing=replace(loaded.preprocessing, **given)) if given else loaded
+
+
+def assumptions(loaded: Any, args: argparse.Namespace) -> list[str]:
+    """What is taken for granted, for want of better knowledge."""
+    found = []
+    if not loaded.configured and args.weights == "default":
+        found.append(f"weights are {loaded.weights}: --weights FILE takes trained ones")
+    if not loaded.configured:
+        given = [name for name in ("size", "mean", "std") if getattr(args, name) is None]
+        if given:
+            height, width = loaded.preprocessing.size
+            found.append(
+                f"the model does not say what images it expects: {height}×{width} px, with ImageNet's mean and "
+                f"deviation where there is no --{', --'.join(given)}"
+            )
+    return found
 
 
 def check_layers(model: Any, layers: Sequence[str] | None) -> None:
@@ -114,7 +144,8 @@ def metric_of(path: str | None, outputs: int | None):
     try:
         kind = getattr(importlib.import_module(module or "torchmetrics"), name)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise UsageError(f"--metric {path}: {error}") from error
+        example = "torchmetrics.classification.MulticlassF1Score"
+        raise UsageError(f"--metric {path}: {error}; give a class with its module, like {example}") from error
     if not (isinstance(kind, type) and issubclass(kind, Metric)):
         raise UsageError(f"--metric {path} is no torchmetrics metric")
     known = {"num_classes": outputs, "num_labels": outputs, "task": "multiclass"}

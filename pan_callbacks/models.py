@@ -33,6 +33,7 @@ class LoadedModel:
         preprocessing: What it expects of its images.
         weights: Where its weights come from, in words for a report.
         outputs: Number of classes; None where it does not answer with one row of scores an image.
+        configured: Whether the model itself says what images it expects; else ``preprocessing`` is a guess.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class LoadedModel:
     preprocessing: Preprocessing
     weights: str
     outputs: int | None
+    configured: bool = True
 
 
 def load_model(
@@ -90,7 +92,8 @@ def load_model(
         preprocessing = preprocessing.grey()
     if size is not None:
         preprocessing = replace(preprocessing, size=size)
-    return LoadedModel(model, spec, preprocessing, described, _outputs(model, preprocessing))
+    configured = not isinstance(library, _Factory) or bool(getattr(model, "pretrained_cfg", None))
+    return LoadedModel(model, spec, preprocessing, described, _outputs(model, preprocessing), configured)
 
 
 def _takes_grey(model: nn.Module) -> bool:
@@ -117,6 +120,8 @@ def _outputs(model: nn.Module, preprocessing: Preprocessing) -> int | None:
 
 def _library(spec: str, num_classes: int | None) -> _Timm | _Torchvision | _Factory:
     source, _, name = spec.rpartition(":")
+    if spec.endswith(".py"):
+        raise UsageError(f"{spec} is a file: name the function in it that makes the model, {spec}:FUNCTION")
     if source in ("", "timm"):
         return _Timm(name, num_classes)
     if source == "torchvision":
@@ -184,9 +189,9 @@ class _Timm:
 
 def of_timm(model: nn.Module, name: str) -> Preprocessing:
     """What the configuration that timm gives its models says of their images."""
-    from timm.data import resolve_model_data_config
+    from timm.data import resolve_data_config
 
-    config = resolve_model_data_config(model)
+    config = resolve_data_config(pretrained_cfg=getattr(model, "pretrained_cfg", {}))
     interpolation = "bilinear" if config["interpolation"] == "bilinear" else "bicubic"
     return Preprocessing(
         config["input_size"][1:], config["mean"], config["std"], interpolation, min(config["crop_pct"], 1.0)

@@ -204,8 +204,13 @@ class PANReport:
         return "\n".join(line for line in lines if line)
 
     def strongest(self, limit: int | None = None) -> list[PAN]:
-        """PANs by falling absolute contrast, ``limit`` of them at most."""
-        return sorted(self.pans, key=lambda pan: -abs(pan.contrast[pan.strongest]))[:limit]
+        """PANs by falling absolute contrast, equal ones by falling effect; ``limit`` of them at most."""
+
+        def strength(pan: PAN) -> tuple[float, float]:
+            side = pan.strongest
+            return abs(pan.contrast[side]), abs(pan.effect.get(side, 0.0))
+
+        return sorted(self.pans, key=strength, reverse=True)[:limit]
 
     def markdown(self, limit: int | None = 50) -> str:
         """Summary and the strongest PANs as a Markdown table, for loggers that show text."""

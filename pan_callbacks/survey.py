@@ -157,7 +157,8 @@ def figures(survey: Survey) -> dict[str, tuple[Figure, str, str]]:
             "What masking PANs changes, against as many other neurons",
             "",
         )
-        for mode in survey.impact.modes if survey.impact.baseline.classes is not None else ():
+        known = survey.impact.baseline.classes is not None
+        for mode in [mode for mode in survey.impact.modes if known and survey.impact.arm("pans", mode).neurons]:
             drawn[f"classes_{mode}"] = (
                 impact_figures.class_changes(survey.impact, mode),
                 f"Classes whose probability moves most under mode {mode}",

@@ -98,7 +98,7 @@ def _impact(page: Page, impact: ImpactReport, drawn: Drawn) -> None:
     page.figure(*drawn["impact"])
     for mode in impact.modes:
         arm = impact.arm("pans", mode)
-        if arm.classes is None:
+        if arm.classes is None or not arm.neurons:
             continue
         page.text(_reproducible(impact, arm))
         page.figure(*drawn[f"classes_{mode}"])
@@ -110,7 +110,9 @@ def _reproducible(impact: ImpactReport, arm: Arm) -> str:
     """What the split-half correlation says, and what it does not."""
     rho, accuracy = arm.classes.split_half, arm.classes.split_half_accuracy
     if math.isnan(rho):
-        return f"Mode {arm.mode}: nothing moves, or there are too few classes to compare halves of the images."
+        few = len(arm.classes.shift) < 3
+        why = "two classes are too few to compare halves of the images" if few else "no probability moves"
+        return f"Mode {arm.mode}: {why}."
     known = [c.classes.split_half for c in impact.controls(arm.mode) if not math.isnan(c.classes.split_half)]
     controls = f" (controls: {sum(known) / len(known):.2f})" if known else ""
     of_accuracy = "" if math.isnan(accuracy) else f", that of the change of accuracy is {accuracy:.2f}"
@@ -166,6 +168,7 @@ def _layers(page: Page, report: PANReport) -> None:
             "×".join(map(str, line.stride)),
             "×".join(map(str, line.output_size or ())),
             "×".join(map(str, line.leftover or ())),
+            str(line.images),
             _number(line.border_bias, "{:.2f}"),
             _number(line.drift, "{:.2f}"),
             f"{line.reference}: {line.reason}" if line.reason else str(line.reference),
@@ -173,7 +176,7 @@ def _layers(page: Page, report: PANReport) -> None:
         for name, line in report.layers.items()
         if line.skipped is None
     ]
-    head = ("layer", "PANs", "kernel", "stride", "map", "leftover", "border bias", "drift", "reference")
+    head = ("layer", "PANs", "kernel", "stride", "map", "leftover", "images", "border bias", "drift", "reference")
     page.table(head, rows, caption="How each layer was measured")
     skipped = [(name, line.skipped) for name, line in report.layers.items() if line.skipped is not None]
     page.table(("layer", "why"), skipped, folded=f"{len(skipped)} layers were left out")

@@ -153,7 +153,8 @@ def test_the_csv_has_the_pans_of_the_report(scanned):
 def test_a_scan_says_what_it_found_and_where_it_wrote_it(scanned):
     ran, out = scanned
     count = len(planted.chain(3).truth)
-    assert ran.code == 0 and ran.err == ""
+    assert ran.code == 0 and ran.err.count("\n") == 2
+    assert "weights are as the factory made them" in ran.err and "does not say what images it expects" in ran.err
     assert f"{count} of" in ran.out and str(out / "report.html") in ran.out
     assert f"{count} of" in words(out / "report.html")
 

@@ -72,3 +72,32 @@ def test_a_factory_that_exits_does_not_end_the_command(classes, tmp_path):
     (tmp_path / "exits.py").write_text("import sys\n\n\ndef net():\n    sys.exit(3)\n")
     ran = run("scan", f"{tmp_path / 'exits.py'}:net", "--images", classes, "--out", tmp_path / "out")
     assert ran.code == 1 and "SystemExit" in ran.err
+
+
+def test_mean_and_deviation_are_those_that_were_asked_for(classes, tmp_path):
+    ran = survey("scan", "Plain", classes, tmp_path / "out", "--mean", "0.5", "--std", "0.1", "0.2", "0.3")
+    assert ran.code == 0 and "does not say" not in ran.err
+    assert "mean 0.5, 0.5, 0.5, deviation 0.1, 0.2, 0.3" in words(tmp_path / "out" / "report.html")
+
+
+@pytest.mark.parametrize("options", [("--mean", 1, 2), ("--std", 0)], ids=str)
+def test_a_mean_or_deviation_that_makes_no_sense_is_refused(classes, tmp_path, options):
+    ran = survey("scan", "Plain", classes, tmp_path / "out", *options)
+    assert ran.code == 2 and options[0] in ran.err
+
+
+def test_a_metric_needs_labels(classes, tmp_path):
+    metric = "torchmetrics.classification.MulticlassF1Score"
+    ran = survey("impact", "Plain", classes, tmp_path / "out", "--metric", metric, "--unlabelled")
+    assert ran.code == 2 and "needs labels" in ran.err
+
+
+def test_a_file_without_its_function_is_told_how_to_be_given(classes, tmp_path):
+    ran = run("scan", FACTORIES, "--images", classes, "--out", tmp_path / "out")
+    assert ran.code == 2 and "factories.py:FUNCTION" in ran.err
+
+
+def test_without_padding_aware_neurons_there_are_no_figures_of_classes(classes, tmp_path):
+    ran = survey("impact", "Plain", classes, tmp_path / "out", "--threshold", "0.99", "--controls", 1)
+    assert ran.code == 0 and "nothing was masked" in words(tmp_path / "out" / "report.html")
+    assert not list((tmp_path / "out" / "figures").glob("classes_*"))
