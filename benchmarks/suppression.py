@@ -32,6 +32,15 @@ from pan_callbacks import PANMask, PANMonitor, PANPenalty
 from tests.real import MEAN, PICTURES, STD, efficientnet_lite0, pictures
 
 RESULTS = Path("runs/suppression.jsonl")
+#: Arguments of a Trainer that trains and says nothing.
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -209,12 +218,7 @@ def run(name: str, arm: str, seed: int) -> dict:
     loaders = DataLoader(train, task.batch, shuffle=True, drop_last=True), DataLoader(val, task.batch)
     trainer = pl.Trainer(
         max_epochs=task.epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
+        **QUIET,
         callbacks=callbacks,
     )
     start = time.process_time()

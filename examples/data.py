@@ -137,7 +137,7 @@ class PlacedDigits(LabelledImages):
         lefts = _draw_starts(places % grid, canvas, digit_size, grid, generator)
         images = torch.zeros(len(digits), canvas, canvas)
         if background == "photos":
-            images += PHOTO_BRIGHTNESS * _photo_pieces(len(digits), canvas, generator)
+            images += PHOTO_BRIGHTNESS * photo_pieces(len(digits), canvas, generator)
         small = F.interpolate(digits[:, None], digit_size, mode="bilinear", antialias=True, align_corners=False)[:, 0]
         for image, digit, top, left in zip(images, small, tops.tolist(), lefts.tolist(), strict=True):
             window = image[top : top + digit_size, left : left + digit_size]
@@ -161,7 +161,7 @@ def sample_photos() -> tuple[Tensor, ...]:
     return tuple(F.avg_pool2d(photo[None], 2)[0] for photo in photos)
 
 
-def _photo_pieces(count: int, size: int, generator: torch.Generator) -> Tensor:
+def photo_pieces(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Square pieces (count, size, size) from random positions of the photographs."""
     photos = sample_photos()
     height, width = photos[0].shape

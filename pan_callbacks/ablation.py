@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +15,7 @@ from torchmetrics import Metric
 
 from pan_callbacks.impact_report import Arm, ClassChanges, ImpactReport
 from pan_callbacks.layers import PANError, convolutions, pad_modules, why_unpadded
-from pan_callbacks.masking import ChannelMask, MaskHook, build_masks, check_fits, check_mode, forget_compiled, targets
+from pan_callbacks.masking import ChannelMask, MaskHook, build_masks, check_fits, check_mode, hooked, targets
 from pan_callbacks.memory import in_smaller_batches
 from pan_callbacks.probes import quietly
 from pan_callbacks.processes import give_up_together, of_all_processes, sum_of_processes
@@ -81,11 +80,11 @@ def impact(
     if controls < 0:
         raise ValueError(f"controls={controls!r} is negative; 0 leaves them out")
     plans, notes = _plan(model, report, modes, controls, seed)
-    forget_compiled(model)
     outcome, failure, device = _Outcome(len(plans), metric), None, device_of(model)
     try:
-        with quietly(model), _hooked(plans) as wear:
-            work = partial(_measure, model, batches, plans, wear, outcome, progress=progress, share=share)
+        masked = {conv: None for plan in plans for conv in plan.masks}
+        with quietly(model), hooked(model, masked) as hooks:
+            work = partial(_measure, model, batches, plans, hooks, outcome, progress=progress, share=share)
             notes += in_smaller_batches(work, restartable=not isinstance(batches, Iterator))
         if not outcome.images:
             raise PANError("batches is empty: nothing was measured")
@@ -170,29 +169,17 @@ def padded_channels(model: nn.Module, report: PANReport) -> dict[str, list[int]]
     }
 
 
-@contextmanager
-def _hooked(plans: Sequence[_Plan]):
-    """One hook on each convolution that any plan masks; yields a function that puts on the masks of a plan."""
-    hooks = {conv: MaskHook() for plan in plans for conv in plan.masks}
-    handles = [hook.attach(conv) for conv, hook in hooks.items()]
-
-    def wear(plan: _Plan) -> None:
-        for conv, hook in hooks.items():
-            hook.mask = plan.masks.get(conv)
-
-    try:
-        yield wear
-    finally:
-        for handle, hook in zip(handles, hooks.values(), strict=True):
-            handle.remove()
-            hook.mask = None  # a compiled graph may hold the hook
+def _wear(hooks: Mapping[nn.Conv2d, MaskHook], plan: _Plan) -> None:
+    """Puts on the masks of a plan, and takes off all others."""
+    for conv, hook in hooks.items():
+        hook.mask = plan.masks.get(conv)
 
 
 def _measure(
     model: nn.Module,
     batches: Iterable[Any],
     plans: Sequence[_Plan],
-    wear: Any,
+    hooks: Mapping[nn.Conv2d, MaskHook],
     outcome: _Outcome,
     largest: int | None,
     progress: bool,
@@ -217,7 +204,7 @@ def _measure(
                 yield len(images[part])
                 answers = []
                 for plan in plans:
-                    wear(plan)
+                    _wear(hooks, plan)
                     answers.append(answer_of(model(images[part].to(device))))
                 outcome.add(answers, None if labels is None else labels[part].to(device), halves[part].to(device))
                 advance(len(images[part]))

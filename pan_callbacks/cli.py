@@ -63,10 +63,12 @@ def _say(message: str, everywhere: bool = False) -> None:
 def _survey(args: argparse.Namespace) -> int:
     from pan_callbacks import inputs
     from pan_callbacks.models import load_model
+    from pan_callbacks.processes import in_any_process, of_all_processes
 
     impact = args.command == "impact"
     inputs.check_out(args.out, args.overwrite)
-    if impact and args.metric and (args.unlabelled or args.images == "sample"):
+    labelled = impact and not args.unlabelled and args.images != "sample"
+    if impact and args.metric and not labelled:
         raise UsageError(f"--metric {args.metric} needs labels, which --unlabelled and the sample images have not")
     if impact and args.report and (args.layers or args.reference != "crop" or args.threshold != 0.8):
         raise UsageError("--report is of a scan that was made: --layers, --reference and --threshold are for a new one")
@@ -78,7 +80,6 @@ def _survey(args: argparse.Namespace) -> int:
     inputs.check_layers(loaded.model, args.layers)
     metric = inputs.metric_of(args.metric, loaded.outputs) if impact else None
     known = inputs.read_report(args.report, loaded.model) if impact and args.report else None
-    labelled = impact and not args.unlabelled and args.images != "sample"
     sources = {"scan": inputs.image_source(args, loaded, args.max_images, labelled)}
     if impact:
         sources["impact"] = inputs.image_source(args, loaded, args.impact_images, labelled)
@@ -92,15 +93,15 @@ def _survey(args: argparse.Namespace) -> int:
     with interruptible(shards) as batches:
         if known is None:
             known, pictures = process.scan(model, batches["scan"], args, sources["scan"], notes)
-        stopped = process.any(batches["scan"].stopped)
+        stopped = in_any_process(batches["scan"].stopped, process.fabric.device)
         if impact and not stopped:
             names = inputs.class_names(sources["impact"].classes, loaded.outputs)
             try:
                 result = process.impact(model, batches["impact"], known, args, metric, names)
             except Exception as error:  # the scan is kept
                 failure = error
-        stopped = process.any(batches["scan"].stopped)
-    skipped = process.gather({path: why for shard in shards.values() for path, why in shard.skipped.items()})
+        stopped = in_any_process(batches["scan"].stopped, process.fabric.device)
+    skipped = dict(sorted(of_all_processes([item for shard in shards.values() for item in shard.skipped.items()])))
     if process.rank == 0:
         about = _about(args, loaded, sources, known) | _interrupted(stopped, known, result)
         rest = about, loaded.preprocessing.size, pictures, result, skipped
@@ -195,14 +196,6 @@ class _Process:
             fabric.launch()
         self.fabric, self.rank, self.world = fabric, fabric.global_rank, fabric.world_size
 
-    def any(self, here: bool) -> bool:
-        """Whether something holds in any process; what all of them do next must be the same."""
-        if self.world == 1:
-            return here
-        import torch
-
-        return bool(self.fabric.all_reduce(torch.tensor(float(here), device=self.fabric.device), reduce_op="sum") > 0)
-
     def scan(self, model: Any, batches: Iterable[Any], args: argparse.Namespace, source: Any, notes: list[str]):
         """Report and pictures; the same in any number of processes."""
         from pan_callbacks.scanning import scanned
@@ -229,16 +222,6 @@ class _Process:
             return found
         few = "the sample images are crops of 13 pictures: intervals over images are narrower than they should be"
         return replace(found, notes=(*found.notes, few))
-
-    def gather(self, found: dict[str, str]) -> dict[str, str]:
-        """What all processes found, in the order of the names."""
-        every: list[Any] = [found]
-        if self.world > 1:
-            import torch.distributed
-
-            every = [None] * self.world
-            torch.distributed.all_gather_object(every, found)
-        return dict(sorted(item for part in every for item in part.items()))
 
     def shows_progress(self, args: argparse.Namespace) -> bool:
         """Whether this process draws a progress bar."""

@@ -30,21 +30,20 @@ def impact_changes(report: ImpactReport) -> Figure:
         "KL divergence (nats)": lambda arm: arm.kl,
         "flipped predictions (%)": lambda arm: None if arm.flips is None else 100 * arm.flips,
     }
-    rows = [(f"PANs, {mode}", [report.arm("pans", mode)], report.controls(mode)) for mode in report.modes]
-    rows += [("all padding neutral", [arm], ()) for arm in report.arms if arm.kind == "padding"]
-    shown = {name: value for name, value in panels.items() if _known(value(row[1][0]) for row in rows)}
+    rows = [(f"PANs, {mode}", report.arm("pans", mode), report.controls(mode)) for mode in report.modes]
+    rows += [("all padding neutral", arm, ()) for arm in report.arms if arm.kind == "padding"]
+    shown = {name: value for name, value in panels.items() if _known(value(row[1]) for row in rows)}
     title = f"What masking changes, {report.images} images"
     if not shown or not rows:
         return note(title, "nothing was measured")
     figure = new_figure(9.5, 1.5 + 0.55 * len(rows))
     figure.suptitle(title, fontsize=LARGE)
     for axes, (name, value) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
-        for row, (_, arms, controls) in enumerate(rows):
+        for row, (_, arm, controls) in enumerate(rows):
             drawn = [value(arm) for arm in controls]
             if drawn:
                 heights = [row + 0.18] * len(drawn)
                 axes.plot(drawn, heights, "o", color=REFERENCE, markersize=5, alpha=0.7, label="others")
-            arm = arms[0]
             axes.plot(value(arm), row - 0.12, "D", color=BORDER, markersize=6, label="PANs")
             if name == change and percent and arm.interval is not None:
                 axes.hlines(row - 0.12, 100 * arm.interval[0], 100 * arm.interval[1], color=BORDER, linewidth=1.5)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pan_callbacks.jsonfile import finite, read_json, with_nan, write_json
+from pan_callbacks.jsonfile import check_schema, finite, read_json, with_nan, write_json
 
 SCHEMA, SCHEMA_VERSION = "pan_callbacks.impact", 1
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -210,10 +210,7 @@ class ImpactReport:
         Raises:
             ValueError: If the data are no impact report, or one of a later schema version.
         """
-        if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-            raise ValueError(f"not an impact report (no 'schema': {SCHEMA!r})")
-        if not isinstance(data.get("version"), int) or data["version"] > SCHEMA_VERSION:
-            raise ValueError(f"schema version {data.get('version')!r}, this version reads up to {SCHEMA_VERSION}")
+        check_schema(data, "an impact report", SCHEMA, SCHEMA_VERSION)
         try:
             names = data["class_names"]
             arms = tuple(_arm_from_dict(arm) for arm in data["arms"])

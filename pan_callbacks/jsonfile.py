@@ -45,6 +45,21 @@ def read_json(path: str | os.PathLike[str], make: Callable[[Any], T]) -> T:
         raise ValueError(f"{path}: {error}") from error
 
 
+def check_schema(data: Any, what: str, schema: str, version: int) -> None:
+    """Raises ValueError where data are not of a schema, or of a later version of it.
+
+    Args:
+        data: What was read.
+        what: What it should be, in words.
+        schema: Name of the schema.
+        version: Latest version that can be read.
+    """
+    if not isinstance(data, dict) or data.get("schema") != schema:
+        raise ValueError(f"not {what} (no 'schema': {schema!r})")
+    if not isinstance(data.get("version"), int) or data["version"] > version:
+        raise ValueError(f"schema version {data.get('version')!r}, this version of pan_callbacks reads up to {version}")
+
+
 def finite(value: Any) -> Any:
     """Data with None in place of every number that is not finite.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -175,11 +175,25 @@ def masked(
         1 0
     """
     masks = build_masks(model, targets(report, neurons), mode)
-    hooks = {conv: MaskHook(mask) for conv, mask in masks.items()}
+    with hooked(model, masks) as hooks:
+        for conv, mask in masks.items():
+            hooks[conv].mask = mask
+        yield model
+
+
+@contextmanager
+def hooked(model: nn.Module, convs: Iterable[nn.Conv2d]) -> Iterator[dict[nn.Conv2d, MaskHook]]:
+    """Hooks without a mask on some convolutions of a model while the context lasts.
+
+    Args:
+        model: The model; what was compiled of it is compiled anew.
+        convs: The convolutions.
+    """
+    hooks = {conv: MaskHook() for conv in convs}
     forget_compiled(model)
     handles = [hook.attach(conv) for conv, hook in hooks.items()]
     try:
-        yield model
+        yield hooks
     finally:
         for handle, hook in zip(handles, hooks.values(), strict=True):
             handle.remove()

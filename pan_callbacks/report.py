@@ -12,7 +12,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from pan_callbacks.jsonfile import finite, read_json, with_nan, write_json
+from pan_callbacks.jsonfile import check_schema, finite, read_json, with_nan, write_json
 from pan_callbacks.padding import EDGES, SIDES
 
 SCHEMA_VERSION = 1
@@ -215,7 +215,7 @@ class PANReport:
     def markdown(self, limit: int | None = 50) -> str:
         """Summary and the strongest PANs as a Markdown table, for loggers that show text."""
         rows = ["| layer | channel | sides | contrast | effect | origin |", "|---|---:|---|---:|---:|---|"]
-        rows += ["| " + " | ".join(_cells(pan)) + " |" for pan in self.strongest(limit)]
+        rows += ["| " + " | ".join(cells(pan)) + " |" for pan in self.strongest(limit)]
         return self.summary().replace("\n", "  \n") + "\n\n" + "\n".join(rows)
 
     def table(self, limit: int | None = 20):
@@ -234,7 +234,7 @@ class PANReport:
             justify = "right" if heading in ("channel", "contrast", "effect") else "left"
             table.add_column(heading, justify=justify, overflow="fold")
         for pan in shown:
-            table.add_row(*(escape(cell) for cell in _cells(pan)))
+            table.add_row(*(escape(cell) for cell in cells(pan)))
         return table
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -273,12 +273,7 @@ class PANReport:
         Raises:
             ValueError: If the data are no PAN report, or one of a later schema version.
         """
-        if not isinstance(data, dict) or data.get("schema") != "pan_callbacks.report":
-            raise ValueError("not a PAN report (no 'schema': 'pan_callbacks.report')")
-        if not isinstance(data.get("version"), int) or data["version"] > SCHEMA_VERSION:
-            raise ValueError(
-                f"schema version {data.get('version')!r}, this version of pan_callbacks reads up to {SCHEMA_VERSION}"
-            )
+        check_schema(data, "a PAN report", "pan_callbacks.report", SCHEMA_VERSION)
         try:
             layers = {entry["name"]: _layer_from_dict(entry) for entry in data["layers"]}
             return cls(layers, data["threshold"], data["reference"], tuple(data["notes"]))
@@ -290,7 +285,8 @@ class PANReport:
         return f"PANReport({figures}, reference={self.reference!r})"
 
 
-def _cells(pan: PAN) -> tuple[str, ...]:
+def cells(pan: PAN) -> tuple[str, ...]:
+    """A PAN in a table: layer, channel, sides, contrast, effect, origin."""
     side = pan.strongest
     effect = f"{pan.effect[side]:+.2f}" if side in pan.effect else "-"
     return pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", effect, pan.origin

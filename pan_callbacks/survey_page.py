@@ -10,19 +10,11 @@ from pan_callbacks.companions import Companions
 from pan_callbacks.impact_figures import class_name
 from pan_callbacks.impact_report import Arm, ImpactReport
 from pan_callbacks.page import Page
-from pan_callbacks.report import PANReport
+from pan_callbacks.report import PANReport, cells
 from pan_callbacks.survey import Survey
 from pan_callbacks.taxonomy import PANType, counts, cross_table
 
 Drawn = Mapping[str, tuple[bytes, int, str, str]]
-_HEADINGS = {
-    "side": "side",
-    "sign": "sign",
-    "origin": "origin",
-    "depth": "depth",
-    "kernel": "kernel",
-    "stride": "stride",
-}
 _STRONGEST = 50
 
 
@@ -77,10 +69,7 @@ def _types(page: Page, report: PANReport) -> None:
     page.table(("by", "type", "PANs", "share"), rows)
     every = [(*kind, str(count)) for kind, count in cross_table(report).most_common()]
     page.table((*PANType._fields, "PANs"), every, folded=f"The full cross-table: {len(every)} types")
-    strongest = [
-        (p.layer, str(p.channel), p.kind, f"{p.contrast[p.strongest]:+.2f}", _effect(p), p.origin)
-        for p in report.strongest(_STRONGEST)
-    ]
+    strongest = [cells(pan) for pan in report.strongest(_STRONGEST)]
     head = ("layer", "channel", "sides", "contrast", "effect", "origin")
     page.table(head, strongest, folded=f"The strongest {len(strongest)} (pans.csv has all)")
 
@@ -187,10 +176,6 @@ def _reasons(skipped: Mapping[str, str]) -> dict[str, list[str]]:
     for name, why in skipped.items():
         reasons.setdefault(why, []).append(name)
     return reasons
-
-
-def _effect(pan) -> str:
-    return _number(pan.effect.get(pan.strongest, math.nan), "{:+.2f}")
 
 
 def _number(value, form: str) -> str:

@@ -92,7 +92,7 @@ def test_a_patch_is_at_the_border_or_inside_and_never_on_the_digit(noise):
     sets = tasks.patched(digits, SEED, noise)
     digit = where_the_digit_is(
         sets.plain,
-        tasks.PHOTO_BRIGHTNESS * tasks._photo_pieces(len(digits), tasks.SIZE, torch.Generator().manual_seed(SEED)),
+        tasks.PHOTO_BRIGHTNESS * tasks.photo_pieces(len(digits), tasks.SIZE, torch.Generator().manual_seed(SEED)),
     )
     at_border, inside = (where_the_digit_is(images, sets.plain) for images in (sets.border, sets.interior))
     assert not (inside & digit).any() and not (at_border & digit).any()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -14,9 +14,10 @@ from benchmarks.study.measures import (
     by_label,
     census,
     mean_movement,
-    movement,
+    patch_movement,
     probabilities,
     removal,
+    under,
     worth,
 )
 from benchmarks.study.training import FAMILIES, TRAININGS, family, fit, red_green_net, set_padding, trained
@@ -28,11 +29,6 @@ from pan_callbacks.ablation import padded_channels
 Numbers = dict[str, float]
 SIZES = (32, 48, 64)
 RESPECTS_TASKS = {"digit": "digit", "both": "digit and place"}
-
-
-def under(path: str, numbers: Mapping[str, float]) -> Numbers:
-    """The numbers with a path before their names."""
-    return {f"{path}/{name}": value for name, value in numbers.items()}
 
 
 def look(model: nn.Module, images: Tensor) -> PANReport:
@@ -148,15 +144,6 @@ class Probes:
             sets = tasks.patched(digits, self.seed, name == "noise")
             found |= patch_movement(model, name, tasks.Patched(*map(self._ready, vars(sets).values())))
         return found
-
-
-def patch_movement(model: nn.Module, name: str, sets: tasks.Patched) -> Numbers:
-    """Movement under a patch, at the border and inside."""
-    before = probabilities(model, sets.plain)
-    return {
-        **under(f"{name}/border", movement(before, probabilities(model, sets.border))),
-        **under(f"{name}/interior", movement(before, probabilities(model, sets.interior))),
-    }
 
 
 # --- what there is to run ------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.study import tasks
-from benchmarks.study.measures import census, mean_movement, movement, probabilities, worth
+from benchmarks.study.measures import census, mean_movement, patch_movement, probabilities, under, worth
 from pan_callbacks import masked, scan
 from pan_callbacks.ablation import padded_channels
 from pan_callbacks.companions import companions
@@ -35,7 +35,7 @@ def imagenet(arm: str, seed: int) -> Numbers:
     report = scan(loaded.model, images.split(64), progress=False)
     if arm == "as is":
         found = worth(loaded.model, images[:128], None, report, controls=3)
-        return census(report) | {f"worth/{path}": value for path, value in found.items()}
+        return census(report) | under("worth", found)
     if arm == "neutral":
         with masked(loaded.model, report, "neutral", neurons=padded_channels(loaded.model, report)):
             return census(scan(loaded.model, images.split(64), progress=False))
@@ -66,8 +66,7 @@ def _safety(loaded: LoadedModel, seed: int) -> Numbers:
     found = {}
     for variant, neurons in variants.items():
         with masked(loaded.model, report, "neutral", neurons=neurons):
-            for path, value in _movements(loaded, large, room, seed).items():
-                found[f"{variant}/{path}"] = value
+            found |= under(variant, _movements(loaded, large, room, seed))
     return found
 
 
@@ -76,7 +75,7 @@ def _movements(loaded: LoadedModel, large: Tensor, room: int, seed: int) -> Numb
     for shift in (1, 4):
         middle, *moved = tasks.windows(large, shift, room)
         before, *afters = (probabilities(loaded.model, part) for part in (middle, *moved[1::2]))
-        found |= {f"shift {shift}/{what}": value for what, value in mean_movement(before, afters).items()}
+        found |= under(f"shift {shift}", mean_movement(before, afters))
     mean, deviation = loaded.preprocessing.mean[0], loaded.preprocessing.std[0]
     for name in ("strip", "noise"):
         sets = tasks.patch(
@@ -88,8 +87,5 @@ def _movements(loaded: LoadedModel, large: Tensor, room: int, seed: int) -> Numb
             noise=name == "noise",
             paint=lambda brightness: (brightness - mean) / deviation,
         )
-        before = probabilities(loaded.model, sets.plain)
-        for where, images in (("border", sets.border), ("interior", sets.interior)):
-            moved = movement(before, probabilities(loaded.model, images))
-            found |= {f"{name}/{where}/{what}": value for what, value in moved.items()}
+        found |= patch_movement(loaded.model, name, sets)
     return found

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from benchmarks.study.tasks import Patched
 from pan_callbacks import PANReport, impact, masked
 from pan_callbacks.ablation import draw_controls
+from pan_callbacks.taxonomy import type_of
 
 BATCH = 125
 FREE = 0.005  # loss of accuracy that counts as none
@@ -66,16 +68,28 @@ def mean_movement(before: Tensor, afters: Iterable[Tensor]) -> dict[str, float]:
     return {key: statistics.fmean(one[key] for one in found) for key in found[0]}
 
 
+def under(path: str, numbers: Mapping[str, float]) -> dict[str, float]:
+    """The numbers with a path before their names."""
+    return {f"{path}/{name}": value for name, value in numbers.items()}
+
+
+def patch_movement(model: nn.Module, name: str, sets: Patched) -> dict[str, float]:
+    """Movement under a patch, at the border and inside."""
+    before = probabilities(model, sets.plain)
+    return {
+        **under(f"{name}/border", movement(before, probabilities(model, sets.border))),
+        **under(f"{name}/interior", movement(before, probabilities(model, sets.interior))),
+    }
+
+
 def census(report: PANReport) -> dict[str, float]:
     """PANs of a report: how many, of which origin, sign and side, in which third of the padded layers."""
-    measured = [name for name, line in report.layers.items() if line.skipped is None]
-    third = {name: 3 * index // len(measured) for index, name in enumerate(measured)}
     counts: Counter[str] = Counter()
     for pan in report.pans:
         edges = sum("-" not in side for side in pan.kind.split("+"))
         counts[pan.origin] += 1
         counts["excited" if pan.contrast[pan.strongest] > 0 else "inhibited"] += 1
-        counts[("early", "middle", "late")[third[pan.layer]]] += 1
+        counts[type_of(pan, report).depth] += 1
         counts["corner" if edges == 0 else "one edge" if edges == 1 else "several edges"] += 1
     return {
         "pans": report.count,

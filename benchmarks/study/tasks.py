@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from examples.data import PHOTO_BRIGHTNESS, LabelledImages, _photo_pieces, mnist_digits, stratified_split
+from examples.data import PHOTO_BRIGHTNESS, LabelledImages, mnist_digits, photo_pieces, stratified_split
 
 SIZE = 32  # of an image in pixels
 BLOCK = 5  # of a red or green block
@@ -64,7 +64,7 @@ def held_out(seed: int) -> Tensor:
 def scene(digits: Tensor, tops: Tensor, lefts: Tensor, size: int, seed: int) -> Tensor:
     """Digits at given places of pieces of photographs, (digits, size, size) in 0 ... 1; made as PlacedDigits are."""
     generator = torch.Generator().manual_seed(seed)
-    images = PHOTO_BRIGHTNESS * _photo_pieces(len(digits), size, generator)
+    images = PHOTO_BRIGHTNESS * photo_pieces(len(digits), size, generator)
     small = F.interpolate(mnist_digits()[0][digits][:, None], DIGIT, mode="bilinear", antialias=True)[:, 0]
     for image, digit, top, left in zip(images, small, tops.tolist(), lefts.tolist(), strict=True):
         window = image[top : top + DIGIT, left : left + DIGIT]

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.suppression import ARMS, Arm, Classifier, callbacks_of
+from benchmarks.suppression import ARMS, QUIET, Arm, Classifier, callbacks_of
 from examples.model import TimmClassifier
 from pan_callbacks import PANMask, PANMonitor
 from pan_callbacks.layers import convolutions
@@ -65,12 +65,7 @@ def fit(module: pl.LightningModule, train: Dataset, val: Dataset, epochs: int, c
     masks = [callback for callback in callbacks if isinstance(callback, PANMask)]
     trainer = pl.Trainer(
         max_epochs=epochs,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
+        **QUIET,
         limit_val_batches=1.0 if masks else 0,
         callbacks=[*callbacks, *([PANMonitor(figures=False)] if masks else [])],
     )
