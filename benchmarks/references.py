@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from pan_callbacks import PANReport, scan
-from pan_callbacks.report import padding_aware
-from tests import real
+from pan_callbacks.reports.pan_report import padding_aware
+from tests.support import real
 
 DEEP = ("blocks.5.1.conv_dw", "blocks.5.2.conv_dw", "blocks.5.3.conv_dw")  # 5×5 kernels on 7×7 maps
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pan_callbacks.awareness import PaddingAwareness
-from pan_callbacks.statistics import contrast
-from tests import real
+from pan_callbacks.measurement.contrast import contrast
+from pan_callbacks.measurement.metrics import PaddingAwareness
+from tests.support import real
 
 OFFSET = 32  # pixels, a multiple of the network's stride
 EDGES = ("top", "left")

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from examples.data import PLACED_MEAN, PLACED_STD, LabelledImages, MNISTData, PlacedDigitsData
 from examples.model import TimmClassifier
 from pan_callbacks import PANMask, PANMonitor, PANPenalty
-from tests.real import MEAN, PICTURES, STD, efficientnet_lite0, pictures
+from tests.support.real import MEAN, PICTURES, STD, efficientnet_lite0, pictures
 
 RESULTS = Path("runs/suppression.jsonl")
 #: Arguments of a Trainer that trains and says nothing.

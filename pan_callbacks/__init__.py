@@ -6,21 +6,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pan_callbacks.ablation import impact as impact
-    from pan_callbacks.awareness import BorderBias as BorderBias
-    from pan_callbacks.awareness import PaddingAwareness as PaddingAwareness
     from pan_callbacks.callbacks.mask import PANMask as PANMask
     from pan_callbacks.callbacks.monitor import PANMonitor as PANMonitor
     from pan_callbacks.callbacks.penalty import PANPenalty as PANPenalty
-    from pan_callbacks.impact_report import ImpactReport as ImpactReport
-    from pan_callbacks.layers import PANError as PANError
-    from pan_callbacks.masking import mask_permanently as mask_permanently
-    from pan_callbacks.masking import masked as masked
-    from pan_callbacks.penalty import PaddingBiasPenalty as PaddingBiasPenalty
-    from pan_callbacks.report import PAN as PAN
-    from pan_callbacks.report import LayerReport as LayerReport
-    from pan_callbacks.report import PANReport as PANReport
-    from pan_callbacks.scanning import scan as scan
+    from pan_callbacks.errors import PANError as PANError
+    from pan_callbacks.measurement.metrics import BorderBias as BorderBias
+    from pan_callbacks.measurement.metrics import PaddingAwareness as PaddingAwareness
+    from pan_callbacks.measurement.scan import scan as scan
+    from pan_callbacks.reports.impact_report import ImpactReport as ImpactReport
+    from pan_callbacks.reports.pan_report import PAN as PAN
+    from pan_callbacks.reports.pan_report import LayerReport as LayerReport
+    from pan_callbacks.reports.pan_report import PANReport as PANReport
+    from pan_callbacks.suppression.impact import impact as impact
+    from pan_callbacks.suppression.masks import mask_permanently as mask_permanently
+    from pan_callbacks.suppression.masks import masked as masked
+    from pan_callbacks.suppression.penalty import PaddingBiasPenalty as PaddingBiasPenalty
 
 __version__ = "0.1.0"
 
@@ -29,18 +29,18 @@ _WHERE = {
     "PANMonitor": "callbacks.monitor",
     "PANPenalty": "callbacks.penalty",
     "PANMask": "callbacks.mask",
-    "PaddingBiasPenalty": "penalty",
-    "PaddingAwareness": "awareness",
-    "BorderBias": "awareness",
-    "scan": "scanning",
-    "impact": "ablation",
-    "ImpactReport": "impact_report",
-    "masked": "masking",
-    "mask_permanently": "masking",
-    "PANReport": "report",
-    "LayerReport": "report",
-    "PAN": "report",
-    "PANError": "layers",
+    "PaddingBiasPenalty": "suppression.penalty",
+    "PaddingAwareness": "measurement.metrics",
+    "BorderBias": "measurement.metrics",
+    "scan": "measurement.scan",
+    "impact": "suppression.impact",
+    "ImpactReport": "reports.impact_report",
+    "masked": "suppression.masks",
+    "mask_permanently": "suppression.masks",
+    "PANReport": "reports.pan_report",
+    "LayerReport": "reports.pan_report",
+    "PAN": "reports.pan_report",
+    "PANError": "errors",
 }
 __all__ = sorted(_WHERE)
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from pan_callbacks.cli import main
+from pan_callbacks.cli.main import main
 
 sys.exit(main())

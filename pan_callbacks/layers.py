@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pan_callbacks.errors import PANError as PANError
-from pan_callbacks.errors import UsageError as UsageError
+from pan_callbacks.errors import PANError
 from pan_callbacks.padding import Axis, Geometry, same_padding
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pan_callbacks import PANError
-from pan_callbacks.memory import in_smaller_batches, is_out_of_memory
+from pan_callbacks._runtime import in_smaller_batches, is_out_of_memory
 
 
 class Work:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from benchmarks.study.imagenet_section import COUNTED
 from benchmarks.study.measures import MODES, TYPES
 from benchmarks.study.summary import BySeed, Results, error, mean
-from pan_callbacks.drawing import LINE, NORMAL, SMALL, new_figure
+from pan_callbacks.figures.style import LINE, NORMAL, SMALL, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from benchmarks.study import tasks
 from benchmarks.study.measures import census, mean_movement, patch_movement, probabilities, under, worth
 from pan_callbacks import masked, scan
-from pan_callbacks.ablation import padded_channels
-from pan_callbacks.companions import companions
-from pan_callbacks.images import sample_images
-from pan_callbacks.models import LITE0_PACKAGE, LoadedModel, load_model
-from pan_callbacks.position import TARGETS
-from pan_callbacks.reading import MEAN, STD
+from pan_callbacks.analysis.agreement import companions
+from pan_callbacks.analysis.position import TARGETS
+from pan_callbacks.sources.images import sample_images
+from pan_callbacks.sources.models import LITE0_PACKAGE, LoadedModel, load_model
+from pan_callbacks.sources.preprocessing import MEAN, STD
+from pan_callbacks.suppression.impact import padded_channels
 
 NAME = "timm:tf_efficientnet_lite0"
 #: What is looked at; of "other normalisation" and "random" the count alone.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from benchmarks.study.imagenet import ARMS
 from benchmarks.study.measures import MODES, TYPES
 from benchmarks.study.summary import Results, cell, listed, mean, table
-from pan_callbacks.companions import VARIANTS
-from pan_callbacks.position import TARGETS
+from pan_callbacks.analysis.agreement import VARIANTS
+from pan_callbacks.analysis.position import TARGETS
 
 COUNTED = {
     "as is": "ImageNet weights",

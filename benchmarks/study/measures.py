@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.study.tasks import Patched
 from pan_callbacks import PANReport, impact, masked
-from pan_callbacks.ablation import draw_controls
-from pan_callbacks.taxonomy import type_of
+from pan_callbacks.reports.taxonomy import type_of
+from pan_callbacks.suppression.impact import draw_controls
 
 BATCH = 125
 FREE = 0.005  # loss of accuracy that counts as none

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pan_callbacks._compat import isolate_rng
-from pan_callbacks.layers import PANError
-from pan_callbacks.measure import Measurement
-from pan_callbacks.probes import quietly
-from pan_callbacks.scanning import describe_batch, first_images
+from pan_callbacks.callbacks._lightning import isolate_rng
+from pan_callbacks.errors import PANError
+from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.hooks import quietly
+from pan_callbacks.measurement.scan import describe_batch, first_images
 
 
 def feed(trainer: Any, pl_module: nn.Module, measurement: Measurement, batches: Iterable[Any] | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pan_callbacks.loggers import (
+from pan_callbacks.callbacks._loggers import (
     can_show,
     is_silent,
     scalar_layout,
@@ -16,9 +16,9 @@ from pan_callbacks.loggers import (
     show_layout,
     show_text,
 )
-from pan_callbacks.measure import Measurement
+from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.padding import SIDES
-from pan_callbacks.report import PANReport
+from pan_callbacks.reports.pan_report import PANReport
 
 
 class Show:
@@ -85,10 +85,10 @@ class Show:
 
 
 def _draw(report: PANReport, history: list[dict[str, Any]], measurement: Measurement | None) -> dict[str, Any]:
-    from pan_callbacks.figures import timeline
-    from pan_callbacks.model_figures import layer_sides
-    from pan_callbacks.neuron_figures import gallery
-    from pan_callbacks.pictures import neuron_pictures
+    from pan_callbacks.analysis.portraits import neuron_pictures
+    from pan_callbacks.figures.gallery import gallery
+    from pan_callbacks.figures.model import layer_sides
+    from pan_callbacks.figures.timeline import timeline
 
     figures = {"pan/timeline": timeline(history), "pan/layer_sides": layer_sides(report)}
     if measurement is not None:

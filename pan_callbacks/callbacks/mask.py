@@ -11,11 +11,21 @@ from typing import Any
 
 from torch import nn
 
-from pan_callbacks._compat import Callback
+from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks.monitor import find_monitor
-from pan_callbacks.layers import PANError, convolutions
-from pan_callbacks.masking import MaskHook, Target, build_in, build_masks, check_mode, forget_compiled, merge, targets
-from pan_callbacks.report import PANReport
+from pan_callbacks.errors import PANError
+from pan_callbacks.layers import convolutions
+from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.suppression.masks import (
+    MaskHook,
+    Target,
+    build_in,
+    build_masks,
+    check_mode,
+    forget_compiled,
+    merge,
+    targets,
+)
 
 
 class PANMask(Callback):

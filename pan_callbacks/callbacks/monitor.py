@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
-from pan_callbacks._compat import Callback
+from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._probing import feed, validation_batches
 from pan_callbacks.callbacks._showing import Show
-from pan_callbacks.history import History
-from pan_callbacks.layers import PANError
-from pan_callbacks.measure import Measurement, check_arguments
-from pan_callbacks.report import PANReport
-from pan_callbacks.scanning import check_measured, first_images
+from pan_callbacks.errors import PANError
+from pan_callbacks.measurement.engine import Measurement, check_arguments
+from pan_callbacks.measurement.scan import check_measured, first_images
+from pan_callbacks.reports.history import History
+from pan_callbacks.reports.pan_report import PANReport
 
 START = -1  # the epoch of the network before its first step
 

@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pan_callbacks._compat import Callback
+from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks.monitor import PANMonitor, find_monitor
-from pan_callbacks.layers import PANError, select
-from pan_callbacks.penalty import PaddingBiasPenalty, check_arguments
+from pan_callbacks.errors import PANError
+from pan_callbacks.layers import select
+from pan_callbacks.suppression.penalty import PaddingBiasPenalty, check_arguments
 
 
 class PANPenalty(Callback):

@@ -1,0 +1,1 @@
+"""Other measures of padding and position, and portraits of neurons."""

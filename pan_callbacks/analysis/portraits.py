@@ -1,0 +1,148 @@
+"""What the gallery shows of a neuron: its kernel, where it fires, and its readings at border and reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pan_callbacks._runtime import halving
+from pan_callbacks.analysis.kernels import padding_taps
+from pan_callbacks.figures.gallery import NeuronPicture
+from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.hooks import run
+from pan_callbacks.reports.pan_report import PAN, PANReport
+from pan_callbacks.reports.taxonomy import side_of, sign_of
+
+
+def neuron_pictures(
+    measurement: Measurement,
+    report: PANReport,
+    limit: int = 6,
+    examples: int = 0,
+    pans: Iterable[PAN] | None = None,
+    sync: bool = False,
+) -> list[NeuronPicture]:
+    """Pictures of the strongest PANs, one of each type first.
+
+    Args:
+        measurement: What the report came from, still attached.
+        report: The report.
+        limit: Pictures at most.
+        examples: Images to show with each neuron's activation; as many as were kept at most.
+        pans: Neurons to picture, in this order, instead of the strongest; ``limit`` does not hold for them.
+        sync: Whether all processes call this, and readings of all of them are shown.
+    """
+    pans = _varied(report, limit) if pans is None else list(pans)
+    samples = [measurement.statistics[pan.layer].samples(pan.strongest, sync) for pan in pans]  # in every process
+    if not pans or measurement.sample is None:
+        return []
+    activations = _activations(measurement, pans, examples)
+    images = [displayed(image) for image in measurement.sample[1][0][:examples]]
+    pictures = []
+    for pan, (border, reference) in zip(pans, samples, strict=True):
+        if (pan.layer, pan.channel) not in activations:
+            continue
+        seen = activations[pan.layer, pan.channel]
+        conv = measurement.candidates[pan.layer]
+        _, geometry, _ = measurement.how_measured(pan.layer)
+        pictures.append(
+            NeuronPicture(
+                pan,
+                kernel=conv.weight[pan.channel].detach().float().mean(0).cpu(),
+                activation=seen.mean,
+                border=border[:, pan.channel].cpu(),
+                reference=reference[:, pan.channel].cpu(),
+                padding_taps=([], []) if geometry is None else padding_taps(geometry, pan.strongest),
+                examples=tuple(zip(images, seen.first, strict=False)),
+            )
+        )
+    return pictures
+
+
+def by_type(report: PANReport, per_type: int = 1, limit: int = 12) -> list[PAN]:
+    """The strongest PANs of each kind: the side, sign and origin (:mod:`pan_callbacks.reports.taxonomy`).
+
+    Args:
+        report: The report.
+        per_type: PANs of each type at most.
+        limit: PANs at most.
+
+    Returns:
+        The type with the most members first, within a type the strongest PAN first.
+    """
+    types: dict[tuple[str, str, str], list[PAN]] = {}
+    for pan in report.strongest():
+        types.setdefault((side_of(pan), sign_of(pan), pan.origin), []).append(pan)
+    ranked = sorted(types.values(), key=len, reverse=True)
+    return [pan for members in ranked for pan in members[:per_type]][:limit]
+
+
+def displayed(image: Tensor) -> Tensor:
+    """An image as it can be shown, whatever it was normalised with: stretched from its 1st to its 99th percentile.
+
+    The stretch is common to the channels, which keeps colours. Any number of channels but three is shown as grey.
+
+    Args:
+        image: (channels, height, width).
+
+    Returns:
+        (3, height, width) in 0 to 1, on the CPU.
+
+    Example:
+        >>> displayed(torch.tensor([[[-3.0, 1.0, 5.0]]]))[:, 0].tolist()
+        [[0.0, 0.5, 1.0], [0.0, 0.5, 1.0], [0.0, 0.5, 1.0]]
+    """
+    values = image.detach().float().cpu()
+    if len(values) != 3:
+        values = values.mean(0, keepdim=True).expand(3, -1, -1)
+    known = values[values.isfinite()]
+    if known.numel() == 0:
+        return torch.zeros_like(values)
+    # by rank and not torch.quantile, which takes no more than 16 million values
+    low, high = (known.kthvalue(1 + round(share * (known.numel() - 1))).values for share in (0.01, 0.99))
+    return ((values.nan_to_num(0.0) - low) / (high - low if high > low else 1.0)).clamp(0, 1)
+
+
+def _varied(report: PANReport, limit: int) -> list[PAN]:
+    """One of each type, and then the strongest of the rest."""
+    first = by_type(report, limit=limit)
+    chosen = {(pan.layer, pan.channel) for pan in first}
+    return (first + [pan for pan in report.strongest() if (pan.layer, pan.channel) not in chosen])[:limit]
+
+
+@dataclass
+class _Activation:
+    """A neuron's mean map over the sample images, and its maps of the first of them (rows, columns)."""
+
+    mean: Tensor
+    first: list[Tensor]
+
+
+def _activations(measurement: Measurement, pans: list[PAN], examples: int) -> dict[tuple[str, int], _Activation]:
+    """What each neuron answers to the sample images, at its layer's first call."""
+    channels: dict[str, list[int]] = {}
+    for pan in pans:
+        channels.setdefault(pan.layer, []).append(pan.channel)
+    found: dict[tuple[str, int], _Activation] = {}
+
+    def listener(name: str):
+        def listen(conv: nn.Module, x: Tensor, output: Tensor) -> None:
+            for channel in channels[name]:
+                maps = output[:, channel].detach().float()
+                found.setdefault((name, channel), _Activation(maps.mean(0).cpu(), list(maps[:examples].clone().cpu())))
+
+        return listen
+
+    module, (images, *rest), kwargs = measurement.sample
+
+    def look(count: int) -> None:
+        found.clear()
+        with torch.no_grad(), measurement.running(module):
+            measurement.probes.listen({name: listener(name) for name in channels})
+            run(module, (images[:count], *rest), kwargs)
+
+    halving(look, len(images))
+    return found

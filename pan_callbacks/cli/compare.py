@@ -1,0 +1,136 @@
+"""One table over the reports of several models."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pan_callbacks import __version__
+from pan_callbacks.cli.page import Page
+from pan_callbacks.errors import PANError, UsageError
+from pan_callbacks.padding import EDGES
+from pan_callbacks.reports.impact_report import ImpactReport
+from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.taxonomy import counts
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One model of a comparison.
+
+    Args:
+        name: Folder or file of its report.
+        model: What it is, as far as the folder says.
+        report: Its padding aware neurons.
+        impact: What masking did, where it was measured.
+        about: What was surveyed, in words, as far as the folder says.
+    """
+
+    name: str
+    model: str
+    report: PANReport
+    impact: ImpactReport | None
+    about: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_entry(path: Path) -> Entry:
+    """Reads a folder that a survey was written to, or a ``pans.json`` alone.
+
+    Raises:
+        UsageError: If there is nothing of that name.
+        PANError: If there is no report, or a file is none.
+    """
+    folder, file = (path, path / "pans.json") if path.is_dir() else (path.parent, path)
+    if not file.is_file():
+        kind = PANError if path.exists() else UsageError
+        raise kind(f"{path} holds no pans.json: give folders that `pan-callbacks scan` or `impact` wrote")
+    try:
+        report = PANReport.load(file)
+        about, impact = folder / "about.json", folder / "impact.json"
+        known = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
+        if not isinstance(known, dict):
+            raise ValueError(f"{about} is no description of a survey")
+        measured = ImpactReport.load(impact) if impact.is_file() else None
+        return Entry(str(path), str(known.get("model", "")), report, measured, known)
+    except ValueError as error:
+        raise PANError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+
+
+_ABOUT = ("weights", "images", "preprocessing")
+
+
+def table(entries: Sequence[Entry]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Headings and a row for each report; columns about impact only where one of them has it."""
+    head = ("report", "model", *_ABOUT, "PANs", "neurons", "share", "nascent", "inherited", "excited", "inhibited")
+    head += ("mixed", "early", "middle", "late", "top", "bottom", "left", "right", "corner alone", "border bias")
+    modes = list(dict.fromkeys(mode for entry in entries if entry.impact for mode in entry.impact.modes))
+    head += tuple(f"masked, {mode}" for mode in modes)
+    return head, [_row(entry, modes) for entry in entries]
+
+
+def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
+    report = entry.report
+    by = {name: counts(report, name) for name in ("origin", "sign", "depth")}
+    sides = report.count_by_side()
+    corners = sum(not pan.sides & set(EDGES) for pan in report.pans)
+    bias = report.border_bias
+    cells = [entry.name, entry.model, *(str(entry.about.get(what, "-")) for what in _ABOUT)]
+    cells += [str(report.count), str(report.neurons), f"{report.fraction:.2%}"]
+    cells += [str(by["origin"].get(name, 0)) for name in ("nascent", "inherited")]
+    cells += [str(by["sign"].get(name, 0)) for name in ("excited", "inhibited", "mixed")]
+    cells += [str(by["depth"].get(name, 0)) for name in ("early", "middle", "late")]
+    cells += [str(sides[side]) for side in ("top", "bottom", "left", "right")]
+    cells += [str(corners), f"{bias:.2f}" if bias == bias else "-"]
+    for mode in modes:
+        known = entry.impact is not None and mode in entry.impact.modes
+        cells.append(_change(entry.impact, mode) if known else "-")
+    return tuple(cells)
+
+
+def _change(impact: ImpactReport, mode: str) -> str:
+    """Change of the metric, or the divergence where there is no metric."""
+    row = next(row for arm, row in zip(_single(impact), impact.rows(), strict=True) if arm == ("pans", mode))
+    return row[3] if row[3] != "-" else f"KL {row[4]}"
+
+
+def _single(impact: ImpactReport) -> list[tuple[str, str]]:
+    """Kind and mode of every row of :meth:`ImpactReport.rows`."""
+    return list(dict.fromkeys((arm.kind, arm.mode) for arm in impact.arms))
+
+
+def turned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table with a column for each report, for there are few of them and many quantities."""
+    columns = list(zip(head, *rows, strict=True))
+    return ("", *columns[0][1:]), columns[1:]
+
+
+def notes(entries: Sequence[Entry]) -> list[str]:
+    """What makes the reports hard to compare."""
+    found = []
+    for what, values in (
+        ("thresholds", {f"{entry.report.threshold:g}" for entry in entries}),
+        ("references", {entry.report.reference for entry in entries}),
+        ("preprocessing", {str(entry.about.get("preprocessing", "-")) for entry in entries}),
+        ("metrics", {entry.impact.metric for entry in entries if entry.impact is not None}),
+    ):
+        if len(values) > 1:
+            found.append(f"the reports have different {what}: {', '.join(sorted(values))}")
+    return found
+
+
+def write(entries: Sequence[Entry], folder: Path) -> None:
+    """Writes ``compare.csv`` and ``report.html``."""
+    head, rows = table(entries)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([head, *rows])
+    (folder / "compare.csv").write_text(file.getvalue(), encoding="utf-8", newline="")
+    page = Page("Padding aware neurons, compared", f"pan_callbacks {__version__}")
+    for sentence in notes(entries):
+        page.text(sentence, "note")
+    page.table(*turned(head, rows))
+    (folder / "report.html").write_text(page.html(), encoding="utf-8")

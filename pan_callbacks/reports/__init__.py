@@ -1,0 +1,1 @@
+"""What was found, as plain data: no model, no tensor that lives on a device."""

@@ -1,0 +1,318 @@
+"""What masking neurons did to a model: plain data, saved as JSON."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pan_callbacks.reports._json import check_schema, finite, read_json, with_nan, write_json
+
+SCHEMA, SCHEMA_VERSION = "pan_callbacks.impact", 1
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+
+
+@dataclass(frozen=True, eq=False)
+class ClassChanges:
+    """What a mask did to each class of a classifier; all tensors are (classes,), intervals cover 95 %.
+
+    Args:
+        images: Images of the class, 0 without labels.
+        change: Change of accuracy on the images of the class, NaN where there are none.
+        low: Lower end of its interval (:func:`paired_interval`).
+        high: Upper end.
+        shift: Change of the mean probability that the model gives the class, over all images.
+        shift_low: Lower end of its interval (:func:`shift_interval`).
+        shift_high: Upper end.
+        split_half: Correlation of ``shift`` between two halves of the images: near 1 other images show the same bias,
+            near 0 it is noise. NaN for fewer than three classes, or where nothing moves.
+        split_half_accuracy: The same of ``change``, over the classes that both halves have.
+    """
+
+    images: Tensor
+    change: Tensor = field(repr=False)
+    low: Tensor = field(repr=False)
+    high: Tensor = field(repr=False)
+    shift: Tensor = field(repr=False)
+    shift_low: Tensor = field(repr=False)
+    shift_high: Tensor = field(repr=False)
+    split_half: float = math.nan
+    split_half_accuracy: float = math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Arm:
+    """The model with some neurons masked.
+
+    Args:
+        kind: ``"baseline"``, ``"pans"``, ``"control"`` (as many other neurons of the same layers) or ``"padding"`` (all
+            channels of all padded layers with neutral padding).
+        mode: Mode of the mask, ``""`` for the baseline.
+        neurons: Number of neurons masked.
+        value: The metric.
+        draw: Number of the random draw of a control.
+        interval: Ends of the 95 % interval of the change of accuracy against the baseline; None for other metrics.
+        kl: Mean Kullback-Leibler divergence ``sum p * log(p / q)`` in nats, p as predicted by the baseline and q by
+            this arm; None where the model is no classifier, like all that follows.
+        flips: Share of the images whose predicted class is another.
+        classes: Changes by class.
+    """
+
+    kind: str
+    mode: str
+    neurons: int
+    value: float
+    draw: int | None = None
+    interval: tuple[float, float] | None = None
+    kl: float | None = None
+    flips: float | None = None
+    classes: ClassChanges | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ImpactReport:
+    """What the padding aware neurons of a model are worth to it.
+
+    Args:
+        metric: Name of the metric.
+        images: Number of images.
+        arms: The baseline, then every mask.
+        class_names: Names of the classes, where they are known.
+        notes: Sentences a reader of the figures should know.
+    """
+
+    metric: str
+    images: int
+    arms: tuple[Arm, ...]
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def baseline(self) -> Arm:
+        """The model as it is."""
+        return self.arm("baseline", "")
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """Modes that the PANs were masked with."""
+        return tuple(arm.mode for arm in self.arms if arm.kind == "pans")
+
+    def arm(self, kind: str, mode: str) -> Arm:
+        """The arm of a kind and mode; of controls the first draw.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        for arm in self.arms:
+            if (arm.kind, arm.mode) == (kind, mode):
+                return arm
+        raise KeyError(f"no arm {kind!r} with mode {mode!r} in this report; it has the modes {', '.join(self.modes)}")
+
+    def controls(self, mode: str) -> tuple[Arm, ...]:
+        """Every draw of as many other neurons of the same layers, masked with a mode."""
+        return tuple(arm for arm in self.arms if (arm.kind, arm.mode) == ("control", mode))
+
+    def likeness(self, mode: str) -> float:
+        """Correlation over classes of the PANs' shift with the controls' mean shift.
+
+        Where it is high, masking any neurons of these layers has this bias; where it is low, it is the PANs' own.
+        """
+        controls = [arm.classes.shift for arm in self.controls(mode) if arm.classes is not None]
+        own = self.arm("pans", mode).classes
+        if own is None or not controls or len(own.shift) < 3:
+            return math.nan
+        pair = torch.stack([own.shift, torch.stack(controls).mean(0)]).double()
+        return float(torch.corrcoef(pair)[0, 1]) if bool((pair.std(1) > 0).all()) else math.nan
+
+    def change(self, arm: Arm) -> float:
+        """Change of the metric against the baseline."""
+        return arm.value - self.baseline.value
+
+    def rows(self) -> list[tuple[str, str, str, str, str, str]]:
+        """The report as a table: what is masked, neurons, metric, change, KL divergence, flips; controls in one row."""
+        rows = []
+        for arm in self.arms:
+            if arm.kind == "control":
+                if arm.draw == 0:
+                    rows.append(self._control_row(self.controls(arm.mode)))
+                continue
+            change = "" if arm.kind == "baseline" else self._number(self.change(arm), signed=True)
+            if arm.interval is not None and arm.kind != "baseline":
+                change += f" [{', '.join(self._number(end, signed=True) for end in arm.interval)}]"
+            about = "" if arm.kind == "baseline" else (_optional(arm.kl, "{:.4f}"), _optional(arm.flips, "{:.1%}"))
+            cells = (LABELS[arm.kind].format(mode=arm.mode), str(arm.neurons), self._number(arm.value), change)
+            rows.append((*cells, *(about or ("", ""))))
+        return rows
+
+    def _control_row(self, draws: tuple[Arm, ...]) -> tuple[str, str, str, str, str, str]:
+        changes = [self.change(arm) for arm in draws]
+        about = [
+            spread([getattr(arm, name) for arm in draws], form)
+            for name, form in (("kl", "{:.4f}"), ("flips", "{:.1%}"))
+        ]
+        form = "{:+.2%}" if self.metric == "accuracy" else "{:+.4g}"
+        value = statistics.fmean(arm.value for arm in draws)
+        name = LABELS["control"].format(mode=draws[0].mode) + f" ({len(draws)} draws)"
+        return name, str(draws[0].neurons), self._number(value), spread(changes, form), *about
+
+    def _number(self, value: float, signed: bool = False) -> str:
+        if math.isnan(value):
+            return "-"
+        if self.metric == "accuracy":
+            return f"{value:+.2%}" if signed else f"{value:.2%}"
+        return f"{value:+.4g}" if signed else f"{value:.4g}"
+
+    def summary(self) -> str:
+        """The table as plain text, and what was noted."""
+        head = ("", "neurons", self.metric, "change", "KL", "flips")
+        rows = [head, *self.rows()]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = []
+        for row in rows:
+            first, *rest = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            lines.append("  ".join([first, *(cell.strip().rjust(len(cell)) for cell in rest)]).rstrip())
+        return "\n".join([f"{self.images} images", *lines, *self.notes])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the report as JSON, whole or not at all."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ImpactReport:
+        """Reads a report that :meth:`save` wrote.
+
+        Raises:
+            ValueError: If the file is no impact report, or one of a later schema version.
+        """
+        return read_json(path, cls.from_dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as dicts, lists, numbers and strings only."""
+        return {
+            "schema": SCHEMA,
+            "version": SCHEMA_VERSION,
+            "metric": self.metric,
+            "images": self.images,
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "notes": list(self.notes),
+            "arms": [_arm_to_dict(arm) for arm in self.arms],
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ImpactReport:
+        """The report that :meth:`to_dict` described.
+
+        Raises:
+            ValueError: If the data are no impact report, or one of a later schema version.
+        """
+        check_schema(data, "an impact report", SCHEMA, SCHEMA_VERSION)
+        try:
+            names = data["class_names"]
+            arms = tuple(_arm_from_dict(arm) for arm in data["arms"])
+            return cls(data["metric"], data["images"], arms, names and tuple(names), tuple(data["notes"]))
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"a damaged impact report: {error!r}") from error
+
+
+#: What each kind of arm is called in tables.
+LABELS = {
+    "baseline": "as it is",
+    "pans": "PANs masked, {mode}",
+    "control": "as many others, {mode}",
+    "padding": "all padding neutral",
+}
+
+
+def paired_interval(images: Tensor, lost: Tensor, gained: Tensor) -> tuple[Tensor, Tensor]:
+    """95 % interval of a change of accuracy, from how many predictions became wrong and how many became right.
+
+    Bonett and Price's adjusted Wald interval for paired proportions (2012): one image is added to each of the two
+    counts, so that it keeps its coverage on few images, and is wide on one.
+
+    Args:
+        images: Number of images.
+        lost: Right before, wrong after.
+        gained: Wrong before, right after.
+
+    Returns:
+        Lower and upper end, in [-1, 1]; NaN without images.
+
+    Example:
+        >>> low, high = paired_interval(torch.tensor(100), torch.tensor(20), torch.tensor(5))
+        >>> round(float(low), 3), round(float(high), 3)
+        (-0.243, -0.051)
+    """
+    total = images.double() + 2
+    worse, better = (lost + 1) / total, (gained + 1) / total
+    change = better - worse
+    error = _Z * ((better + worse - change.square()) / total).sqrt()
+    nothing = images == 0
+    ends = (change - error).clamp(min=-1), (change + error).clamp(max=1)
+    return tuple(torch.where(nothing, math.nan, end).float() for end in ends)
+
+
+def shift_interval(images: int, moved: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """95 % normal interval of a mean change of probability.
+
+    Args:
+        images: Number of images.
+        moved: Sum of the changes (classes,).
+        squares: Sum of their squares.
+
+    Returns:
+        Lower and upper end; NaN for fewer than two images.
+    """
+    if images < 2:
+        return torch.full_like(moved, math.nan), torch.full_like(moved, math.nan)
+    mean = moved / images
+    variance = ((squares - images * mean.square()) / (images - 1)).clamp(min=0)
+    error = _Z * (variance / images).sqrt()
+    return mean - error, mean + error
+
+
+def spread(values: list, form: str) -> str:
+    """Mean and standard deviation of some numbers, or nothing where one is missing.
+
+    Example:
+        >>> spread([0.01, 0.03], "{:+.1%}")
+        '+2.0% ± 1.4%'
+    """
+    if not values or any(value is None or math.isnan(value) for value in values):
+        return "-"
+    deviation = f" ± {form.replace('+', '').format(statistics.stdev(values))}" if len(values) > 1 else ""
+    return form.format(statistics.fmean(values)) + deviation
+
+
+def _optional(value: float | None, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else form.format(value)
+
+
+def _arm_to_dict(arm: Arm) -> dict[str, Any]:
+    data = {name: getattr(arm, name) for name in (f.name for f in fields(arm)) if name != "classes"}
+    data["interval"] = None if arm.interval is None else list(arm.interval)
+    data["classes"] = (
+        None
+        if arm.classes is None
+        else {
+            name: value.tolist() if isinstance(value, Tensor) else value for name, value in asdict(arm.classes).items()
+        }
+    )
+    return finite(data)
+
+
+def _arm_from_dict(data: dict[str, Any]) -> Arm:
+    values = dict(data)
+    values["value"] = math.nan if values["value"] is None else values["value"]
+    values["interval"] = None if values["interval"] is None else tuple(values["interval"])
+    if values["classes"] is not None:
+        classes = {name: with_nan(value) for name, value in values["classes"].items()}
+        images = torch.tensor(classes.pop("images"), dtype=torch.long)
+        halves = {name: float(classes.pop(name)) for name in ("split_half", "split_half_accuracy")}
+        tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in classes.items()}
+        values["classes"] = ClassChanges(images, **tensors, **halves)
+    return Arm(**values)

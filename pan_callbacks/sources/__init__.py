@@ -1,0 +1,1 @@
+"""Where images, models and weights come from: files, folders, libraries."""

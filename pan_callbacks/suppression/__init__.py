@@ -1,0 +1,1 @@
+"""Masks, the price of border behaviour, and what masking changes."""

@@ -1,0 +1,337 @@
+"""Blinds neurons to the padding, or silences them: for a while, or for good."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pan_callbacks.errors import PANError
+from pan_callbacks.layers import PaddedLayer, convolutions, pad_modules
+from pan_callbacks.padding import neutral_pad
+from pan_callbacks.reports.pan_report import PANReport
+
+MODES = ("zero", "mean", "neutral")
+_SUBMODULE = "pan_mask"  # name of a permanent mask within its convolution
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is masked in one layer: plain data, so that it fits into a checkpoint.
+
+    Args:
+        channels: Output channels of the convolution.
+        pad: Name of the pad module that feeds the layer, None where it pads itself.
+        mean: Reference mean of all the layer's channels, for mode ``"mean"``.
+    """
+
+    channels: tuple[int, ...]
+    pad: str | None = None
+    mean: Tensor | None = None
+
+    def to_dict(self) -> dict:
+        """The target as a dict, list, string and tensor only."""
+        return {"channels": list(self.channels), "pad": self.pad, "mean": self.mean}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Target:
+        """The target that :meth:`to_dict` described."""
+        return cls(tuple(data["channels"]), data["pad"], data["mean"])
+
+
+class ChannelMask(nn.Module):
+    """Replaces some channels of a convolution's output.
+
+    Args:
+        conv: The convolution.
+        channels: Channels to replace.
+        mode: ``"zero"``, ``"mean"`` or ``"neutral"``, see :func:`masked`.
+        mean: What stands for each of the channels in mode ``"mean"`` (one value a channel).
+        pad: The pad module that feeds the convolution, if there is one.
+    """
+
+    channels: Tensor
+    fill: Tensor
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        channels: Sequence[int],
+        mode: str,
+        mean: Tensor | None = None,
+        pad: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.mode = mode
+        parameter = next(conv.parameters())  # not the weight, which a parametrisation computes when it is read
+        device, dtype = parameter.device, parameter.dtype
+        fill = torch.zeros(len(channels)) if mode != "mean" else mean
+        self.register_buffer("channels", torch.tensor(channels, dtype=torch.long, device=device))
+        self.register_buffer("fill", fill.to(device, dtype))
+        self._pad = (pad,)  # in a tuple, so that it does not become a submodule of the mask
+
+    def forward(self, conv: nn.Conv2d, x: Tensor, output: Tensor) -> Tensor:
+        """The output with the masked channels replaced; differentiable.
+
+        Args:
+            conv: The convolution.
+            x: What it received (images, in channels, height, width).
+            output: What it returned (images, channels, rows, columns).
+        """
+        if output.ndim == 3:  # one image, not in a batch
+            return self(conv, x[None], output[None])[0]
+        if self.channels.device != output.device:  # a mask for a while does not move with the model
+            self.to(output.device)
+        if self.mode == "neutral":
+            replaced = self._neutral(conv, x, output.index_select(1, self.channels))
+        else:
+            replaced = self.fill[:, None, None].expand(
+                output.shape[0], -1, *output.shape[2:]
+            )  # len() would fix it in exports
+        return output.index_copy(1, self.channels, replaced.to(output.dtype))
+
+    def _neutral(self, conv: nn.Conv2d, x: Tensor, own: Tensor) -> Tensor:
+        """The masked channels alone (images, masked, rows, columns), their border recomputed with neutral padding."""
+        layer = PaddedLayer(conv, self._pad[0])
+        weight, bias = layer.weight(x)[self.channels], conv.bias
+        x = layer.unpadded(x)
+        geometry = layer.geometry(*x.shape[-2:])
+        groups = 1
+        if conv.groups > 1:  # each masked channel becomes a group of its own, with the inputs that it reads
+            groups, inputs = len(self.channels), weight.shape[1]
+            group = self.channels // (conv.out_channels // conv.groups)
+            x = x.index_select(1, (group[:, None] * inputs + torch.arange(inputs, device=x.device)).flatten())
+        recomputed = F.conv2d(
+            neutral_pad(x, geometry),
+            weight,
+            None if bias is None else bias[self.channels],
+            stride=conv.stride,
+            dilation=conv.dilation,
+            groups=groups,
+        )
+        # inside nothing changes; the two differ there by rounding, and a mask should not add any
+        return torch.where(geometry.reads_padding(own.device), recomputed.to(own.dtype), own)
+
+
+class MaskHook:
+    """Forward hook that applies a mask, if one is set; without one it costs one attribute check."""
+
+    def __init__(self, mask: ChannelMask | None = None) -> None:
+        self.mask = mask
+
+    def __call__(self, conv: nn.Conv2d, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
+        """Called by torch after the convolution's forward."""
+        return None if self.mask is None else self.mask(conv, args[0] if args else kwargs["input"], output)
+
+    def attach(self, conv: nn.Conv2d):
+        """Puts the hook on a convolution, before all other hooks, which are to see what the network sees."""
+        return conv.register_forward_hook(self, with_kwargs=True, prepend=True)
+
+
+def mask_of(conv: nn.Module) -> ChannelMask | None:
+    """The mask that is on a convolution now, for a while or for good."""
+    hooks = (hook for hook in conv._forward_hooks.values() if isinstance(hook, MaskHook))
+    return next((hook.mask for hook in hooks if hook.mask is not None), None)
+
+
+@contextmanager
+def masked(
+    model: nn.Module,
+    report: PANReport,
+    mode: str = "neutral",
+    neurons: Mapping[str, Sequence[int]] | None = None,
+) -> Iterator[nn.Module]:
+    """Masks the PANs of a report while the context lasts; the model is left as it was, also after an exception.
+
+    Gradients flow through a mask, so a model can be trained under one.
+
+    Args:
+        model: Model that the report is about.
+        report: Which neurons to mask, the layers' padding, and the means for mode ``"mean"``.
+        mode: ``"zero"`` silences a channel: it answers 0 everywhere. ``"mean"`` makes it answer its mean reference
+            activation everywhere. ``"neutral"``, the default as it takes the least away, recomputes the outputs that
+            read padding with the input's own values in its place (reflected, replicated where the map is too small
+            for that): the channel keeps its content and loses the border.
+        neurons: Layer name to channels, to mask these instead of the report's PANs.
+
+    Raises:
+        ValueError: If the mode is unknown.
+        PANError: If a layer or channel is not in this model, or mode ``"mean"`` finds no mean in the report.
+
+    Example:
+        >>> from pan_callbacks import scan
+        >>> net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False)).eval()
+        >>> _ = nn.init.ones_(net[0].weight)  # sums its window: darker where the window reads zeros
+        >>> images = 1 + torch.rand(8, 1, 16, 16, generator=torch.Generator().manual_seed(0)) / 10
+        >>> report = scan(net, [images], progress=False)
+        >>> with masked(net, report):
+        ...     print(report.count, scan(net, [images], progress=False).count)
+        1 0
+    """
+    masks = build_masks(model, targets(report, neurons), mode)
+    with hooked(model, masks) as hooks:
+        for conv, mask in masks.items():
+            hooks[conv].mask = mask
+        yield model
+
+
+@contextmanager
+def hooked(model: nn.Module, convs: Iterable[nn.Conv2d]) -> Iterator[dict[nn.Conv2d, MaskHook]]:
+    """Hooks without a mask on some convolutions of a model while the context lasts.
+
+    Args:
+        model: The model; what was compiled of it is compiled anew.
+        convs: The convolutions.
+    """
+    hooks = {conv: MaskHook() for conv in convs}
+    forget_compiled(model)
+    handles = [hook.attach(conv) for conv, hook in hooks.items()]
+    try:
+        yield hooks
+    finally:
+        for handle, hook in zip(handles, hooks.values(), strict=True):
+            handle.remove()
+            hook.mask = None  # a graph that was compiled meanwhile holds the hook, and is compiled anew without a mask
+
+
+def forget_compiled(model: nn.Module) -> None:
+    """Has ``torch.compile`` compile anew what a model ran before, for that ignores hooks which came since."""
+    if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules()) or (
+        getattr(model, "_compiler_ctx", None) is not None  # a LightningModule that was compiled
+    ):
+        torch.compiler.reset()
+
+
+def mask_permanently(
+    model: nn.Module,
+    report: PANReport,
+    mode: str = "neutral",
+    neurons: Mapping[str, Sequence[int]] | None = None,
+) -> nn.Module:
+    """A copy of the model in which the PANs of a report are masked for good.
+
+    The mask is a hook and a submodule ``pan_mask`` of the convolution. It is in ``state_dict()`` and in what
+    ``torch.save`` writes, and ``torch.export`` and ONNX export write it out as part of the graph. A state dict is
+    loaded into a model that was masked with the same report. Tools that replace modules (quantisation, fusing) drop
+    hooks: run them first.
+
+    Args:
+        model: Model that the report is about; it stays as it is.
+        report: As for :func:`masked`.
+        mode: As for :func:`masked`.
+        neurons: As for :func:`masked`.
+
+    Returns:
+        The masked copy.
+
+    Raises:
+        ValueError: If the mode is unknown.
+        PANError: As for :func:`masked`, and if the model has permanent masks already.
+    """
+    return build_in(model, targets(report, neurons), mode)
+
+
+def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> nn.Module:
+    """What :func:`mask_permanently` does, for targets that are known."""
+    if any(isinstance(module, ChannelMask) for module in model.modules()):
+        raise PANError("this model has permanent masks already; mask the model that it was made from, or a new copy")
+    model = copy.deepcopy(model)
+    for conv, mask in build_masks(model, wanted, mode).items():
+        conv.register_module(_SUBMODULE, mask)
+        MaskHook(mask).attach(conv)
+    return model
+
+
+def targets(report: PANReport, neurons: Mapping[str, Sequence[int]] | None = None) -> dict[str, Target]:
+    """What a mask needs to know of every layer, from a report.
+
+    Args:
+        report: The report.
+        neurons: Layer name to channels; the report's PANs by default.
+    """
+    if neurons is None:
+        neurons = report.neurons_by_layer()
+        if not neurons:
+            warnings.warn("the report has no PANs: nothing is masked", stacklevel=4)
+    unknown = [name for name in neurons if name not in report.layers]
+    if unknown:
+        raise PANError(f"layer {unknown[0]!r} is not in the report; it has {_some(list(report.layers))}")
+    lines = report.layers
+    return {
+        name: Target(tuple(sorted({int(channel) for channel in channels})), lines[name].pad, lines[name].mean)
+        for name, channels in neurons.items()
+        if len(channels)
+    }
+
+
+def merge(old: Mapping[str, Target], new: Mapping[str, Target]) -> dict[str, Target]:
+    """Both together; a channel that was masked before keeps its mean, which it could not show since."""
+    merged = {**old, **new}
+    for name in old.keys() & new.keys():
+        mean = new[name].mean
+        if mean is not None and old[name].mean is not None:
+            mean = mean.clone()
+            mean[list(old[name].channels)] = old[name].mean[list(old[name].channels)]
+        channels = sorted({*old[name].channels, *new[name].channels})
+        merged[name] = Target(tuple(channels), new[name].pad, mean)
+    return merged
+
+
+def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> dict[nn.Conv2d, ChannelMask]:
+    """Masks for the convolutions of a model, on the devices that they are on; nothing is attached.
+
+    Raises:
+        ValueError: If the mode is unknown.
+        PANError: If a layer, a pad module or a channel is not in this model, or a mean is missing.
+    """
+    check_mode(mode)
+    found, pads = convolutions(model), pad_modules(model)
+    masks = {}
+    for name, target in wanted.items():
+        check_fits(found, name, target.channels)
+        conv = found[name]
+        if target.pad is not None and target.pad not in pads:
+            raise PANError(f"layer {name!r} is fed by the pad module {target.pad!r} in the report, not in this model")
+        mean = None
+        if mode == "mean":
+            if target.mean is None:
+                raise PANError(f"the report has no means of layer {name!r} for mode='mean'; scan the model again")
+            mean = target.mean[list(target.channels)]
+        if mode != "neutral" and len(target.channels) == conv.out_channels:
+            warnings.warn(f"mode={mode!r} masks all {conv.out_channels} channels of layer {name}", stacklevel=4)
+        masks[conv] = ChannelMask(conv, target.channels, mode, mean, pads.get(target.pad))
+    return masks
+
+
+def check_mode(mode: str) -> None:
+    """Raises ValueError for an unknown mode."""
+    if mode not in MODES:
+        raise ValueError(f"mode={mode!r} is unknown; choose one of {', '.join(MODES)}")
+
+
+def check_fits(found: Mapping[str, nn.Conv2d], name: str, channels: Sequence[int]) -> None:
+    """Raises PANError where a layer of a report, or a channel of it, is not among a model's convolutions."""
+    if name not in found:
+        ends = [known for known in found if known.endswith("." + name) or name.endswith("." + known)]
+        close = ends or difflib.get_close_matches(name, found, 3) or list(found)
+        raise PANError(
+            f"the report was made for another model: layer {name!r} is not among its {len(found)} convolutions"
+            + (f"; there is {_some(close)}" if close else "")
+        )
+    outside = [channel for channel in channels if not 0 <= channel < found[name].out_channels]
+    if outside:
+        raise PANError(
+            f"the report was made for another model: channel {outside[0]} of layer {name!r}, "
+            f"which has {found[name].out_channels} channels here"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,125 @@
+"""What a mask does to the predictions of a classifier, counted in whole numbers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from pan_callbacks.reports.impact_report import paired_interval, shift_interval
+
+#: Probabilities and divergences are added up as multiples of this: whole numbers have the same sum in any order, so
+#: that any number of processes gets the same report.
+_UNIT = 2.0**-30
+_SQUARE = 2.0**-40  # of squares, which are smaller; enough for eight million images
+_MOST = 2.0**10  # a divergence beyond this has no use, and eight million of them still have a sum
+
+
+class PredictionTally(Metric):
+    """Compares a classifier's predictions with those of the same classifier as it is.
+
+    Args:
+        classes: Number of classes.
+        kwargs: For :class:`torchmetrics.Metric`.
+
+    As input to ``update``: probabilities (images, classes) of the baseline and of the changed model, the labels
+    (images,) or None, and to which half each image belongs (images,), 0 or 1. As output of ``compute``: a dict of
+    ``images``, ``accuracy`` and the ends ``low`` and ``high`` of its change (NaN without labels), ``kl``, ``flips``,
+    and under ``classes`` the fields of :class:`~pan_callbacks.reports.impact_report.ClassChanges`.
+
+    Example:
+        >>> tally = PredictionTally(classes=2)
+        >>> base = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+        >>> tally.update(base, base.flip(1), torch.tensor([0, 1]), torch.tensor([0, 1]))
+        >>> outcome = tally.compute()
+        >>> outcome["accuracy"], outcome["flips"], outcome["classes"]["change"].tolist()
+        (0.0, 1.0, [-1.0, -1.0])
+    """
+
+    full_state_update = False
+    counts: Tensor
+    moved: Tensor
+    squares: Tensor
+    totals: Tensor
+
+    def __init__(self, classes: int, **kwargs) -> None:
+        super().__init__(**kwargs)
+        whole = {"dist_reduce_fx": "sum"}
+        zeros = torch.zeros(2, 4, classes, dtype=torch.long)
+        self.add_state("counts", zeros, **whole)  # halves × (images, right, gained, lost) × true class
+        self.add_state("moved", zeros[:, 0].clone(), **whole)  # halves × class: change of probability
+        self.add_state("squares", zeros[0, 0].clone(), **whole)
+        self.add_state("totals", torch.zeros(2, 3, dtype=torch.long), **whole)  # halves × (images, flips, divergence)
+
+    def update(self, before: Tensor, after: Tensor, labels: Tensor | None, halves: Tensor) -> None:
+        """Adds some images."""
+        before, after = before.double(), after.double()
+        first, second = before.argmax(1), after.argmax(1)
+        change = after - before
+        for half in (0, 1):
+            own = halves == half
+            self.moved[half] += _whole(change[own]).sum(0)
+            divergence = _whole(_kl(before[own], after[own]).clamp(max=_MOST)).sum()
+            flips = (first[own] != second[own]).sum()
+            self.totals[half] += torch.stack([own.sum(), flips, divergence])
+            if labels is not None:
+                truth = labels[own]
+                was, now = first[own] == truth, second[own] == truth
+                for row, hit in enumerate((torch.ones_like(was), now, now & ~was, was & ~now)):
+                    self.counts[half, row] += torch.bincount(truth[hit], minlength=self.counts.shape[-1])
+        self.squares += _whole(change.square(), _SQUARE).sum(0)
+
+    def compute(self) -> dict:
+        """What was found; see the class."""
+        (images, flips, divergence), counts = self.totals.sum(0).tolist(), self.counts.sum(0)
+        labelled, right, gained, lost = counts
+        known = int(labelled.sum()) > 0
+        low, high = paired_interval(labelled.sum(), lost.sum(), gained.sum())
+        class_low, class_high = paired_interval(labelled, lost, gained)
+        moved, squares = self.moved.sum(0) * _UNIT, self.squares * _SQUARE
+        shift_low, shift_high = shift_interval(images, moved, squares)
+        in_both = (self.counts[:, 0] > 0).all(0)
+        change_by_half = (self.counts[:, 2] - self.counts[:, 3]) / self.counts[:, 0]
+        return {
+            "images": images,
+            "accuracy": int(right.sum()) / int(labelled.sum()) if known else math.nan,
+            "low": float(low),
+            "high": float(high),
+            "kl": divergence * _UNIT / images if images else math.nan,
+            "flips": flips / images if images else math.nan,
+            "classes": {
+                "images": labelled,
+                "change": (gained - lost) / labelled,
+                "low": class_low,
+                "high": class_high,
+                "shift": (moved / max(1, images)).float(),
+                "shift_low": shift_low.float(),
+                "shift_high": shift_high.float(),
+                "split_half": correlation(*(self.moved / self.totals[:, :1].clamp(min=1))),
+                "split_half_accuracy": correlation(*change_by_half[:, in_both]),
+            },
+        }
+
+
+def correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson correlation of two vectors; NaN where one of them is constant or shorter than three.
+
+    Example:
+        >>> round(correlation(torch.tensor([1.0, 2, 3]), torch.tensor([6.0, 4, 2])), 6)
+        -1.0
+    """
+    a, b = a.double() - a.double().mean(), b.double() - b.double().mean()
+    scale = float(a.norm() * b.norm())
+    return float(a @ b) / scale if len(a) > 2 and scale > 0 else math.nan
+
+
+def _whole(values: Tensor, unit: float = _UNIT) -> Tensor:
+    return (values / unit).round().long()
+
+
+def _kl(before: Tensor, after: Tensor) -> Tensor:
+    """Kullback-Leibler divergence ``sum before * log(before / after)`` of each row, in nats."""
+    tiny = torch.finfo(torch.float32).tiny
+    return (before * (before.clamp(min=tiny).log() - after.clamp(min=tiny).log())).sum(1).clamp(min=0)

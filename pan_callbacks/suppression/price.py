@@ -1,0 +1,135 @@
+"""What the border behaviour of one layer costs.
+
+Neuron by neuron and side by side a gap is compared with the spread of the reference, the inner half of the same map,
+and priced with ``log(1 + gap² / variance)``: zero where there is no gap, the same at every gain of the channel, and
+flat enough at the far end that a few strong padding aware neurons do not drown the task (docs/suppression.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pan_callbacks.layers import PaddedLayer
+from pan_callbacks.measurement.reference import inner_half
+from pan_callbacks.padding import Geometry, mean_padding_effects
+
+#: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.
+FLOOR = 1e-4
+#: Nor for less than this share of the layer's median: the gradient of a price that no gain changes grows as the channel
+#: fades, and a filter that is all but dead would get more of it than all the others (docs/suppression.md).
+DEAD = 1e-6
+#: What the price of a moment counts against that of an effect: so that one weight suits every kind.
+MOMENT_SHARE = 0.2
+
+
+@dataclass
+class CallView:
+    """What is kept of one call of a layer until the penalty is computed: small tensors with gradient.
+
+    They are made by slicing, averaging and copying alone, which saves nothing for the backward pass: activation
+    checkpointing counts what is saved.
+
+    Args:
+        layer: The convolution with its padding.
+        geometry: Its geometry at this size.
+        reference: Inner half of some maps, at most 8×8 positions (images, channels, rows, columns).
+        strips: Side to border strip of the same maps, for ``"moments"``.
+        mean_input: Mean over the images of the layer's input (1, in channels, height, width), for ``"effect"``.
+        node: What computed the output, in the graph of the backward pass; None in a compiled graph.
+    """
+
+    layer: PaddedLayer
+    geometry: Geometry
+    reference: Tensor
+    strips: dict[str, Tensor]
+    mean_input: Tensor | None
+    node: Any
+
+    @classmethod
+    def of(
+        cls, layer: PaddedLayer, x: Tensor, output: Tensor, node: Any, kind: str, max_images: int
+    ) -> CallView | None:
+        """What is kept of a call; None where the map has no interior to compare its border with.
+
+        Args:
+            layer: The convolution with its padding.
+            x: What the convolution received (images, in channels, height, width).
+            output: What it returned (images, channels, rows, columns).
+            node: What computed it, in the graph of the backward pass.
+            kind: Kind of penalty.
+            max_images: Images whose strips are kept.
+        """
+        x = layer.unpadded(x)
+        geometry = layer.geometry(*x.shape[-2:])
+        some = output[:max_images]
+        reference = _copied(some[:, :, inner_half(geometry.rows), inner_half(geometry.cols)])
+        if reference.numel() == 0 or geometry.output_size != tuple(output.shape[-2:]):
+            return None
+        strips: dict[str, Tensor] = {}
+        if kind != "effect":
+            strips = {side: _copied(some[:, :, rows, cols]) for side, (rows, cols) in geometry.borders.items()}
+        mean_input = x.mean(0, keepdim=True, dtype=torch.float32) if kind != "moments" else None
+        return cls(layer, geometry, reference, strips, mean_input, node)
+
+    def price(self, channels: Tensor | None) -> Tensor | None:
+        """Price of this call, a scalar; None where no side has a border.
+
+        Args:
+            channels: The neurons to average over, None for all.
+        """
+        with torch.autocast(self.reference.device.type, enabled=False):
+            variance, mean = torch.var_mean(self.reference, (0, 2, 3), correction=0)
+            scale = torch.maximum(variance, DEAD * variance.detach().median())
+            prices = [MOMENT_SHARE * price(_moment_gap(s, mean, variance), scale) for s in self.strips.values()]
+            if self.mean_input is not None:
+                prices += price(self._mean_effects().square(), scale).unbind()
+            if not prices:
+                return None
+            of_neurons = torch.stack(prices).sum(0)
+            return (of_neurons if channels is None else of_neurons[channels.to(of_neurons.device)]).mean()
+
+    def _mean_effects(self) -> Tensor:
+        """Mean padding effect (sides, channels)."""
+        layer = self.layer
+        dtype = next(layer.module.parameters()).dtype
+        weight = layer.weight(self.mean_input.to(dtype)).float()
+        return mean_padding_effects(
+            self.mean_input, weight, self.geometry, mode=layer.mode, value=layer.value, groups=layer.module.groups
+        )
+
+
+def price(squared_gap: Tensor, variance: Tensor) -> Tensor:
+    """``log(1 + gap² / variance)``, with a finite value and gradient where the variance is 0.
+
+    Args:
+        squared_gap: Any shape.
+        variance: Of the reference, broadcast to it.
+
+    Example:
+        >>> price(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 1.0]))
+        tensor([0.0000, 1.6091])
+    """
+    scale = variance + FLOOR * squared_gap
+    safe = torch.where(scale > 0, scale, 1.0)  # both are 0: no gap, no price, and no 0 / 0 in the gradient
+    return torch.log1p(squared_gap / safe)
+
+
+def _moment_gap(strip: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Squared 2-Wasserstein distance (channels,) of two normal distributions with these moments."""
+    own_variance, own_mean = torch.var_mean(strip, (0, 2, 3), correction=0)
+    return (own_mean - mean).square() + (_root(own_variance) - _root(variance)).square()
+
+
+def _root(variance: Tensor) -> Tensor:
+    """Square root with gradient 0 at 0."""
+    positive = variance > 0
+    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
+
+
+def _copied(part: Tensor) -> Tensor:
+    """A copy in float32 that does not keep alive what it is a part of."""
+    return part.to(torch.float32, copy=True)

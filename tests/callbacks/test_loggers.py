@@ -1,0 +1,194 @@
+"""Loggers: what is shown can be read back from what the logger wrote."""
+
+from __future__ import annotations
+
+import re
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+
+from pan_callbacks.callbacks import _loggers as loggers
+from pan_callbacks.padding import SIDES
+
+lightning = pytest.importorskip("lightning.pytorch")
+pytorch_lightning = pytest.importorskip("pytorch_lightning")
+namespaces = pytest.mark.parametrize(
+    "namespace", [pytorch_lightning, lightning], ids=["pytorch_lightning", "lightning"]
+)
+
+
+def figure() -> Figure:
+    drawing = Figure(figsize=(3, 2), dpi=50)
+    drawing.set_facecolor("#ff8000")
+    return drawing
+
+
+def read(folder: str | Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"tensors": 0, "images": 0, "histograms": 0}).Reload()
+
+
+def show_everything(logger) -> list[bool]:
+    return [
+        loggers.show_figure(logger, "pan/timeline", figure(), 5),
+        loggers.show_histogram(logger, "pan/contrast", torch.tensor([0.5, -0.5, 1.0, float("nan")]), 5),
+        loggers.show_text(logger, "pan/table", "| layer | pans |\n|---|---|\n| <conv1> | 3 |", 5),
+        loggers.show_layout(logger, loggers.scalar_layout(["conv1"], SIDES)),
+    ]
+
+
+@namespaces
+class TestTensorBoard:
+    @pytest.fixture
+    def events(self, namespace, tmp_path):
+        logger = namespace.loggers.TensorBoardLogger(tmp_path)
+        assert loggers.can_show(logger)
+        assert not loggers.is_silent(logger)
+        assert show_everything(logger) == [True] * 4
+        logger.finalize("success")
+        return read(logger.log_dir)
+
+    def test_the_image_has_the_pixels_of_the_figure(self, events):
+        (image,) = events.Images("pan/timeline")
+        assert (image.step, image.width, image.height) == (5, 150, 100)
+        pixels = np.array(Image.open(BytesIO(image.encoded_image_string)))
+        assert (pixels == (255, 128, 0)).all()
+
+    def test_the_histogram_counts_finite_values(self, events):
+        (histogram,) = events.Histograms("pan/contrast")
+        value = histogram.histogram_value
+        assert (histogram.step, value.num, value.min, value.max, value.sum) == (5, 3, -0.5, 1, 1)
+
+    def test_the_text_is_the_markdown(self, events):
+        (text,) = events.Tensors("pan/table/text_summary")
+        assert b"| <conv1> | 3 |" in text.tensor_proto.string_val[0]
+
+    def test_the_layout_holds_every_chart(self, events):
+        layout = layout_pb2.Layout()
+        layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+        assert [category.title for category in layout.category] == ["Padding aware neurons", "Border bias"]
+        titles = [chart.title for chart in layout.category[0].chart]
+        assert titles == ["count", "born and gone", "by side", "by layer"]
+        assert list(layout.category[0].chart[0].multiline.tag) == ["pan/count$", "pan/nascent$", "pan/inherited$"]
+
+
+def test_a_prefix_is_on_figures_texts_and_layout_as_it_is_on_numbers(tmp_path):
+    logger = pytorch_lightning.loggers.TensorBoardLogger(tmp_path, prefix="run.1")
+    logger.log_metrics({"pan/count": 3}, 5)
+    show_everything(logger)
+    logger.finalize("success")
+    events = read(logger.log_dir)
+    assert events.Tags()["images"] == ["run.1-pan/timeline"]
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    (tag,) = [tag for tag in events.Tags()["scalars"] if tag.endswith("pan/count")]
+    assert re.match(layout.category[0].chart[0].multiline.tag[0], tag)
+
+
+def test_a_histogram_of_no_finite_value_is_nothing(tmp_path):
+    logger = pytorch_lightning.loggers.TensorBoardLogger(tmp_path)
+    assert loggers.show_histogram(logger, "pan/contrast", torch.full((4,), float("nan")), 0)
+    logger.finalize("success")
+    assert read(logger.log_dir).Tags()["histograms"] == []
+
+
+def test_a_subclass_shows_what_its_base_shows(tmp_path):
+    class OurLogger(pytorch_lightning.loggers.TensorBoardLogger):
+        pass
+
+    assert loggers.can_show(OurLogger(tmp_path))
+
+
+@namespaces
+def test_a_logger_of_numbers_shows_nothing_else(namespace, tmp_path):
+    logger = namespace.loggers.CSVLogger(tmp_path)
+    assert show_everything(logger) == [False] * 4
+    assert not loggers.can_show(logger)
+    assert not loggers.is_silent(logger)
+    assert not any(tmp_path.iterdir())
+
+
+@namespaces
+def test_the_dummy_logger_of_fast_dev_run_is_silent(namespace):
+    logger = namespace.loggers.logger.DummyLogger()
+    assert loggers.is_silent(logger)
+    assert not loggers.can_show(logger)
+    assert show_everything(logger) == [False] * 4
+
+
+@namespaces
+def test_a_rank_other_than_zero_draws_nothing(namespace, tmp_path, monkeypatch):
+    logger = namespace.loggers.TensorBoardLogger(tmp_path)
+    rank_zero_only = namespace.utilities.rank_zero.rank_zero_only
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    monkeypatch.setattr(loggers, "_pixels", lambda figure: pytest.fail("drawn for nobody"))
+    assert loggers.is_silent(logger)
+    assert show_everything(logger) == [False] * 4
+    assert not any(tmp_path.iterdir())
+
+
+def test_no_logger_at_all_shows_nothing():
+    assert not loggers.can_show(None)
+    assert not loggers.is_silent(None)
+
+
+class TestWandb:
+    @pytest.fixture
+    def wandb(self, monkeypatch, tmp_path):
+        import wandb
+
+        monkeypatch.chdir(tmp_path)
+        for name, value in {
+            "MODE": "offline",
+            "SILENT": "true",
+            "DIR": str(tmp_path),
+            "DATA_DIR": str(tmp_path),
+        }.items():
+            monkeypatch.setenv(f"WANDB_{name}", value)
+        yield wandb
+        wandb.finish()
+
+    @namespaces
+    def test_figure_histogram_and_text_are_logged_at_the_trainers_step(self, namespace, wandb, tmp_path):
+        logger = namespace.loggers.WandbLogger(save_dir=tmp_path, offline=True)
+        assert loggers.can_show(logger)
+        assert show_everything(logger) == [True, True, True, False]
+        summary = logger.experiment.summary
+        assert summary["trainer/global_step"] == 5
+        assert (summary["pan/timeline"]["_type"], summary["pan/timeline"]["width"]) == ("image-file", 150)
+        assert sum(summary["pan/contrast"]["values"]) == 3
+        (page,) = tmp_path.glob("wandb/offline-run-*/files/media/html/pan/table*.html")
+        assert "&lt;conv1&gt; | 3" in page.read_text()
+
+
+class TestScalarLayout:
+    def test_a_layer_does_not_take_in_another_whose_name_starts_alike(self):
+        layout = loggers.scalar_layout(["conv1", "layer1.0"], SIDES)
+        conv1, dotted = layout["Padding aware neurons"]["by layer"][1]
+        assert re.match(conv1, "pan_layer/conv1")
+        assert not re.match(conv1, "pan_layer/conv10")
+        assert not re.match(dotted, "pan_layer/layer1x0")
+
+    def test_border_bias_has_its_mean_apart_from_its_layers(self):
+        bias = loggers.scalar_layout(["conv1"], SIDES)["Border bias"]
+        assert bias == {"mean": ["Multiline", ["border_bias/mean$"]], "by layer": ["Multiline", ["border_bias/conv1$"]]}
+
+    def test_every_side_has_a_curve(self):
+        _, tags = loggers.scalar_layout([], SIDES)["Padding aware neurons"]["by side"]
+        matched = [side for side in SIDES if any(re.match(tag, f"pan_side/{side}") for tag in tags)]
+        assert matched == list(SIDES)
+        assert sum(bool(re.match(tag, "pan_side/top-left")) for tag in tags) == 1
+
+    def test_many_layers_are_spread_over_charts_and_none_is_lost(self):
+        names = [f"layer{i}" for i in range(30)]
+        charts = loggers.scalar_layout(names, SIDES)["Padding aware neurons"]
+        by_layer = {title: tags for title, (_, tags) in charts.items() if title.startswith("by layer")}
+        assert [len(tags) for tags in by_layer.values()] == [12, 12, 6]
+        assert "by layer: layer0 … layer11" in by_layer
+        assert [tag for tags in by_layer.values() for tag in tags] == [f"pan_layer/{name}$" for name in names]

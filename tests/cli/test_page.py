@@ -1,0 +1,163 @@
+"""The pages: whole in one file, silent in a browser, escaped."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pan_callbacks.cli.main import main
+from pan_callbacks.cli.page import Page
+from tests.support.photos import save
+
+FACTORIES = Path(__file__).parents[1] / "support" / "factories.py"
+VOID = {"br", "img", "link", "meta"}
+LOUD = """<!doctype html><html><head><link rel="stylesheet" href="http://pan.invalid/style.css"></head>
+<body><img src="https://pan.invalid/x.png"><script>console.error("something is wrong")</script></body></html>"""
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes, its text by tag, and whether what was opened was closed."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[tuple[str, str]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append((self.open[-1] if self.open else "", data))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    def text(self, tag: str) -> str:
+        return "".join(data for name, data in self.texts if name == tag)
+
+
+def outside(page: str) -> list[str]:
+    """What a page would have to fetch or run: references that are neither data nor anchors, scripts, CSS's own."""
+    parsed = Tags(page)
+    loads = ("src", "href", "srcset", "data", "poster", "action", "background", "xlink:href")
+    references = [value or "" for _, given in parsed.tags for name, value in given.items() if name in loads]
+    found = [value for value in references if not value.startswith(("data:", "#"))]
+    found += [f"<{tag}>" for tag, _ in parsed.tags if tag in ("script", "iframe", "object", "embed", "base")]
+    found += [name for _, given in parsed.tags for name in given if name.startswith("on")]
+    styles = [parsed.text("style"), *(given.get("style") or "" for _, given in parsed.tags)]
+    return found + re.findall(r"@import|url\(", " ".join(styles))
+
+
+def noises(file: Path, folder: Path) -> list[str]:
+    """What a browser says to its console, and asks the network for, while it loads a page."""
+    quiet = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    logs = [f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr", f"--log-net-log={folder / 'net.json'}"]
+    nobody = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command = ["chromium", "--headless", *quiet, *nobody, *logs, "--dump-dom", file.as_uri()]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert "<body" in ran.stdout
+    log = json.loads((folder / "net.json").read_text())
+    start = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
+    jobs = [event["params"] for event in log["events"] if event["type"] == start and "url" in event.get("params", {})]
+    asked = {job["url"] for job in jobs if job["initiator"] != "not an origin"}  # those are the browser's own errands
+    return sorted(asked) + re.findall(r"CONSOLE.*", ran.stderr)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> dict[str, Path]:
+    """The page of an impact, with names that would be markup, and that of a comparison."""
+    folder = tmp_path_factory.mktemp("pages")
+    for i in range(8):
+        array = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        array[..., 0] = 255 * (i % 2)
+        save(folder / "images" / ("<script>alert(1)", '"onload=x')[i % 2] / f"{i}.png", array)
+    (folder / "images" / "<script>alert(1)" / "<img src=x>.png").write_text("no image")
+    small = ["--size", "32", "--batch-size", "4", "--companion-images", "4", "--controls", "1", "--quiet"]
+    images = ["--images", str(folder / "images"), "--out", str(folder / "impact")]
+    assert main(["impact", f"{FACTORIES}:RedAtTheTop", *images, *small]) == 0
+    assert main(["compare", str(folder / "impact"), "--out", str(folder / "compare")]) == 0
+    return {name: folder / name / "report.html" for name in ("impact", "compare")}
+
+
+@pytest.fixture(params=["impact", "compare"])
+def page(request, pages) -> Path:
+    return pages[request.param]
+
+
+def test_a_page_needs_nothing_but_itself(page):
+    assert outside(page.read_text(encoding="utf-8")) == []
+
+
+def test_what_a_page_would_need_is_seen():
+    assert outside(LOUD) == ["http://pan.invalid/style.css", "https://pan.invalid/x.png", "<script>"]
+    assert outside('<style>a { background: url(x.png) }</style><p onclick="x()">') == ["onclick", "url("]
+
+
+def test_a_page_fits_narrow_screens(page):
+    views = [
+        given["content"] for given in Tags(page.read_text(encoding="utf-8")).all("meta") if "viewport" in given.values()
+    ]
+    assert views == ["width=device-width, initial-scale=1"]
+
+
+def test_every_picture_is_described(pages):
+    pictures = Tags(pages["impact"].read_text(encoding="utf-8")).all("img")
+    assert len(pictures) > 5 and all(len(given["alt"]) > 10 for given in pictures)
+
+
+def test_every_anchor_leads_to_a_section(pages):
+    parsed = Tags(pages["impact"].read_text(encoding="utf-8"))
+    anchors = [given["href"] for given in parsed.all("a")]
+    assert anchors == [f"#{given['id']}" for given in parsed.all("h2")] and anchors
+
+
+def test_what_is_opened_is_closed(page):
+    assert Tags(page.read_text(encoding="utf-8")).open == []
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_browser_has_nothing_to_say_and_nothing_to_ask_for(page, tmp_path):
+    assert noises(page, tmp_path) == []
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_what_a_browser_says_and_asks_for_is_seen(tmp_path):
+    (tmp_path / "loud.html").write_text(LOUD)
+    style, picture, error, *rest = noises(tmp_path / "loud.html", tmp_path)
+    assert (style, picture) == ("http://pan.invalid/style.css", "https://pan.invalid/x.png")
+    assert "something is wrong" in error and not rest
+
+
+def test_texts_of_every_kind_are_escaped():
+    page = Page("<i>", "<i>")
+    page.section("<i>")
+    page.section("<i>")
+    page.text("<i>")
+    page.table(("<i>",), [("<i>",)], caption="<i>", folded="<i>")
+    page.figure(b"", 1, '"><i>', "<i>")
+    assert "<i>" not in page.html() and page.html().count("&lt;i&gt;") == 14
+
+
+@pytest.mark.parametrize(
+    ("cells", "right"),
+    [(("1", "-2.5", "+3 %"), True), (("1e-5", "-", ""), True), (("1", "two"), False), (("3 of 4",), False)],
+)
+def test_columns_of_numbers_stand_at_the_right(cells, right):
+    page = Page("x")
+    page.table(("a",), [(cell,) for cell in cells])
+    assert ("<td class=number>" in page.html()) == right

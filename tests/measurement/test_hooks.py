@@ -1,0 +1,505 @@
+"""Hooks come and go without a trace, and a model run on the side does not notice."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from pan_callbacks.layers import convolutions
+from pan_callbacks.measurement.hooks import EntryProbe, LayerProbe, Probes, StopForward, entry_modules, quietly, run
+
+
+class Net(nn.Module):
+    """Dropout, batch norm and convolutions at three depths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 3, 3, padding=1)
+        self.norm = nn.BatchNorm2d(3)
+        self.body = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.head(self.body(self.norm(self.stem(x))).mean((2, 3)))
+
+
+IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def probed() -> tuple[Net, Probes]:
+    model = Net()
+    layers = convolutions(model)
+    return model, Probes(layers, entry_modules(model, layers))
+
+
+def hooks_of(model: nn.Module) -> int:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return sum(len(getattr(module, kind)) for module in model.modules() for kind in kinds)
+
+
+class Ear:
+    """A listener that keeps what it is handed."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple] = []
+
+    def __call__(self, *what) -> None:
+        self.heard.append(what)
+
+
+# ---- attached and detached
+
+
+def test_probes_are_off_until_they_are_attached():
+    model, probes = probed()
+    assert hooks_of(model) == 0 and not probes.attached
+
+
+def test_attached_probes_are_on_the_model():
+    model, probes = probed()
+    probes.attach()
+    assert hooks_of(model) > 0 and probes.attached
+
+
+def test_attaching_twice_attaches_once():
+    model, probes = probed()
+    probes.attach()
+    once = hooks_of(model)
+    probes.attach()
+    assert hooks_of(model) == once
+
+
+def test_detaching_leaves_no_hook():
+    model, probes = probed()
+    probes.attach()
+    probes.detach()
+    assert hooks_of(model) == 0 and not probes.attached
+
+
+def test_detaching_leaves_no_mark_of_a_hook_that_takes_keywords():
+    model, probes = probed()
+    before = {name: set(vars(module)) for name, module in model.named_modules()}
+    probes.attach()
+    probes.detach()
+    left = [module._forward_hooks_with_kwargs or module._forward_pre_hooks_with_kwargs for module in model.modules()]
+    assert not any(left) and before == {name: set(vars(module)) for name, module in model.named_modules()}
+
+
+def test_detaching_twice_is_harmless():
+    model, probes = probed()
+    probes.attach()
+    probes.detach()
+    probes.detach()
+    assert hooks_of(model) == 0
+
+
+def test_detaching_before_attaching_is_harmless():
+    model, probes = probed()
+    probes.detach()
+    assert hooks_of(model) == 0
+
+
+def test_probes_can_be_attached_again():
+    model, probes = probed()
+    probes.attach()
+    once = hooks_of(model)
+    probes.detach()
+    probes.attach()
+    assert hooks_of(model) == once
+
+
+def test_hooks_of_others_stay():
+    model, probes = probed()
+    others = Ear()
+    model.stem.register_forward_hook(others)
+    probes.attach()
+    probes.detach()
+    model(IMAGES)
+    assert hooks_of(model) == 1 and len(others.heard) == 1
+
+
+def test_detaching_silences_the_probes():
+    _, probes = probed()
+    probes.attach()
+    probes.listen({"stem": Ear()})
+    probes.detach()
+    assert all(probe.listener is None for probe in probes.layers.values())
+
+
+# ---- listening
+
+
+def test_a_listener_is_handed_module_input_and_output():
+    model, probes = probed()
+    probes.attach()
+    ear = Ear()
+    probes.listen({"stem": ear})
+    model(IMAGES)
+    [(module, x, out)] = ear.heard
+    assert module is model.stem and x is IMAGES and torch.equal(out, model.stem(IMAGES))
+
+
+def test_a_layer_called_by_keyword_is_heard():
+    model, probes = probed()
+    probes.attach()
+    ear = Ear()
+    probes.listen({"stem": ear})
+    model.stem(input=IMAGES)
+    assert ear.heard[0][1] is IMAGES
+
+
+def test_layers_that_are_not_named_are_silent():
+    model, probes = probed()
+    probes.attach()
+    stem, body = Ear(), Ear()
+    probes.listen({"stem": stem, "body.0": body})
+    probes.listen({"body.0": body})
+    model(IMAGES)
+    assert (len(stem.heard), len(body.heard)) == (0, 1)
+
+
+def test_muted_probes_are_silent():
+    model, probes = probed()
+    probes.attach()
+    layer, entry = Ear(), Ear()
+    probes.listen({"stem": layer})
+    for probe in probes.entries.values():
+        probe.entered = probe.left = entry
+    probes.mute()
+    model(IMAGES)
+    assert layer.heard == entry.heard == []
+
+
+def test_an_entry_is_handed_its_name_and_all_arguments_before_and_after():
+    class Keywords(nn.Module):
+        def forward(self, x, scale=1.0):
+            return x * scale
+
+    module = Keywords()
+    probes = Probes({}, {"backbone": module})
+    probes.attach()
+    probe = probes.entries["backbone"]
+    entered, left = Ear(), Ear()
+    probe.entered, probe.left = entered, left
+    module(IMAGES, scale=2.0)
+    expected = [("backbone", module, (IMAGES,), {"scale": 2.0})]
+    assert entered.heard == expected and left.heard == expected
+
+
+def test_entry_is_heard_before_its_layers_and_left_after_them():
+    model, probes = probed()
+    probes.attach()
+    order: list[str] = []
+    probes.entries[""].entered = lambda *args: order.append("in")
+    probes.entries[""].left = lambda *args: order.append("out")
+    probes.listen({"stem": lambda *args: order.append("stem"), "body.0": lambda *args: order.append("body.0")})
+    model(IMAGES)
+    assert order == ["in", "stem", "body.0", "out"]
+
+
+@pytest.mark.parametrize("listening", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_outputs_and_gradients_are_bit_identical_with_hooks_on(listening, training):
+    model, probes = probed()
+    plain = copy.deepcopy(model)
+    probes.attach()
+    if listening:
+        probes.listen(dict.fromkeys(probes.layers, lambda *args: None))
+    outputs, gradients = [], []
+    for one in (plain, model):
+        one.train(training)
+        torch.manual_seed(0)
+        out = one(IMAGES)
+        out.square().sum().backward()
+        outputs.append(out)
+        gradients.append([parameter.grad for parameter in one.parameters()])
+    assert torch.equal(*outputs)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+# ---- models with hooks on
+
+
+def listening_model() -> Net:
+    model, probes = probed()
+    probes.attach()
+    probes.listen(dict.fromkeys(probes.layers, lambda *args: None))  # a lambda cannot be pickled
+    for probe in probes.entries.values():
+        probe.entered = probe.left = lambda *args: None
+    return model.eval()
+
+
+def pickled(model: nn.Module) -> nn.Module:
+    return pickle.loads(pickle.dumps(model))
+
+
+def saved(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, pickled, saved])
+def test_a_copy_of_a_model_with_hooks_works_like_the_model(how):
+    model = listening_model()
+    assert torch.equal(how(model)(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, pickled, saved])
+def test_hooks_of_a_copy_listen_to_nobody(how):
+    ear = Ear()
+    model, probes = probed()
+    probes.attach()
+    probes.listen(dict.fromkeys(probes.layers, ear))
+    for probe in probes.entries.values():
+        probe.entered = probe.left = ear
+    copied = how(model)
+    ear.heard.clear()
+    copied(IMAGES)
+    assert ear.heard == []
+
+
+def test_copying_a_model_leaves_its_own_listeners():
+    model, probes = probed()
+    probes.attach()
+    ear = Ear()
+    probes.listen({"stem": ear})
+    copy.deepcopy(model)
+    model(IMAGES)
+    assert len(ear.heard) == 1
+
+
+def test_hooks_add_nothing_to_the_state_dict():
+    model, probes = probed()
+    before = list(model.state_dict())
+    probes.attach()
+    assert list(model.state_dict()) == before
+
+
+@pytest.mark.parametrize("probe", [LayerProbe("conv"), EntryProbe("conv")])
+def test_a_copied_probe_keeps_its_name(probe):
+    assert copy.deepcopy(probe).name == pickle.loads(pickle.dumps(probe)).name == "conv"
+
+
+# ---- running a model on the side
+
+
+def mixed_modes() -> Net:
+    model = Net().train()
+    model.norm.eval()
+    model.body[2].eval()
+    return model
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+def test_a_model_runs_quietly_in_evaluation_mode():
+    model = mixed_modes()
+    with quietly(model):
+        assert not any(modes(model))
+
+
+def test_every_module_has_its_own_mode_again():
+    model = mixed_modes()
+    before = modes(model)
+    with quietly(model):
+        model(IMAGES)
+    assert modes(model) == before
+
+
+def test_every_module_has_its_own_mode_again_after_an_exception():
+    model = mixed_modes()
+    before = modes(model)
+    with pytest.raises(KeyError), quietly(model):
+        raise KeyError
+    assert modes(model) == before
+
+
+def test_modes_that_change_meanwhile_are_as_they_were():
+    model = mixed_modes()
+    before = modes(model)
+    with quietly(model):
+        model.train()
+    assert modes(model) == before
+
+
+def test_a_model_that_refuses_to_be_put_into_evaluation_mode_is_run_all_the_same():
+    class Stubborn(Net):
+        def train(self, mode=True):
+            raise RuntimeError("no")
+
+    model = Stubborn()
+    with quietly(model):
+        assert not any(modes(model))
+
+
+def test_random_numbers_go_on_as_if_nothing_had_happened():
+    model = Net()
+    torch.manual_seed(0)
+    expected = torch.rand(5)
+    torch.manual_seed(0)
+    with quietly(model):
+        torch.rand(100)
+    assert torch.equal(torch.rand(5), expected)
+
+
+def test_random_numbers_go_on_as_if_nothing_had_happened_after_an_exception():
+    model = Net()
+    torch.manual_seed(0)
+    expected = torch.rand(5)
+    torch.manual_seed(0)
+    with pytest.raises(KeyError), quietly(model):
+        torch.rand(100)
+        raise KeyError
+    assert torch.equal(torch.rand(5), expected)
+
+
+def test_statistics_of_normalisation_do_not_move():
+    model = Net().train()
+    before = copy.deepcopy(model.state_dict())
+    with quietly(model):
+        model(IMAGES)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_no_gradients_are_recorded():
+    model = Net()
+    with quietly(model):
+        assert not model(IMAGES).requires_grad
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_gradients_are_recorded_afterwards_as_before(enabled):
+    with torch.set_grad_enabled(enabled):
+        with pytest.raises(KeyError), quietly(Net()):
+            raise KeyError
+        assert torch.is_grad_enabled() is enabled
+
+
+def test_a_listener_may_end_the_forward():
+    model, probes = probed()
+    probes.attach()
+    head = Ear()
+    model.head.register_forward_hook(head)
+
+    def stop(*args):
+        raise StopForward
+
+    probes.listen({"body.0": stop})
+    run(model, (IMAGES,), {})
+    assert head.heard == []
+
+
+def test_other_exceptions_of_a_model_come_through():
+    with pytest.raises(RuntimeError):
+        run(Net(), (torch.zeros(1, 7, 8, 8),), {})
+
+
+def test_run_passes_all_arguments_on():
+    class Keywords(nn.Module):
+        def forward(self, *args, **kwargs):
+            self.given = args, kwargs
+
+    module = Keywords()
+    run(module, (1, 2), {"a": 3})
+    assert module.given == ((1, 2), {"a": 3})
+
+
+# ---- where images may enter
+
+
+class Wrapped(nn.Module):
+    """As a LightningModule holds its network: convolutions at several depths, in containers and beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.stem = nn.Conv2d(1, 3, 3)
+        self.backbone.stages = nn.ModuleList([nn.Sequential(nn.Conv2d(3, 3, 3)), nn.Sequential(nn.Conv2d(3, 3, 3))])
+        self.head = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Linear(2, 2))
+
+
+def names(layers: list[str]) -> list[str]:
+    return list(entry_modules(Wrapped(), layers))
+
+
+STAGES = ["backbone.stages.0.0", "backbone.stages.1.0"]
+
+
+def test_the_smallest_module_that_holds_all_layers_comes_first():
+    assert names(["backbone.stem", *STAGES])[0] == "backbone"
+
+
+def test_the_model_itself_comes_first_where_nothing_smaller_holds_all_layers():
+    assert names(["backbone.stem", "head.0"])[0] == ""
+
+
+def test_modules_above_the_smallest_common_one_are_no_entries():
+    assert "" not in names(STAGES) and "backbone" not in names(STAGES)
+
+
+def test_a_container_that_is_never_called_comes_with_its_children():
+    assert names(STAGES)[:3] == ["backbone.stages", "backbone.stages.0", "backbone.stages.1"]
+
+
+def test_modules_that_hold_no_layer_are_no_entries():
+    assert not any(name.startswith("head") for name in names(["backbone.stem", *STAGES]))
+
+
+def test_every_module_that_holds_a_layer_is_an_entry():
+    expected = {"backbone", "backbone.stem", "backbone.stages", "backbone.stages.0", "backbone.stages.1", *STAGES}
+    assert set(names(["backbone.stem", *STAGES])) == expected
+
+
+def test_outer_entries_come_before_inner_ones():
+    depths = [name.count(".") + 1 if name else 0 for name in names(["backbone.stem", *STAGES, "head.0"])]
+    assert depths == sorted(depths)
+
+
+def test_a_single_layer_comes_with_the_module_that_holds_it():
+    assert names(["backbone.stem"]) == ["backbone", "backbone.stem"]
+
+
+def test_a_model_that_is_one_convolution_is_its_own_entry():
+    conv = nn.Conv2d(1, 1, 3)
+    assert entry_modules(conv, [""]) == {"": conv}
+
+
+def test_names_that_begin_alike_are_told_apart():
+    model = nn.ModuleDict({"net": nn.Sequential(nn.Conv2d(1, 1, 3)), "network": nn.Sequential(nn.Conv2d(1, 1, 3))})
+    assert list(entry_modules(model, ["net.0"])) == ["net", "net.0"]
+
+
+def test_no_layers_have_no_entries():
+    assert entry_modules(Net(), []) == {}
+
+
+def test_entries_are_the_modules_of_their_names():
+    model = Wrapped()
+    found = entry_modules(model, ["backbone.stem", "head.0"])
+    assert all(module is model.get_submodule(name) for name, module in found.items())
+
+
+def test_entries_of_a_compiled_model_are_found_by_the_names_of_its_layers():
+    model = torch.compile(Net())
+    assert list(entry_modules(model, convolutions(model))) == ["", "body", "stem", "body.0"]
+
+
+def test_hooks_on_a_compiled_convolution_are_on_something_that_is_called():
+    model = Net()
+    model.stem = torch.compile(model.stem, backend="eager")
+    layers = convolutions(model)
+    probes = Probes(layers, entry_modules(model, layers))
+    probes.attach()
+    heard: list[str] = []
+    probes.listen({name: lambda *args, name=name: heard.append(name) for name in layers})
+    model(IMAGES)
+    assert heard == list(layers)

@@ -1,0 +1,208 @@
+"""Reports against the truth: networks whose padding aware neurons were planted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pan_callbacks import PANReport, scan
+from tests.support import planted
+from tests.support.planted import SIDES, Planted
+
+IMAGES = 64
+CONTENTS = {"stationary": planted.stationary, "positional": planted.positional}
+MAKERS = {
+    f"{name} {kernel}×{kernel} tap {reach} off stride {stride}": (maker, kernel, reach, stride)
+    for name, maker in (("full", planted.single), ("depthwise", planted.depthwise))
+    for kernel, reach in ((3, 1), (5, 2), (5, 1), (7, 3), (7, 2), (7, 1))
+    for stride in (1, 2)
+}
+
+
+@pytest.fixture(scope="module", params=CONTENTS)
+def content(request):
+    return CONTENTS[request.param]
+
+
+def found(report: PANReport) -> dict:
+    """Layer and channel of every PAN, to its sides with their signs and its origin."""
+    return {
+        (pan.layer, pan.channel): ({side: 1 if pan.contrast[side] > 0 else -1 for side in pan.sides}, pan.origin)
+        for pan in report.pans
+    }
+
+
+def true(network: Planted) -> dict:
+    return {key: (dict(truth.signs), truth.origin) for key, truth in network.truth.items()}
+
+
+def largest_contrast(report: PANReport, neurons) -> float:
+    contrasts = torch.stack([report.contrast(layer)[:, channel] for layer, channel in neurons])
+    assert not contrasts.isnan().all(1).any()
+    return float(contrasts.abs().nan_to_num(0.0).max())
+
+
+def sides_of(report: PANReport, layer: str) -> set[str]:
+    has_border = ~report.contrast(layer).isnan()
+    assert torch.equal(has_border.all(1), has_border.any(1))
+    return {side for side, present in zip(SIDES, has_border.all(1).tolist(), strict=True) if present}
+
+
+def assert_true(report: PANReport, network: Planted) -> None:
+    """Every planted neuron is found and no other, with exact sides, signs and origins."""
+    assert found(report) == true(network)
+    assert largest_contrast(report, network.distractors) == 0.0
+    assert {layer: sides_of(report, layer) for layer in network.sides} == network.sides
+
+
+def references(report: PANReport) -> dict:
+    return {name: layer.reference for name, layer in report.layers.items()}
+
+
+def test_the_plan_says_what_is_written_here():
+    truth = planted.single(3).truth
+    told = {tuple(recipe.items()): truth["conv", i].signs for i, recipe in enumerate(planted.RECIPES)}
+    top = {"top": 1, "top-left": 1, "top-right": 1}
+    assert told[("top", 1),] == top
+    assert told[("top", -1),] == {side: -1 for side in top}
+    assert told[("bottom-right", -1),] == {"bottom-right": -1}
+    assert told[("top", 1), ("bottom", 1)] == {side: 1 for side in SIDES if side not in ("left", "right")}
+    assert told[("top", 1), ("left", 1)] == {**top, "left": 1, "bottom-left": 1}
+    assert told[("top", 1), ("left", -1)] == {"top": 1, "top-right": 1, "left": -1, "bottom-left": -1}
+    assert told[("top", 1), ("top-left", -1), ("top-right", -1)] == {"top": 1}
+
+
+def test_leftover_padding_leaves_far_sides_without_border_and_their_detectors_blind():
+    network = planted.single(3, stride=2)
+    assert network.sides == {"conv": {"top", "left", "top-left"}}
+    assert {side for truth in network.truth.values() for side in truth.sides} == {"top", "left", "top-left"}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_detectors_of_every_kernel_and_stride_are_found(name, content):
+    maker, kernel, reach, stride = MAKERS[name]
+    network = maker(kernel, reach, stride=stride)
+    report = scan(network.model, [content(IMAGES, 64)], progress=False)
+    assert report.layers["conv"].reference == "crop"
+    assert_true(report, network)
+
+
+@pytest.mark.parametrize("maker", [planted.single, planted.depthwise])
+def test_a_stride_of_two_reaches_all_sides_of_an_odd_size(maker, content):
+    network = maker(3, stride=2, size=65)
+    assert network.sides == {"conv": set(SIDES)}
+    assert_true(scan(network.model, [content(IMAGES, 65)], progress=False), network)
+
+
+def test_dilated_detectors_are_found(content):
+    network = planted.single(3, dilation=2)
+    assert_true(scan(network.model, [content(IMAGES, 64)], progress=False), network)
+
+
+def test_content_on_taps_that_read_padding_does_not_hide_detectors():
+    network = planted.single(5, stray=0.002)
+    assert_true(scan(network.model, [planted.stationary(IMAGES, 64)], progress=False), network)
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_centre_taps_inherit_and_corners_are_inherited_where_edges_meet(kernel, content):
+    network = planted.chain(kernel)
+    report = scan(network.model, [content(IMAGES, 64)], progress=False)
+    assert references(report) == dict.fromkeys(("first", "second", "third"), "crop")
+    assert_true(report, network)
+
+
+def test_a_copied_detector_has_no_padding_effect_of_its_own(content):
+    report = scan(planted.chain(3).model, [content(IMAGES, 64)], progress=False)
+    copies = [pan for pan in report.pans if pan.layer == "second"]
+    assert len(copies) == len(planted.RECIPES)
+    assert {effect for pan in copies for effect in pan.effect.values()} == {0.0}
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_what_an_average_inherits_is_found_although_rows_inside_the_border_have_it_too(kernel):
+    network = planted.blurred(kernel)
+    assert_true(scan(network.model, [planted.stationary(IMAGES, 64)], progress=False), network)
+
+
+@pytest.mark.parametrize("layer", ["first", "second", "third"])
+def test_a_layer_scanned_alone_inherits_from_the_layers_before_it_all_the_same(layer):
+    network = planted.chain(3)
+    report = scan(network.model, [planted.stationary(IMAGES, 64)], layers=layer, progress=False)
+    assert found(report) == {key: truth for key, truth in true(network).items() if key[0] == layer}
+
+
+@pytest.mark.parametrize("size", [64, 32])
+def test_maps_too_small_to_crop_are_measured_on_zoomed_images_and_the_truth_holds(size, content):
+    network = planted.pooled(size // 4)
+    report = scan(network.model, [content(IMAGES, size)], progress=False)
+    assert references(report) == {"first": "crop", "copy": "zoom", "own": "zoom"}
+    assert report.layers["own"].output_size == (4, 4)
+    assert report.layers["own"].reason.startswith("crop: ")
+    assert_true(report, network)
+
+
+@pytest.mark.parametrize("reference", ["zoom", "mirror", "centre"])
+def test_other_references_hold_on_stationary_content(reference):
+    network = planted.chain(3)
+    report = scan(network.model, [planted.stationary(IMAGES, 64)], reference=reference, progress=False)
+    assert references(report) == dict.fromkeys(("first", "second", "third"), reference)
+    assert found(report) == true(network)
+
+
+def test_centre_reference_is_fooled_by_content_crop_is_not():
+    network, images = planted.chain(3), planted.positional(IMAGES, 64)
+    by_reference = {
+        reference: scan(network.model, [images], reference=reference, progress=False)
+        for reference in ("centre", "crop")
+    }
+    called = {reference: set(found(report)) & {*network.distractors} for reference, report in by_reference.items()}
+    assert len(called["centre"]) >= 3
+    assert largest_contrast(by_reference["centre"], network.distractors) >= 0.8
+    assert called["crop"] == set()
+    assert largest_contrast(by_reference["crop"], network.distractors) == 0.0
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda mode: planted.single(3, mode=mode),
+        lambda mode: planted.single(7, reach=1, stride=2, mode=mode),
+        lambda mode: planted.depthwise(5, mode=mode),
+        lambda mode: planted.chain(3, mode=mode),
+        lambda mode: planted.pooled(16, mode=mode),
+    ],
+    ids=["full 3×3", "full 7×7 stride 2", "depthwise 5×5", "chain", "pooled"],
+)
+def test_without_zero_padding_the_same_filters_know_no_border(make, mode):
+    network = make(mode)
+    report = scan(network.model, [planted.stationary(IMAGES, 64)], progress=False)
+    assert report.neurons > 0
+    assert report.pans == ()
+    assert largest_contrast(report, network.distractors) == 0.0
+
+
+def test_a_plain_network_does_not_drift(content):
+    report = scan(planted.chain(5).model, [content(IMAGES, 64)], progress=False)
+    assert [layer.drift for layer in report.layers.values()] == [0.0, 0.0, 0.0]
+
+
+def test_global_context_is_reported_as_drift_behind_it_and_hides_no_detector(content):
+    network = planted.chain(3, between=planted.GlobalGate())
+    report = scan(network.model, [content(IMAGES, 64)], progress=False)
+    assert report.layers["first"].drift == 0.0
+    assert report.layers["second"].drift > 0.0
+    assert report.layers["third"].drift > 0.0
+    assert found(report) == true(network)
+
+
+def test_a_detector_that_is_constant_inside_is_nascent():
+    conv = planted.detectors(3)
+    conv.weight[:, planted.CONTENT] = 0.0  # its reference has no spread to measure the padding effect by
+    report = scan(nn.Sequential(conv), [planted.stationary(IMAGES, 32)], progress=False)
+    assert {pan.channel: set(pan.sides) for pan in report.pans} == {
+        channel: truth.sides for (_, channel), truth in planted.single(3).truth.items()
+    }
+    assert {pan.origin for pan in report.pans} == {"nascent"}
