@@ -1,16 +1,21 @@
-"""What to do when memory runs out: the same work in smaller batches."""
+"""What long work needs: several processes that agree, smaller batches when memory runs out, a progress bar."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+import torch.distributed
 
 from pan_callbacks.errors import PANError
 
 T = TypeVar("T")
+
+# ---------------------------------------------------------------------------------------------------- memory
+
 _OUT_OF_MEMORY = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # its name since torch 2.5
 _SIGNS = ("out of memory", "can't allocate memory", "not enough memory")  # of CUDA, of the CPU, of Windows
 
@@ -80,3 +85,84 @@ def _free() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+# ------------------------------------------------------------------------------------------------- processes
+
+
+def _several() -> bool:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return ready and torch.distributed.get_world_size() > 1
+
+
+def sum_of_processes(value: float, device: torch.device | str = "cpu") -> float:
+    """Sum of a number over all processes; every process calls this.
+
+    Args:
+        value: The number of this process.
+        device: Device that the processes exchange tensors on.
+
+    Example:
+        >>> sum_of_processes(3)  # a process alone
+        3
+    """
+    if not _several():
+        return value
+    total = torch.tensor(float(value), device=device, dtype=torch.float32)
+    torch.distributed.all_reduce(total)
+    return total.item()
+
+
+def in_any_process(here: bool, device: torch.device | str = "cpu") -> bool:
+    """Whether something holds in any process; where one gives up all must, or the others wait for it for ever."""
+    return sum_of_processes(int(here), device) > 0
+
+
+def of_all_processes(found: list[T]) -> list[T]:
+    """What all processes found, without repetition."""
+    if not _several():
+        return found
+    every: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(every, found)
+    return list(dict.fromkeys(item for part in every for item in part))
+
+
+def give_up_together(failure: Exception | None, device: torch.device | str = "cpu") -> None:
+    """Raises what went wrong here, and an error that says so where it went wrong elsewhere.
+
+    Raises:
+        Exception: ``failure``, if it is one.
+        PANError: If another process failed.
+    """
+    anywhere = in_any_process(failure is not None, device)
+    if failure is not None:
+        raise failure
+    if anywhere:
+        raise PANError("another process failed, its message is above")
+
+
+# -------------------------------------------------------------------------------------------------- progress
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
+    """A progress bar over images that goes away when the work is done, or nothing.
+
+    Args:
+        what: Word before the bar.
+        total: Images in all, None where nobody knows.
+        show: Whether there is a bar; it is drawn in terminals alone.
+
+    Yields:
+        What to call with the number of images that were done since.
+    """
+    if not show:
+        yield lambda images: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda images: progress.advance(task, images)

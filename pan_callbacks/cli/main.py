@@ -61,8 +61,8 @@ def _say(message: str, everywhere: bool = False) -> None:
 
 
 def _survey(args: argparse.Namespace) -> int:
+    from pan_callbacks._runtime import in_any_process, of_all_processes
     from pan_callbacks.cli import resolve as inputs
-    from pan_callbacks.processes import in_any_process, of_all_processes
     from pan_callbacks.sources.models import load_model
 
     impact = args.command == "impact"
@@ -126,8 +126,8 @@ def _write(args, model, known, rest: tuple, source, notes: list[str]) -> bool:
         source: Images for the other measures, None to leave them out.
         notes: What a reader should know.
     """
+    from pan_callbacks._runtime import progress_bar
     from pan_callbacks.cli.survey import look_at, write
-    from pan_callbacks.progress import progress_bar
 
     images, patient = [], True
     try:

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks._runtime import in_smaller_batches
+from pan_callbacks._runtime import give_up_together, in_smaller_batches, of_all_processes, progress_bar
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.hooks import quietly
-from pan_callbacks.processes import give_up_together, of_all_processes
-from pan_callbacks.progress import progress_bar
 from pan_callbacks.reports.pan_report import PANReport
 
 

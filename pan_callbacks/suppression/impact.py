@@ -13,13 +13,17 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from pan_callbacks._runtime import in_smaller_batches
+from pan_callbacks._runtime import (
+    give_up_together,
+    in_smaller_batches,
+    of_all_processes,
+    progress_bar,
+    sum_of_processes,
+)
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import convolutions, pad_modules, why_unpadded
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.measurement.scan import describe_batch, device_of, first_images
-from pan_callbacks.processes import give_up_together, of_all_processes, sum_of_processes
-from pan_callbacks.progress import progress_bar
 from pan_callbacks.reports.impact_report import Arm, ClassChanges, ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.suppression.masks import ChannelMask, MaskHook, build_masks, check_fits, check_mode, hooked, targets
