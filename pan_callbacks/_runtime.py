@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed
+from torch import Tensor
 
 from pan_callbacks.errors import PANError
 
@@ -90,13 +92,50 @@ def _free() -> None:
 # ------------------------------------------------------------------------------------------------- processes
 
 
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """One process's part of work that several share: every ``world``-th batch, from number ``rank`` on.
+
+    Args:
+        rank: Number of this process.
+        world: Number of processes.
+        images: Images that all processes will see together, None if that is not known. If it is, what is kept of a
+            batch depends on the batch's number alone, so that any number of processes gets one and the same result.
+        example: Image (1, channels, height, width) on which every process decides how to measure; None for the first
+            one that it sees, which is another one in each process.
+    """
+
+    rank: int = 0
+    world: int = 1
+    images: int | None = None
+    example: Tensor | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether there are other processes."""
+        return self.world > 1
+
+    def number(self, batch: int) -> int:
+        """Return the number, among the batches of all processes, of this process's ``batch``-th.
+
+        Example:
+            >>> Shard(rank=1, world=4).number(2)
+            9
+        """
+        return batch * self.world + self.rank
+
+
+#: A process that works alone.
+ALONE = Shard()
+
+
 def _several() -> bool:
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return ready and torch.distributed.get_world_size() > 1
 
 
-def sum_of_processes(value: float, device: torch.device | str = "cpu") -> float:
-    """Sum of a number over all processes; every process calls this.
+def sum_of_processes(value: int, device: torch.device | str = "cpu") -> int:
+    """Return the sum of a whole number over all processes, exactly; every process calls this.
 
     Args:
         value: The number of this process.
@@ -108,9 +147,9 @@ def sum_of_processes(value: float, device: torch.device | str = "cpu") -> float:
     """
     if not _several():
         return value
-    total = torch.tensor(float(value), device=device, dtype=torch.float32)
+    total = torch.tensor(value, device=device, dtype=torch.int64)
     torch.distributed.all_reduce(total)
-    return total.item()
+    return int(total)
 
 
 def in_any_process(here: bool, device: torch.device | str = "cpu") -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +18,56 @@ from pan_callbacks.errors import PANError
 from pan_callbacks.padding import Axis, Geometry, same_padding
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-_PAD_MODES = {
+#: Modules that pad an image on all four sides.
+PadModule = nn.ConstantPad2d | nn.ReflectionPad2d | nn.ReplicationPad2d | nn.CircularPad2d
+_PAD_MODES: dict[type[nn.Module], str] = {
     nn.ConstantPad2d: "zeros",
     nn.ReflectionPad2d: "reflect",
     nn.ReplicationPad2d: "replicate",
     nn.CircularPad2d: "circular",
 }
+
+
+class Skip(Enum):
+    """Why a layer is left out of a report; the value is the sentence that says so, with blanks for the facts."""
+
+    POINTWISE = "1×1 kernel"
+    NO_PADDING = "no padding"
+    PADDED_TWICE = "a pad module before a convolution that pads as well"
+    MISFIT = "its output of {height}×{width} does not fit its declared padding"
+    NO_BORDER = "map of {height}×{width}: no position reads the padding of one side alone"
+    NO_REFERENCE = "{tried}"
+    NEVER_CALLED = "never called"
+    TOO_FEW_READINGS = "too few readings: {images} on so small a map"
+    NOT_FINITE = "NaN or infinite activations"
+
+    def because(self, **facts: object) -> Reason:
+        """Return the sentence with its blanks filled in.
+
+        Example:
+            >>> Skip.NO_BORDER.because(height=2, width=3)
+            'map of 2×3: no position reads the padding of one side alone'
+        """
+        return Reason(self.value.format(**facts), self)
+
+
+class Reason(str):
+    """A sentence that says why a layer is left out, and knows which kind of reason it is.
+
+    Args:
+        sentence: For a reader.
+        skip: For code, which never looks into the sentence.
+    """
+
+    skip: Skip
+
+    def __new__(cls, sentence: str, skip: Skip) -> Reason:  # noqa: D102
+        reason = super().__new__(cls, sentence)
+        reason.skip = skip
+        return reason
+
+    def __reduce__(self) -> tuple[type[Reason], tuple[str, Skip]]:
+        return Reason, (str(self), self.skip)
 
 
 def clean_name(name: str) -> str:
@@ -66,18 +113,41 @@ def select(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[
     return {name: module for name, module in found.items() if any(fnmatch.fnmatchcase(name, glob) for glob in globs)}
 
 
-def why_unpadded(module: nn.Conv2d, pad: nn.Module | None = None) -> str | None:
-    """Why a convolution is no padded layer, in words for a report; None if it is one.
+def check_fits(found: Mapping[str, nn.Conv2d], name: str, channels: Sequence[int]) -> None:
+    """Raises PANError where a layer of a report, or a channel of it, is not among a model's convolutions."""
+    if name not in found:
+        ends = [known for known in found if known.endswith("." + name) or name.endswith("." + known)]
+        close = ends or difflib.get_close_matches(name, found, 3) or list(found)
+        raise PANError(
+            f"the report was made for another model: layer {name!r} is not among its {len(found)} convolutions"
+            + (f"; there is {named(close)}" if close else "")
+        )
+    outside = [channel for channel in channels if not 0 <= channel < found[name].out_channels]
+    if outside:
+        raise PANError(
+            f"the report was made for another model: channel {outside[0]} of layer {name!r}, "
+            f"which has {found[name].out_channels} channels here"
+        )
+
+
+def named(names: Sequence[str]) -> str:
+    """Return the first names of a list, quoted, for a message."""
+    return ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def why_unpadded(module: nn.Conv2d, pad: PadModule | None = None) -> Reason | None:
+    """Return why a convolution is no padded layer, None if it is one.
 
     Args:
         module: The convolution.
         pad: A pad module that feeds it directly, if there is one.
     """
-    if pads_inside(module) or pad is not None or isinstance(module.padding, str) and module.padding == "same":
-        return "1×1 kernel" if max(module.kernel_size) == 1 and pad is None else None
-    if module.padding == "valid" or not any(module.padding):
-        return "1×1 kernel" if max(module.kernel_size) == 1 else "no padding"
-    return None
+    if not isinstance(module.padding, str) and any(module.padding):
+        return None
+    if max(module.kernel_size) == 1 and pad is None:
+        return Skip.POINTWISE.because()  # "same" padding adds nothing to it
+    pads = pad is not None or module.padding == "same" or pads_inside(module)
+    return None if pads else Skip.NO_PADDING.because()
 
 
 def pads_inside(module: nn.Conv2d) -> bool:
@@ -97,7 +167,7 @@ class PaddedLayer:
     """
 
     module: nn.Conv2d
-    pad: nn.Module | None = None
+    pad: PadModule | None = None
 
     @property
     def mode(self) -> str:
@@ -127,14 +197,14 @@ class PaddedLayer:
         m = self.module
         kernel, stride, dilation = m.kernel_size[axis], m.stride[axis], m.dilation[axis]
         if self.pad is not None:
-            before, after = self.pad.padding[2 - 2 * axis : 4 - 2 * axis]
+            before, after = self.pad.padding[2 - 2 * axis], self.pad.padding[3 - 2 * axis]
         elif pads_inside(m):
             before, after = same_padding(size, kernel, stride, dilation)
         elif m.padding == "same":
             total = dilation * (kernel - 1)
             before, after = total // 2, total - total // 2
         else:
-            before = after = 0 if m.padding == "valid" else m.padding[axis]
+            before = after = 0 if isinstance(m.padding, str) else m.padding[axis]
         return Axis(size, kernel, stride, dilation, int(before), int(after))
 
     def weight(self, x: Tensor) -> Tensor:
@@ -156,17 +226,23 @@ class _KernelRecorder(TorchFunctionMode):
 
     weight: Tensor | None = None
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         kwargs = kwargs or {}
         if func in (F.conv2d, torch.conv2d):
             self.weight = kwargs["weight"] if "weight" in kwargs else args[1]
         return func(*args, **kwargs)
 
 
-def pad_modules(model: nn.Module) -> dict[str, nn.Module]:
+def pad_modules(model: nn.Module) -> dict[str, PadModule]:
     """Every pad module of a model that only ever adds values, by its name."""
     return {
         clean_name(name): module
         for name, module in model.named_modules()
-        if isinstance(module, tuple(_PAD_MODES)) and min(module.padding) >= 0
+        if isinstance(module, PadModule) and min(module.padding) >= 0
     }

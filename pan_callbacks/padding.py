@@ -276,8 +276,8 @@ def mean_padding_effects(
         (sides, out channels), for the sides that have a border, in the order of :data:`SIDES`.
     """
     rows, cols = geometry.rows, geometry.cols
-    inside = [torch.arange(-axis.before, axis.size + axis.after) for axis in (rows, cols)]
-    difference = _own_minus_neutral(x, *inside, mode, value)
+    down, across = (torch.arange(-axis.before, axis.size + axis.after) for axis in (rows, cols))
+    difference = _own_minus_neutral(x, down, across, mode, value)
     kernel, options = (rows.kernel, cols.kernel), {"dilation": (rows.dilation, cols.dilation)}
     seen = []
     for border in geometry.borders.values():

@@ -34,9 +34,8 @@ def read_report(path: Path, model: Any):
         path: The file, or the folder that it was written to.
         model: The model.
     """
-    from pan_callbacks.layers import convolutions
+    from pan_callbacks.layers import check_fits, convolutions
     from pan_callbacks.reports.pan_report import PANReport
-    from pan_callbacks.suppression.masks import check_fits
 
     file = path / "pans.json" if path.is_dir() else path
     if not file.is_file():

@@ -21,12 +21,12 @@ from pan_callbacks._runtime import (
     sum_of_processes,
 )
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import convolutions, pad_modules, why_unpadded
+from pan_callbacks.layers import check_fits, convolutions, pad_modules, why_unpadded
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.measurement.scan import describe_batch, device_of, first_images
 from pan_callbacks.reports.impact_report import Arm, ClassChanges, ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
-from pan_callbacks.suppression.masks import ChannelMask, MaskHook, build_masks, check_fits, check_mode, hooked, targets
+from pan_callbacks.suppression.masks import ChannelMask, MaskHook, build_masks, check_mode, hooked, targets
 from pan_callbacks.suppression.predictions import PredictionTally
 
 
@@ -96,7 +96,7 @@ def impact(
     except Exception as error:  # the other processes wait for this one
         failure = error
     give_up_together(failure, device)
-    outcome.images = round(sum_of_processes(outcome.images, device))
+    outcome.images = sum_of_processes(outcome.images, device)
     notes = of_all_processes(notes)
     arms = [replace(plan.arm, **values) for plan, values in zip(plans, outcome.compute(), strict=True)]
     names = None if class_names is None else tuple(class_names)

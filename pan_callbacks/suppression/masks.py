@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import PaddedLayer, convolutions, pad_modules
+from pan_callbacks.layers import PaddedLayer, check_fits, convolutions, named, pad_modules
 from pan_callbacks.padding import neutral_pad
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -262,7 +261,7 @@ def targets(report: PANReport, neurons: Mapping[str, Sequence[int]] | None = Non
             warnings.warn("the report has no PANs: nothing is masked", stacklevel=4)
     unknown = [name for name in neurons if name not in report.layers]
     if unknown:
-        raise PANError(f"layer {unknown[0]!r} is not in the report; it has {_some(list(report.layers))}")
+        raise PANError(f"layer {unknown[0]!r} is not in the report; it has {named(list(report.layers))}")
     lines = report.layers
     return {
         name: Target(tuple(sorted({int(channel) for channel in channels})), lines[name].pad, lines[name].mean)
@@ -314,24 +313,3 @@ def check_mode(mode: str) -> None:
     """Raises ValueError for an unknown mode."""
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is unknown; choose one of {', '.join(MODES)}")
-
-
-def check_fits(found: Mapping[str, nn.Conv2d], name: str, channels: Sequence[int]) -> None:
-    """Raises PANError where a layer of a report, or a channel of it, is not among a model's convolutions."""
-    if name not in found:
-        ends = [known for known in found if known.endswith("." + name) or name.endswith("." + known)]
-        close = ends or difflib.get_close_matches(name, found, 3) or list(found)
-        raise PANError(
-            f"the report was made for another model: layer {name!r} is not among its {len(found)} convolutions"
-            + (f"; there is {_some(close)}" if close else "")
-        )
-    outside = [channel for channel in channels if not 0 <= channel < found[name].out_channels]
-    if outside:
-        raise PANError(
-            f"the report was made for another model: channel {outside[0]} of layer {name!r}, "
-            f"which has {found[name].out_channels} channels here"
-        )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

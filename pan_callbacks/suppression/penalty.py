@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import PaddedLayer, pad_modules, select, why_unpadded
-from pan_callbacks.suppression.masks import check_fits
+from pan_callbacks.layers import PaddedLayer, check_fits, pad_modules, select, why_unpadded
 from pan_callbacks.suppression.price import CallView
 
 KINDS = ("both", "effect", "moments")
