@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from pan_callbacks import PANReport, scan
-from pan_callbacks.reports.pan_report import padding_aware
+from pan_callbacks.reports.pans import margin
 from tests.support import real
 
 DEEP = ("blocks.5.1.conv_dw", "blocks.5.2.conv_dw", "blocks.5.3.conv_dw")  # 5×5 kernels on 7×7 maps
@@ -53,7 +53,7 @@ def count_corners(model: torch.nn.Module, images: torch.Tensor) -> None:
     contrasts = torch.cat([default.contrast(name) for name, line in default.layers.items() if line.skipped is None], 1)
     size = contrasts.abs().nan_to_num(0)
     print(f"neurons over 0.8 on an edge {int((size[:4] >= 0.8).any(0).sum())}, on any of the 8 sides "
-          f"{int((size >= 0.8).any(0).sum())}, PANs as defined {int(padding_aware(contrasts, 0.8).sum())}")  # fmt: skip
+          f"{int((size >= 0.8).any(0).sum())}, PANs as defined {int((margin(contrasts, 0.8) >= 0).sum())}")  # fmt: skip
 
 
 if __name__ == "__main__":

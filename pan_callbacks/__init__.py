@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from pan_callbacks.measurement.metrics import PaddingAwareness as PaddingAwareness
     from pan_callbacks.measurement.scan import scan as scan
     from pan_callbacks.reports.impact_report import ImpactReport as ImpactReport
-    from pan_callbacks.reports.pan_report import PAN as PAN
-    from pan_callbacks.reports.pan_report import LayerReport as LayerReport
+    from pan_callbacks.reports.layer_report import LayerReport as LayerReport
     from pan_callbacks.reports.pan_report import PANReport as PANReport
+    from pan_callbacks.reports.pans import PAN as PAN
     from pan_callbacks.suppression.impact import impact as impact
     from pan_callbacks.suppression.masks import mask_permanently as mask_permanently
     from pan_callbacks.suppression.masks import masked as masked
@@ -38,8 +38,8 @@ _WHERE = {
     "masked": "suppression.masks",
     "mask_permanently": "suppression.masks",
     "PANReport": "reports.pan_report",
-    "LayerReport": "reports.pan_report",
-    "PAN": "reports.pan_report",
+    "LayerReport": "reports.layer_report",
+    "PAN": "reports.pans",
     "PANError": "errors",
 }
 __all__ = sorted(_WHERE)

@@ -16,7 +16,7 @@ from pan_callbacks.analysis.kernels import model_asymmetries
 from pan_callbacks.analysis.position import TARGETS, PositionReadout, position_readout
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports._json import finite
-from pan_callbacks.reports.pan_report import PANReport, padding_aware
+from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.suppression.impact import padded_channels
 from pan_callbacks.suppression.masks import masked
 
@@ -116,11 +116,10 @@ def leftover_counts(report: PANReport) -> dict[str, tuple[int, int, int]]:
         side of them. Leftover padding (Mind the Pad, 2021) leaves the far side with less padding to read, or none.
     """
     found = {"leftover": [0, 0, 0], "none": [0, 0, 0]}
-    for layer in report.layers.values():
-        if layer.skipped is not None or layer.leftover is None:
+    for name, layer in report.measured.items():
+        if layer.leftover is None:
             continue
-        hits = (layer.contrast.abs() >= report.threshold) & padding_aware(layer.contrast, report.threshold)
-        over = hits.sum(1).tolist()
+        over = report.hits(name).sum(1).tolist()
         for axis, (near, far) in enumerate(((_TOP, _BOTTOM), (_LEFT, _RIGHT))):
             if layer.stride[axis] == 1:
                 continue

@@ -13,8 +13,9 @@ from pan_callbacks.analysis.kernels import padding_taps
 from pan_callbacks.figures.gallery import NeuronPicture
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.hooks import run
-from pan_callbacks.reports.pan_report import PAN, PANReport
-from pan_callbacks.reports.taxonomy import side_of, sign_of
+from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.pans import PAN
+from pan_callbacks.reports.taxonomy import place_of
 
 
 def neuron_pictures(
@@ -75,7 +76,7 @@ def by_type(report: PANReport, per_type: int = 1, limit: int = 12) -> list[PAN]:
     """
     types: dict[tuple[str, str, str], list[PAN]] = {}
     for pan in report.strongest():
-        types.setdefault((side_of(pan), sign_of(pan), pan.origin), []).append(pan)
+        types.setdefault((place_of(pan), pan.sign, pan.origin), []).append(pan)
     ranked = sorted(types.values(), key=len, reverse=True)
     return [pan for members in ranked for pan in members[:per_type]][:limit]
 

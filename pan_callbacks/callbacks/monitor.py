@@ -14,7 +14,7 @@ from pan_callbacks.callbacks._showing import Show
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.engine import Measurement, check_arguments
 from pan_callbacks.measurement.scan import check_measured, first_images
-from pan_callbacks.reports.history import History
+from pan_callbacks.reports.history import Entry, History, scalars
 from pan_callbacks.reports.pan_report import PANReport
 
 START = -1  # the epoch of the network before its first step
@@ -75,7 +75,7 @@ class PANMonitor(Callback):
         self._show = Show(figures)
 
     @property
-    def history(self) -> list[dict[str, Any]]:
+    def history(self) -> list[Entry]:
         """One dict a probed epoch: ``epoch`` (-1 before the first step), ``step``, ``count``, ``born``, ``gone`` ..."""
         return self._history.entries
 
@@ -257,7 +257,7 @@ class PANMonitor(Callback):
             return
         history = self._history if keep else History(self.threshold)
         entry = history.add(self.report, epoch, trainer.global_step)
-        self._scalars = history.scalars(self.report, entry)
+        self._scalars = scalars(self.report, entry)
         if keep:
             self._show.epoch(trainer, self.report, self.history)
 

@@ -11,7 +11,8 @@ from pan_callbacks.cli.page import Page
 from pan_callbacks.cli.survey import Survey
 from pan_callbacks.figures.impact import class_name
 from pan_callbacks.reports.impact_report import Arm, ImpactReport
-from pan_callbacks.reports.pan_report import PANReport, cells
+from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.tables import pan_table
 from pan_callbacks.reports.taxonomy import PANType, counts, cross_table
 
 Drawn = Mapping[str, tuple[bytes, int, str, str]]
@@ -69,9 +70,8 @@ def _types(page: Page, report: PANReport) -> None:
     page.table(("by", "type", "PANs", "share"), rows)
     every = [(*kind, str(count)) for kind, count in cross_table(report).most_common()]
     page.table((*PANType._fields, "PANs"), every, folded=f"The full cross-table: {len(every)} types")
-    strongest = [cells(pan) for pan in report.strongest(_STRONGEST)]
-    head = ("layer", "channel", "sides", "contrast", "effect", "origin")
-    page.table(head, strongest, folded=f"The strongest {len(strongest)} (pans.csv has all)")
+    strongest = pan_table(report.strongest(_STRONGEST)).rows
+    page.table(pan_table(()).head, strongest, folded=f"The strongest {len(strongest)} (pans.csv has all)")
 
 
 def _impact(page: Page, impact: ImpactReport, drawn: Drawn) -> None:

@@ -23,7 +23,7 @@ from pan_callbacks.figures.style import (
     numbers,
     shorten,
 )
-from pan_callbacks.reports.pan_report import PAN
+from pan_callbacks.reports.pans import PAN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -27,7 +27,7 @@ from pan_callbacks.figures.style import (
     shorten_all,
 )
 from pan_callbacks.padding import EDGES, SIDES
-from pan_callbacks.reports.pan_report import PANReport, padding_aware
+from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,8 +54,7 @@ def layer_sides(report: PANReport) -> Figure:
     if not layers:
         return note(title, "no layer was measured")
     contrasts = [report.contrast(name) for name in layers]
-    over = [(c.abs() >= report.threshold) & padding_aware(c, report.threshold) for c in contrasts]
-    counts = torch.stack([hits.sum(1) for hits in over]).numpy()  # (layers, 8)
+    counts = torch.stack([report.hits(name).sum(1) for name in layers]).numpy()  # (layers, 8)
     borders = torch.stack([(~contrast.isnan()).any(1) for contrast in contrasts]).numpy()
     height = 0.3 if len(layers) <= 24 else 0.21 if len(layers) <= 60 else 0.15
     figure = new_figure(9.0, min(40.0, 1.7 + height * len(layers)))

@@ -13,7 +13,7 @@ from pan_callbacks.measurement.contrast import thin
 from pan_callbacks.measurement.metrics import GOLDEN, BorderBias, PaddingAwareness, PaddingEffect
 from pan_callbacks.measurement.reference import ZOOM_SHARE, Position, SitePlan
 from pan_callbacks.padding import SIDES, Geometry, padding_effect
-from pan_callbacks.reports.pan_report import LayerReport
+from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.suppression.masks import mask_of
 
 #: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.

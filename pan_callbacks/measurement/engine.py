@@ -15,7 +15,8 @@ from pan_callbacks.measurement.hooks import Listener, Probes, StopForward, entry
 from pan_callbacks.measurement.metrics import GOLDEN
 from pan_callbacks.measurement.reference import FALLBACKS, ZOOM_SHARE, Plan, plan
 from pan_callbacks.measurement.views import ROLES, VIEWS
-from pan_callbacks.reports.pan_report import LayerReport, PANReport
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
 
 #: Memory for the readings of all neurons together; docs/statistics.md says what it buys.
 MEMORY = 64 * 2**20

@@ -6,15 +6,79 @@ check. It holds no tensor, no module and no trainer, so that models stay picklab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from pan_callbacks.layers import clean_name
+from pan_callbacks.layers import PaddedLayer, PadModule, clean_name, pad_modules
 
 Listener = Callable[[nn.Module, Tensor, Tensor], None]
+
+
+@dataclass(eq=False)
+class LayerCall:
+    """One call of a convolution: what it received, and what it returned.
+
+    Args:
+        conv: The convolution.
+        x: Its input (images, in channels, height, width), as padded by a pad module before it, if there is one.
+        output: Its output (images, channels, rows, columns).
+    """
+
+    conv: nn.Conv2d
+    x: Tensor
+    output: Tensor
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> LayerCall:
+        """Make one of what torch gives a forward hook; a single image becomes a batch of one."""
+        x = args[0] if args else kwargs["input"]
+        return cls(conv, x, output) if output.ndim == 4 else cls(conv, x[None], output[None])
+
+    def first(self, images: int) -> LayerCall:
+        """Return the call on the first images alone, without a gradient."""
+        return LayerCall(self.conv, self.x[:images].detach(), self.output[:images].detach())
+
+    def layer(self, pad: PadModule | None = None) -> PaddedLayer:
+        """Return the convolution together with what pads its input."""
+        return PaddedLayer(self.conv, pad)
+
+
+class PadTracker:
+    """Forward hook of all pad modules of a model: knows which of them made a tensor.
+
+    It holds what they made while it is watching, so that no other tensor can be mistaken for it.
+    """
+
+    def __init__(self) -> None:
+        self._watching = False
+        self._made: list[tuple[Tensor, PadModule]] = []
+
+    def attach(self, model: nn.Module) -> list[RemovableHandle]:
+        """Put the hook on every pad module of a model; nothing is kept before :meth:`watch`."""
+        return [pad.register_forward_hook(self) for pad in pad_modules(model).values()]
+
+    def watch(self, on: bool = True) -> None:
+        """Start or stop watching, and forget what was seen."""
+        self._watching, self._made = on, []
+
+    def __call__(self, pad: PadModule, args: tuple[Any, ...], output: Tensor) -> None:
+        """Is called by torch after the pad module's forward; changes nothing."""
+        if self._watching:
+            self._made.append((output, pad))
+
+    def pad_of(self, x: Tensor) -> PadModule | None:
+        """Return the pad module that a convolution's input comes from directly, None if it comes from none."""
+        return next((pad for made, pad in reversed(self._made) if made is x), None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of the module gets a hook that keeps nothing."""
+        return {"_watching": False, "_made": []}
 
 
 class StopForward(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.reports._json import check_schema, finite, read_json, with_nan, write_json
+from pan_callbacks.reports.tables import Table
 
 SCHEMA, SCHEMA_VERSION = "pan_callbacks.impact", 1
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +25,10 @@ class ClassChanges:
     Args:
         images: Images of the class, 0 without labels.
         change: Change of accuracy on the images of the class, NaN where there are none.
-        low: Lower end of its interval (:func:`paired_interval`).
+        low: Lower end of its interval (:func:`~pan_callbacks.suppression.predictions.paired_interval`).
         high: Upper end.
         shift: Change of the mean probability that the model gives the class, over all images.
-        shift_low: Lower end of its interval (:func:`shift_interval`).
+        shift_low: Lower end of its interval (:func:`~pan_callbacks.suppression.predictions.shift_interval`).
         shift_high: Upper end.
         split_half: Correlation of ``shift`` between two halves of the images: near 1 other images show the same bias,
             near 0 it is noise. NaN for fewer than three classes, or where nothing moves.
@@ -133,23 +134,32 @@ class ImpactReport:
         """Change of the metric against the baseline."""
         return arm.value - self.baseline.value
 
-    def rows(self) -> list[tuple[str, str, str, str, str, str]]:
-        """The report as a table: what is masked, neurons, metric, change, KL divergence, flips; controls in one row."""
+    @property
+    def table(self) -> Table:
+        """What is masked, neurons, metric, change, KL divergence and flips; the draws of a control in one row."""
         rows = []
         for arm in self.arms:
-            if arm.kind == "control":
-                if arm.draw == 0:
-                    rows.append(self._control_row(self.controls(arm.mode)))
-                continue
-            change = "" if arm.kind == "baseline" else self._number(self.change(arm), signed=True)
-            if arm.interval is not None and arm.kind != "baseline":
-                change += f" [{', '.join(self._number(end, signed=True) for end in arm.interval)}]"
-            about = "" if arm.kind == "baseline" else (_optional(arm.kl, "{:.4f}"), _optional(arm.flips, "{:.1%}"))
-            cells = (LABELS[arm.kind].format(mode=arm.mode), str(arm.neurons), self._number(arm.value), change)
-            rows.append((*cells, *(about or ("", ""))))
-        return rows
+            if arm.kind != "control":
+                rows.append(self._row(arm))
+            elif arm.draw == 0:
+                rows.append(self._control_row(self.controls(arm.mode)))
+        head = ("", "neurons", self.metric, "change", "KL", "flips")
+        return Table(head, tuple(rows), numbers=head[1:])
 
-    def _control_row(self, draws: tuple[Arm, ...]) -> tuple[str, str, str, str, str, str]:
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the rows of :attr:`table`."""
+        return list(self.table.rows)
+
+    def _row(self, arm: Arm) -> tuple[str, ...]:
+        cells = (LABELS[arm.kind].format(mode=arm.mode), str(arm.neurons), self._number(arm.value))
+        if arm.kind == "baseline":
+            return *cells, "", "", ""
+        change = self._number(self.change(arm), signed=True)
+        if arm.interval is not None:
+            change += f" [{', '.join(self._number(end, signed=True) for end in arm.interval)}]"
+        return *cells, change, _optional(arm.kl, "{:.4f}"), _optional(arm.flips, "{:.1%}")
+
+    def _control_row(self, draws: tuple[Arm, ...]) -> tuple[str, ...]:
         changes = [self.change(arm) for arm in draws]
         about = [
             spread([getattr(arm, name) for arm in draws], form)
@@ -168,15 +178,8 @@ class ImpactReport:
         return f"{value:+.4g}" if signed else f"{value:.4g}"
 
     def summary(self) -> str:
-        """The table as plain text, and what was noted."""
-        head = ("", "neurons", self.metric, "change", "KL", "flips")
-        rows = [head, *self.rows()]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = []
-        for row in rows:
-            first, *rest = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-            lines.append("  ".join([first, *(cell.strip().rjust(len(cell)) for cell in rest)]).rstrip())
-        return "\n".join([f"{self.images} images", *lines, *self.notes])
+        """Return the table as plain text, and what was noted."""
+        return "\n".join([f"{self.images} images", self.table.text(), *self.notes])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the report as JSON, whole or not at all."""
@@ -228,64 +231,18 @@ LABELS = {
 }
 
 
-def paired_interval(images: Tensor, lost: Tensor, gained: Tensor) -> tuple[Tensor, Tensor]:
-    """95 % interval of a change of accuracy, from how many predictions became wrong and how many became right.
-
-    Bonett and Price's adjusted Wald interval for paired proportions (2012): one image is added to each of the two
-    counts, so that it keeps its coverage on few images, and is wide on one.
-
-    Args:
-        images: Number of images.
-        lost: Right before, wrong after.
-        gained: Wrong before, right after.
-
-    Returns:
-        Lower and upper end, in [-1, 1]; NaN without images.
-
-    Example:
-        >>> low, high = paired_interval(torch.tensor(100), torch.tensor(20), torch.tensor(5))
-        >>> round(float(low), 3), round(float(high), 3)
-        (-0.243, -0.051)
-    """
-    total = images.double() + 2
-    worse, better = (lost + 1) / total, (gained + 1) / total
-    change = better - worse
-    error = _Z * ((better + worse - change.square()) / total).sqrt()
-    nothing = images == 0
-    ends = (change - error).clamp(min=-1), (change + error).clamp(max=1)
-    return tuple(torch.where(nothing, math.nan, end).float() for end in ends)
-
-
-def shift_interval(images: int, moved: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """95 % normal interval of a mean change of probability.
-
-    Args:
-        images: Number of images.
-        moved: Sum of the changes (classes,).
-        squares: Sum of their squares.
-
-    Returns:
-        Lower and upper end; NaN for fewer than two images.
-    """
-    if images < 2:
-        return torch.full_like(moved, math.nan), torch.full_like(moved, math.nan)
-    mean = moved / images
-    variance = ((squares - images * mean.square()) / (images - 1)).clamp(min=0)
-    error = _Z * (variance / images).sqrt()
-    return mean - error, mean + error
-
-
-def spread(values: list, form: str) -> str:
-    """Mean and standard deviation of some numbers, or nothing where one is missing.
+def spread(values: Sequence[float | None], form: str) -> str:
+    """Return mean and standard deviation of some numbers, or a dash if one is missing.
 
     Example:
         >>> spread([0.01, 0.03], "{:+.1%}")
         '+2.0% ± 1.4%'
     """
-    if not values or any(value is None or math.isnan(value) for value in values):
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    if not known or len(known) < len(values):
         return "-"
-    deviation = f" ± {form.replace('+', '').format(statistics.stdev(values))}" if len(values) > 1 else ""
-    return form.format(statistics.fmean(values)) + deviation
+    deviation = f" ± {form.replace('+', '').format(statistics.stdev(known))}" if len(known) > 1 else ""
+    return form.format(statistics.fmean(known)) + deviation
 
 
 def _optional(value: float | None, form: str) -> str:
@@ -302,7 +259,8 @@ def _arm_to_dict(arm: Arm) -> dict[str, Any]:
             name: value.tolist() if isinstance(value, Tensor) else value for name, value in asdict(arm.classes).items()
         }
     )
-    return finite(data)
+    plain: dict[str, Any] = finite(data)
+    return plain
 
 
 def _arm_from_dict(data: dict[str, Any]) -> Arm:
@@ -310,9 +268,15 @@ def _arm_from_dict(data: dict[str, Any]) -> Arm:
     values["value"] = math.nan if values["value"] is None else values["value"]
     values["interval"] = None if values["interval"] is None else tuple(values["interval"])
     if values["classes"] is not None:
-        classes = {name: with_nan(value) for name, value in values["classes"].items()}
-        images = torch.tensor(classes.pop("images"), dtype=torch.long)
-        halves = {name: float(classes.pop(name)) for name in ("split_half", "split_half_accuracy")}
-        tensors = {name: torch.tensor(value, dtype=torch.float32) for name, value in classes.items()}
-        values["classes"] = ClassChanges(images, **tensors, **halves)
+        values["classes"] = _classes_from_dict(values["classes"])
     return Arm(**values)
+
+
+def _classes_from_dict(data: dict[str, Any]) -> ClassChanges:
+    values: dict[str, Any] = {name: with_nan(value) for name, value in data.items()}
+    values["images"] = torch.tensor(values["images"], dtype=torch.long)
+    for name in ("change", "low", "high", "shift", "shift_low", "shift_high"):
+        values[name] = torch.tensor(values[name], dtype=torch.float32)
+    for name in ("split_half", "split_half_accuracy"):
+        values[name] = float(values[name])
+    return ClassChanges(**values)

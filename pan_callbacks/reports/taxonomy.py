@@ -6,14 +6,15 @@ from collections import Counter
 from typing import NamedTuple
 
 from pan_callbacks.padding import EDGES
-from pan_callbacks.reports.pan_report import PAN, PANReport
+from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.pans import PAN
 
 
 class PANType(NamedTuple):
     """What kind of neuron a PAN is.
 
     Args:
-        side: An edge or a corner, ``"several edges"`` or ``"several corners"``; see :func:`side_of`.
+        side: An edge or a corner, ``"several edges"`` or ``"several corners"``; see :func:`place_of`.
         sign: ``"excited"`` or ``"inhibited"`` on all of its sides, else ``"mixed"``.
         origin: ``"nascent"`` or ``"inherited"``.
         depth: ``"early"``, ``"middle"`` or ``"late"``: third of the measured layers that it lies in.
@@ -30,19 +31,19 @@ class PANType(NamedTuple):
 
 
 def type_of(pan: PAN, report: PANReport) -> PANType:
-    """The type of a PAN.
+    """Return the type of a PAN.
 
     Args:
         pan: One of the report's PANs.
         report: The report.
     """
-    layers = [name for name, layer in report.layers.items() if layer.skipped is None]
+    layers = list(report.measured)
     third = 3 * layers.index(pan.layer) // len(layers)
     layer = report.layers[pan.layer]
     stride = layer.stride[:1] if len(set(layer.stride)) == 1 else layer.stride
     return PANType(
-        side_of(pan),
-        sign_of(pan),
+        place_of(pan),
+        pan.sign,
         pan.origin,
         ("early", "middle", "late")[third],
         "×".join(map(str, layer.kernel_size)),
@@ -50,27 +51,20 @@ def type_of(pan: PAN, report: PANReport) -> PANType:
     )
 
 
-def side_of(pan: PAN) -> str:
-    """The edge that a neuron knows, or else the corner; a corner beside edges that do not meet in it is not named.
+def place_of(pan: PAN) -> str:
+    """Return the one edge or corner that a neuron knows, or that there are several.
 
     Example:
-        >>> side_of(PAN("conv", 0, frozenset({"left", "top-right"}), {}, {}, "nascent"))
+        >>> place_of(PAN("conv", 0, frozenset({"left", "top-right"}), {}, {}, "nascent"))
         'left'
     """
-    edges = [side for side in EDGES if side in pan.sides]
-    if edges:
-        return edges[0] if len(edges) == 1 else "several edges"
-    return next(iter(pan.sides)) if len(pan.sides) == 1 else "several corners"
-
-
-def sign_of(pan: PAN) -> str:
-    """Whether the border excites or inhibits a neuron on the sides of its kind; ``"mixed"`` where they differ."""
-    signs = {pan.contrast[side] > 0 for side in pan.kind.split("+")}
-    return "mixed" if len(signs) > 1 else "excited" if signs == {True} else "inhibited"
+    if len(pan.side) == 1:
+        return pan.side[0]
+    return "several edges" if pan.side[0] in EDGES else "several corners"
 
 
 def cross_table(report: PANReport) -> Counter[PANType]:
-    """Number of PANs of every type that there is.
+    """Return the number of PANs of every type that there is.
 
     Example:
         >>> from pan_callbacks import LayerReport
@@ -85,7 +79,7 @@ def cross_table(report: PANReport) -> Counter[PANType]:
 
 
 def counts(report: PANReport, by: str) -> dict[str, int]:
-    """Number of PANs by one property of their type, the largest first.
+    """Return the number of PANs by one property of their type, the largest first.
 
     Args:
         report: The report.

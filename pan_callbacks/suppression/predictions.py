@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from pan_callbacks.reports.impact_report import paired_interval, shift_interval
+_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 #: Probabilities and divergences are added up as multiples of this: whole numbers have the same sum in any order, so
 #: that any number of processes gets the same report.
@@ -101,6 +101,54 @@ class PredictionTally(Metric):
                 "split_half_accuracy": correlation(*change_by_half[:, in_both]),
             },
         }
+
+
+def paired_interval(images: Tensor, lost: Tensor, gained: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 95 % interval of a change of accuracy, from how many predictions became wrong and how many right.
+
+    Bonett and Price's adjusted Wald interval for paired proportions (2012): one image is added to each of the two
+    counts, so that it keeps its coverage on few images, and is wide on one.
+
+    Args:
+        images: Number of images.
+        lost: Right before, wrong after.
+        gained: Wrong before, right after.
+
+    Returns:
+        Lower and upper end, in [-1, 1]; NaN without images.
+
+    Example:
+        >>> low, high = paired_interval(torch.tensor(100), torch.tensor(20), torch.tensor(5))
+        >>> round(float(low), 3), round(float(high), 3)
+        (-0.243, -0.051)
+    """
+    total = images.double() + 2
+    worse, better = (lost + 1) / total, (gained + 1) / total
+    change = better - worse
+    error = _Z * ((better + worse - change.square()) / total).sqrt()
+    nothing = images == 0
+    ends = (change - error).clamp(min=-1), (change + error).clamp(max=1)
+    low, high = (torch.where(nothing, math.nan, end).float() for end in ends)
+    return low, high
+
+
+def shift_interval(images: int, moved: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 95 % normal interval of a mean change of probability.
+
+    Args:
+        images: Number of images.
+        moved: Sum of the changes (classes,).
+        squares: Sum of their squares.
+
+    Returns:
+        Lower and upper end; NaN for fewer than two images.
+    """
+    if images < 2:
+        return torch.full_like(moved, math.nan), torch.full_like(moved, math.nan)
+    mean = moved / images
+    variance = ((squares - images * mean.square()) / (images - 1)).clamp(min=0)
+    error = _Z * (variance / images).sqrt()
+    return mean - error, mean + error
 
 
 def correlation(a: Tensor, b: Tensor) -> float:

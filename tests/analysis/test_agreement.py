@@ -24,7 +24,8 @@ from pan_callbacks.analysis.agreement import (
 )
 from pan_callbacks.analysis.position import PositionReadout
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports.pan_report import LayerReport, PANReport
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
 from tests.support.synthetic import labelled, layer, report_on, small_net
 
 TOP, BOTTOM, LEFT, RIGHT = range(4)

@@ -15,7 +15,7 @@ from pan_callbacks import PANError, PANReport, scan
 from pan_callbacks.analysis.kernels import kernel_asymmetry, mean_kernel, model_asymmetries, padding_taps
 from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.padding import SIDES, Axis, Geometry
-from pan_callbacks.reports.pan_report import LayerReport
+from pan_callbacks.reports.layer_report import LayerReport
 
 
 class TestMeanKernel:

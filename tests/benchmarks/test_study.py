@@ -18,7 +18,7 @@ from benchmarks.study.summary import Results, change, direction, less
 from pan_callbacks import PANReport, scan
 from pan_callbacks.analysis.agreement import VARIANTS
 from pan_callbacks.analysis.position import TARGETS
-from pan_callbacks.reports.pan_report import LayerReport
+from pan_callbacks.reports.layer_report import LayerReport
 
 SEED = 3
 

@@ -13,7 +13,8 @@ import torch
 from pan_callbacks import PANError
 from pan_callbacks.cli.compare import Entry, notes, read_entry, table, write
 from pan_callbacks.reports.impact_report import Arm, ImpactReport
-from pan_callbacks.reports.pan_report import LayerReport, PANReport
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
 from tests.support.synthetic import layer
 
 

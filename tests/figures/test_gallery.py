@@ -15,7 +15,9 @@ from pan_callbacks.figures.gallery import NeuronPicture, gallery
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports.pan_report import PAN, LayerReport, PANReport
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.pans import PAN
 from tests.support.drawn import draws_without_warning, texts
 
 

@@ -13,7 +13,8 @@ import torch
 from pan_callbacks.analysis.kernels import KernelSymmetry, kernel_asymmetry
 from pan_callbacks.figures.model import depth_share, kernel_asymmetries, layer_sides, leftover_padding
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports.pan_report import LayerReport, PANReport
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
 from tests.support.drawn import draws_without_warning, texts
 
 

@@ -10,7 +10,9 @@ import torch
 
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports.history import History
-from pan_callbacks.reports.pan_report import LayerReport, PANReport
+from pan_callbacks.reports.history import scalars as tags_and_values
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
 
 NAN = math.nan
 
@@ -309,7 +311,7 @@ def test_a_loaded_history_does_not_change_the_state_it_came_from():
 
 def scalars(found: PANReport) -> dict[str, float]:
     history = History(found.threshold)
-    return history.scalars(found, history.add(found, 0, 0))
+    return tags_and_values(found, history.add(found, 0, 0))
 
 
 def test_tags_are_those_of_the_documentation():

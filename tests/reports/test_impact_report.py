@@ -12,7 +12,8 @@ import pytest
 import torch
 from scipy import stats
 
-from pan_callbacks.reports.impact_report import Arm, ClassChanges, ImpactReport, paired_interval, shift_interval, spread
+from pan_callbacks.reports.impact_report import Arm, ClassChanges, ImpactReport, spread
+from pan_callbacks.suppression.predictions import paired_interval, shift_interval
 
 DRAWS = 4000
 

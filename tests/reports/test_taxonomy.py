@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports.pan_report import PAN, LayerReport, PANReport
-from pan_callbacks.reports.taxonomy import PANType, counts, cross_table, side_of, sign_of, type_of
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.pans import PAN
+from pan_callbacks.reports.taxonomy import PANType, counts, cross_table, place_of, type_of
 from tests.support.synthetic import layer
 
 
@@ -43,7 +45,7 @@ def random_report(seed: int) -> PANReport:
     ],
 )
 def test_family_of_sides(sides, family):
-    assert side_of(pan(**sides)) == family
+    assert place_of(pan(**sides)) == family
 
 
 @pytest.mark.parametrize(
@@ -53,12 +55,12 @@ def test_family_of_sides(sides, family):
         ({"top": -0.9}, "inhibited"),
         ({"top": 0.9, "left": -0.9}, "mixed"),
         ({"top": 0.9, "top_left": -1.0}, "excited"),  # the corner is the edge's
-        ({"left": 0.9, "top_right": -1.0}, "mixed"),
+        ({"left": 0.9, "top_right": -1.0}, "excited"),
         ({"top_left": -0.9, "bottom_left": -0.9}, "inhibited"),
     ],
 )
 def test_sign(sides, sign):
-    assert sign_of(pan(**sides)) == sign
+    assert pan(**sides).sign == sign
 
 
 @pytest.mark.parametrize(
@@ -118,3 +120,9 @@ def test_no_pans_no_types():
 def test_unknown_property_is_refused():
     with pytest.raises(ValueError, match="by='colour' is no property of a type; choose one of side, sign"):
         counts(PANReport({}), "colour")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_neuron_of_one_side_has_one_sign(seed):
+    kinds = [kind for kind in cross_table(random_report(seed)) if not kind.side.startswith("several")]
+    assert kinds and not any(kind.sign == "mixed" for kind in kinds)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pan_callbacks.layers import convolutions
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports.pan_report import LayerReport, PANReport
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
 
 Sides = Mapping[str, float]
 

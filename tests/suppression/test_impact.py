@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from pan_callbacks import PANError, impact, masked, scan
-from pan_callbacks.reports.pan_report import LayerReport, PANReport
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.suppression.impact import draw_controls, padded_channels
 from pan_callbacks.suppression.masks import MODES
 from tests.support import planted

@@ -14,7 +14,7 @@ from torch import nn
 
 from pan_callbacks import PANError, PANReport, mask_permanently, masked, scan
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports.pan_report import LayerReport
+from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.suppression.masks import ChannelMask, Target, mask_of, merge
 from tests.support import planted
 

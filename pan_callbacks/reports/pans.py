@@ -1,0 +1,118 @@
+"""What a padding aware neuron is: the definition, and one such neuron as plain data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pan_callbacks.padding import EDGES, SIDES
+
+#: Padding effect, in standard deviations of the reference, from which a PAN counts as reading the padding itself.
+NASCENT_EFFECT = 0.5
+
+
+def margin(contrast: Tensor, threshold: float) -> Tensor:
+    """Return by how much each neuron's contrast is beyond what makes a PAN; a neuron is one if that is 0 or more.
+
+    A neuron is a PAN if its absolute contrast reaches the threshold on an edge; or on a corner alone, while the two
+    edges that meet there stay below half of it. A corner reads much more padding than an edge (5 taps of 9 against 3
+    for a 3×3 kernel), so that a neuron which an edge moves a little is nearly always far off in the corner: that is a
+    weak response to edges, not a neuron that knows the corner (docs/references.md has the counts).
+
+    Args:
+        contrast: (8 sides, channels), NaN if a side has no border.
+        threshold: In (0, 1).
+
+    Returns:
+        (channels,), from -1 to 1.
+
+    Example:
+        >>> contrast = torch.zeros(8, 2)
+        >>> contrast[0] = torch.tensor([0.5, -0.75])  # top
+        >>> margin(contrast, 0.5) >= 0, margin(contrast, 0.75)
+        (tensor([True, True]), tensor([-0.2500,  0.0000]))
+    """
+    size = contrast.abs().nan_to_num(0.0)
+    beyond = size - threshold
+    vertical, horizontal = size[:2].repeat_interleave(2, 0), size[2:4].repeat(2, 1)  # in the order of the corners
+    quiet = threshold - 2 * torch.maximum(vertical, horizontal)
+    quiet = quiet.nextafter(torch.tensor(-math.inf))  # below half of the threshold, and not half of it
+    return torch.cat([beyond[:4], torch.minimum(beyond[4:], quiet)]).amax(0)
+
+
+@dataclass(frozen=True)
+class PAN:
+    """A padding aware neuron.
+
+    Args:
+        layer: Name of its convolution.
+        channel: Output channel of that convolution.
+        sides: Sides on which the absolute contrast reaches the threshold.
+        contrast: Signed contrast of every side that has a border; + excited, - inhibited.
+        effect: Padding effect of every side that has a border, in standard deviations of the reference.
+        origin: ``"nascent"`` if it reads the padding itself on a side where it is a PAN, else ``"inherited"``.
+    """
+
+    layer: str
+    channel: int
+    sides: frozenset[str]
+    contrast: Mapping[str, float]
+    effect: Mapping[str, float]
+    origin: str
+
+    @property
+    def side(self) -> tuple[str, ...]:
+        """What it knows: the edges among its sides; or else the corners, which come with an edge anyway."""
+        edges = tuple(side for side in EDGES if side in self.sides)
+        return edges or tuple(side for side in SIDES if side in self.sides)
+
+    @property
+    def kind(self) -> str:
+        """Its side in one word.
+
+        Example:
+            >>> PAN("conv", 0, frozenset({"top", "left", "top-left"}), {"top": 0.9}, {}, "nascent").kind
+            'top+left'
+        """
+        return "+".join(self.side)
+
+    @property
+    def strongest(self) -> str:
+        """The side of largest absolute contrast among those of :attr:`side`."""
+        return max(self.side, key=lambda side: abs(self.contrast[side]))
+
+    @property
+    def sign(self) -> str:
+        """``"excited"`` or ``"inhibited"`` if it is that on all of :attr:`side`, else ``"mixed"``."""
+        signs = {self.contrast[side] > 0 for side in self.side}
+        return "mixed" if len(signs) > 1 else "excited" if signs == {True} else "inhibited"
+
+
+def pans_of_layer(layer: str, contrast: Tensor, effect: Tensor | None, threshold: float, margins: Tensor) -> list[PAN]:
+    """Return the PANs of a layer, by channel.
+
+    Args:
+        layer: Name of the layer.
+        contrast: (8 sides, channels), NaN if a side has no border.
+        effect: Padding effect, likewise; None if it was not measured.
+        threshold: In (0, 1).
+        margins: What :func:`margin` says of the contrast (channels,).
+    """
+    over = contrast.abs() >= threshold  # NaN compares false: no border, no PAN
+    pans = []
+    for channel in (margins >= 0).nonzero().flatten().tolist():
+        sides = frozenset(side for side, hit in zip(SIDES, over[:, channel].tolist(), strict=True) if hit)
+        effects = {} if effect is None else by_side(effect[:, channel])
+        nascent = any(abs(effects.get(side, 0.0)) >= NASCENT_EFFECT for side in sides)
+        origin = "nascent" if nascent else "inherited"
+        pans.append(PAN(layer, channel, sides, by_side(contrast[:, channel]), effects, origin))
+    return pans
+
+
+def by_side(values: Tensor) -> dict[str, float]:
+    """Return the values (8 sides,) of one neuron by the name of the side, without those that have no border."""
+    return {side: value for side, value in zip(SIDES, values.tolist(), strict=True) if not math.isnan(value)}

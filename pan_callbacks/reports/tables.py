@@ -1,0 +1,124 @@
+"""Tables, laid out once and written as text, Markdown, CSV, or for a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pan_callbacks.reports.pans import PAN
+
+if TYPE_CHECKING:
+    import rich.table
+
+
+@dataclass(frozen=True)
+class Table:
+    r"""A table of words and numbers.
+
+    Args:
+        head: Heading of each column.
+        rows: Cells of each row, as they are shown.
+        numbers: Headings of the columns that hold numbers, which stand at the right.
+
+    Raises:
+        ValueError: If a row has another number of cells than there are headings.
+
+    Example:
+        >>> table = Table(("layer", "PANs"), (("conv1", "3"), ("conv|2", "12")), numbers=("PANs",))
+        >>> print(table.markdown())
+        | layer | PANs |
+        |---|---:|
+        | conv1 | 3 |
+        | conv\|2 | 12 |
+        >>> print(table.csv(), end="")
+        layer,PANs
+        conv1,3
+        conv|2,12
+    """
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.head):
+                raise ValueError(f"a row of {len(row)} cells in a table of {len(self.head)} columns: {row}")
+
+    @classmethod
+    def of(cls, head: Sequence[str], rows: Iterable[Iterable[object]], numbers: Collection[str] = ()) -> Table:
+        """Make a table of whatever has a text."""
+        return cls(tuple(head), tuple(tuple(map(str, row)) for row in rows), numbers)
+
+    @property
+    def is_number(self) -> tuple[bool, ...]:
+        """Whether each column holds numbers."""
+        return tuple(heading in self.numbers for heading in self.head)
+
+    def turned(self) -> Table:
+        """Return the table with a column for each row: for few rows of many quantities."""
+        columns = list(zip(self.head, *self.rows, strict=True))
+        head = ("", *columns[0][1:])
+        return Table(head, tuple(columns[1:]), numbers=head[1:])
+
+    def text(self) -> str:
+        """Return the table as plain text, its columns two spaces apart."""
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
+
+        def aligned(line: tuple[str, ...]) -> str:
+            cells = zip(line, widths, self.is_number, strict=True)
+            return "  ".join(cell.rjust(n) if number else cell.ljust(n) for cell, n, number in cells).rstrip()
+
+        return "\n".join(map(aligned, lines))
+
+    def markdown(self) -> str:
+        """Return the table in Markdown."""
+        rule = "|" + "|".join("---:" if number else "---" for number in self.is_number) + "|"
+        head, *rows = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self._lines())
+        return "\n".join([head, rule, *rows])
+
+    def csv(self) -> str:
+        """Return the table as comma separated values."""
+        file = io.StringIO()
+        csv.writer(file, lineterminator="\n").writerows(self._lines())
+        return file.getvalue()
+
+    def rich(self, title: str | None = None, edge: bool = True) -> rich.table.Table:
+        """Return the table as a :class:`rich.table.Table`, for ``rich.print``.
+
+        Args:
+            title: Sentence above it.
+            edge: Whether it has a frame.
+        """
+        from rich.markup import escape
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=title, show_edge=edge, pad_edge=edge)
+        for heading, number in zip(self.head, self.is_number, strict=True):
+            table.add_column(heading, justify="right" if number else "left", overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(escape, row))
+        return table
+
+    def _lines(self) -> tuple[tuple[str, ...], ...]:
+        return self.head, *self.rows
+
+
+def pan_table(pans: Iterable[PAN]) -> Table:
+    """Return a table with a row for each PAN: where it is, and its contrast and effect on its strongest side.
+
+    Args:
+        pans: The PANs, in the order of the rows.
+    """
+    head = ("layer", "channel", "sides", "contrast", "effect", "origin")
+    return Table(head, tuple(_pan_row(pan) for pan in pans), numbers=("channel", "contrast", "effect"))
+
+
+def _pan_row(pan: PAN) -> tuple[str, ...]:
+    side = pan.strongest
+    effect = f"{pan.effect[side]:+.2f}" if side in pan.effect else "-"
+    return pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", effect, pan.origin
