@@ -110,7 +110,7 @@ def test_readings_that_carry_a_gradient_are_kept_without_it():
     metric = PaddingAwareness(4, ("top",), capacity=16)
     for seed in range(4):
         metric.update({"top": levels(seed, 30).requires_grad_()}, levels(9, 30).requires_grad_())
-    assert not any(block.requires_grad for block in metric.readings)
+    assert not any(block.requires_grad for block in metric.values)
 
 
 def test_readings_are_copies_that_the_caller_may_overwrite():
@@ -244,7 +244,7 @@ def test_number_of_stored_tensors_is_bounded_however_small_the_batches():
     metric = PaddingAwareness(1, ("top",), capacity=16)
     for _ in range(600):
         metric.update({"top": torch.randn(1, 1)}, {"top": torch.randn(1, 1)})
-    assert len(metric.readings) <= 2 * 16
+    assert len(metric.values) <= 2 * 16
 
 
 # ---- merging, resetting, copying

@@ -1,0 +1,202 @@
+"""The store of readings: samples of activations in bounded memory, exact while they fit.
+
+A kept reading has a *weight*, the number of readings that it stands for: 1 until a sample has more than the capacity,
+then every second one in order of size is dropped and the rest count twice. The store counts how far that may have moved
+a distribution function, so that whatever is computed from it has a stated error. docs/statistics.md says why readings
+are kept and no histogram.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pan_callbacks.measurement.contrast import thin
+
+_GOLDEN = 0.6180339887498949
+
+
+def evenly(number: int, first: float = 0.0) -> float:
+    """Return one of a sequence of numbers in [0, 1) that spread evenly, however many of them are used.
+
+    Multiples of the golden ratio, less their whole parts (Weyl's sequence of the lowest discrepancy).
+
+    Args:
+        number: Number in the sequence.
+        first: Where it begins, at number 0.
+
+    Example:
+        >>> [round(evenly(number), 2) for number in range(5)]
+        [0.0, 0.62, 0.24, 0.85, 0.47]
+    """
+    return (number * _GOLDEN + first) % 1
+
+
+class _Head(NamedTuple):
+    """What a block of readings is.
+
+    Args:
+        sample: Sample that it belongs to.
+        weight: Readings that a kept one stands for.
+        rows: Readings kept.
+        moved: Ranks by which any value may be off since the sample's block before.
+    """
+
+    sample: int
+    weight: int
+    rows: int
+    moved: int
+
+
+@dataclass
+class _Known:
+    """What is known of a sample, so that no block need be looked into.
+
+    Args:
+        weight: Largest weight of its blocks.
+        rows: Readings kept.
+        unsaid: Ranks by which values may be off, as far as no head says it yet.
+        added: Calls of ``add``.
+    """
+
+    weight: int = 1
+    rows: int = 0
+    unsaid: int = 0
+    added: int = 0
+
+
+class ReadingStore:
+    """Samples of readings, by number; of each at most ``capacity`` readings of every channel are kept.
+
+    The store works on two lists: ``values`` with blocks of readings (n, channels), and ``heads`` with what each block
+    is, four whole numbers (1, 4): sample, weight, n, and ranks by which values may be off. Concatenated they are two
+    tensors that another process can be sent, and make a store of again (:meth:`of`).
+
+    Args:
+        channels: Values in a reading.
+        capacity: Readings kept of a sample, at most.
+        values: Blocks to go on with; the lists are the store's own from then on.
+        heads: Their heads.
+
+    Example:
+        >>> store = ReadingStore(channels=1, capacity=4)
+        >>> store.add(0, torch.arange(8.0)[:, None])
+        >>> store.readings(0).flatten().tolist(), store.weight(0), store.error(0)
+        ([1.0, 3.0, 5.0, 7.0], 2, 0.25)
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        capacity: int,
+        values: list[Tensor] | None = None,
+        heads: list[Tensor] | None = None,
+    ) -> None:
+        self.channels, self.capacity = channels, capacity
+        self.values: list[Tensor] = [] if values is None else values
+        self.heads: list[Tensor] = [] if heads is None else heads
+        self._heads = [_Head(*row) for row in torch.cat(self.heads).tolist()] if self.heads else []
+        self._known: dict[int, _Known] = {}
+        for head in self._heads:
+            self._count(head)
+
+    @classmethod
+    def of(cls, channels: int, capacity: int, values: Tensor, heads: Tensor) -> ReadingStore:
+        """Make a store of what several stores hold, whose samples may then be larger than the capacity.
+
+        Args:
+            channels: Values in a reading.
+            capacity: Readings kept of a sample, once more are added.
+            values: Blocks of all stores, concatenated (readings, channels).
+            heads: Their heads (blocks, 4).
+        """
+        return cls(channels, capacity, list(torch.split(values, heads[:, 2].tolist())), list(torch.split(heads, 1)))
+
+    def add(self, sample: int, readings: Tensor) -> None:
+        """Add readings to a sample.
+
+        Args:
+            sample: Number of the sample.
+            readings: (n, channels).
+        """
+        known = self._known.setdefault(sample, _Known())
+        known.added += 1
+        if known.weight == 1:
+            readings = readings.clone()  # the caller may overwrite them
+        else:
+            readings = thin(readings, known.weight, start=int(known.weight * evenly(known.added)))
+            known.unsaid += known.weight - 1
+        if len(readings):
+            self._append(sample, known.weight, readings)
+            self._fit(sample)
+
+    def merge(self, other: ReadingStore) -> None:
+        """Add everything that another store holds, which stays as it is."""
+        for head, block in zip(other._heads, other.values, strict=True):
+            self._known.setdefault(head.sample, _Known()).unsaid += head.moved
+            self._append(head.sample, head.weight, block)
+        for sample, known in other._known.items():
+            self._known.setdefault(sample, _Known()).unsaid += known.unsaid
+            self._fit(sample)
+
+    def readings(self, sample: int) -> Tensor:
+        """Return what is kept of a sample (n, channels), all of one weight."""
+        return self._levelled(sample)[0]
+
+    def weight(self, sample: int) -> int:
+        """Return how many readings each of :meth:`readings` stands for."""
+        return self._known[sample].weight if sample in self._known else 1
+
+    def error(self, sample: int) -> float:
+        """Return how far the distribution function of :meth:`readings` may be from that of everything added, at most.
+
+        With w the weight of n readings, each value's rank may be off by m readings and so may be their number; a share
+        of them is then off by at most ``2 m / (w n)``. 0 below the capacity.
+        """
+        kept, moved = self._levelled(sample)
+        return 2 * moved / (self.weight(sample) * len(kept)) if len(kept) else 0.0
+
+    def _levelled(self, sample: int) -> tuple[Tensor, int]:
+        """Readings of a sample with its largest weight, and ranks by which they may be off."""
+        known = self._known.get(sample, _Known())
+        by_weight: dict[int, list[Tensor]] = {}
+        moved = known.unsaid
+        for head, block in zip(self._heads, self.values, strict=True):
+            if head.sample == sample:
+                by_weight.setdefault(head.weight, []).append(block)
+                moved += head.moved
+        parts = []
+        for weight, blocks in sorted(by_weight.items()):
+            step, part = known.weight // weight, torch.cat(blocks)
+            if step > 1:
+                part, moved = thin(part, step, start=step // 2), moved + (step - 1) * weight
+            parts.append(part)
+        device = self.values[0].device if self.values else None
+        return torch.cat(parts) if parts else torch.empty(0, self.channels, device=device), moved
+
+    def _fit(self, sample: int) -> None:
+        """Drop every second reading of a sample until it fits."""
+        known = self._known[sample]
+        while known.rows > self.capacity:
+            readings, moved = self._levelled(sample)
+            weight, start = known.weight, len(self._heads) % 2
+            keep = [i for i, head in enumerate(self._heads) if head.sample != sample]
+            self.values[:], self.heads[:] = [self.values[i] for i in keep], [self.heads[i] for i in keep]
+            self._heads = [self._heads[i] for i in keep]
+            known.rows, known.unsaid = 0, moved + weight
+            self._append(sample, 2 * weight, thin(readings, 2, start))
+
+    def _append(self, sample: int, weight: int, readings: Tensor) -> None:
+        head = _Head(sample, weight, len(readings), self._known[sample].unsaid)
+        self.values.append(readings)
+        self.heads.append(torch.tensor([head]))
+        self._heads.append(head)
+        self._known[sample].unsaid = 0
+        self._count(head)
+
+    def _count(self, head: _Head) -> None:
+        known = self._known.setdefault(head.sample, _Known())
+        known.weight, known.rows, known.added = max(known.weight, head.weight), known.rows + head.rows, known.added + 1
