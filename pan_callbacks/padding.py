@@ -78,6 +78,18 @@ class Axis:
         return slice(self.leading, max(self.leading, self.outputs - self.trailing))
 
     @property
+    def inner(self) -> slice:
+        """At most 8 evenly spaced outputs of the inner half that read no padding; empty where there are none."""
+        start = max(self.clean.start, self.outputs // 4)
+        stop = min(self.clean.stop, self.outputs - self.outputs // 4)
+        return slice(start, max(start, stop), max(1, -(-(stop - start) // 8)))
+
+    @property
+    def middle(self) -> slice:
+        """The middle one or two outputs."""
+        return slice((self.outputs - 1) // 2, self.outputs // 2 + 1)
+
+    @property
     def first(self) -> slice | None:
         """The outermost output before the input, if it reads the padding on that side alone."""
         return slice(0, 1) if self.leading > 0 and self.trailing < self.outputs else None

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.layers import select
-from pan_callbacks.measurement.hooks import Probes, quietly
-from pan_callbacks.measurement.scan import device_of
+from pan_callbacks.measurement.batches import device_of
+from pan_callbacks.measurement.hooks import LayerCall, Probes, quietly
 
 #: Flips in the order of the scores' rows: left to right, and top to bottom.
 FLIPS = ("horizontal", "vertical")
@@ -44,17 +44,14 @@ def flip_scores(model: nn.Module, batches: Iterable[Tensor], layers: Sequence[st
     probes, device = Probes(modules, {}), device_of(model)
     pooled: dict[str, Tensor] = {}
 
-    def listener(name: str):
-        def listen(conv: nn.Module, x: Tensor, output: Tensor) -> None:
-            pooled[name] = output.detach().double().mean((2, 3))
-
-        return listen
+    def listen(name: str, call: LayerCall) -> None:
+        pooled[name] = call.output.detach().double().mean((2, 3))
 
     sums = {name: torch.zeros(2 + len(FLIPS), conv.out_channels, dtype=torch.float64) for name, conv in modules.items()}
     count = 0
     probes.attach()
     try:
-        probes.listen({name: listener(name) for name in modules})
+        probes.listen(listen)
         with quietly(model):
             for images in batches:
                 images = images.to(device)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import PaddedLayer, convolutions, pad_modules, select, why_unpadded
-from pan_callbacks.measurement.hooks import StopForward, quietly, run
+from pan_callbacks.measurement.hooks import StopForward, quietly
 
 
 def next_size_without_leftover(
@@ -96,7 +97,8 @@ def _leftovers(model: nn.Module, convs: list[nn.Conv2d], image: Tensor, until: i
     handles = [pad.register_forward_hook(on_pad) for pad in pad_modules(model).values()]
     handles += [conv.register_forward_hook(on_conv, with_kwargs=True) for conv in convs]
     try:
-        run(model, (image,), {})
+        with suppress(StopForward):
+            model(image)
     finally:
         for handle in handles:
             handle.remove()

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pan_callbacks._runtime import halving
 from pan_callbacks.analysis.kernels import padding_taps
 from pan_callbacks.figures.gallery import NeuronPicture
 from pan_callbacks.measurement.engine import Measurement
-from pan_callbacks.measurement.hooks import run
+from pan_callbacks.measurement.hooks import LayerCall
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.pans import PAN
 from pan_callbacks.reports.taxonomy import place_of
@@ -37,18 +37,18 @@ def neuron_pictures(
         sync: Whether all processes call this, and readings of all of them are shown.
     """
     pans = _varied(report, limit) if pans is None else list(pans)
-    samples = [measurement.statistics[pan.layer].samples(pan.strongest, sync) for pan in pans]  # in every process
-    if not pans or measurement.sample is None:
+    samples = [measurement.readings(pan.layer, pan.strongest, sync) for pan in pans]  # in every process
+    if not pans or measurement.sample_images is None:
         return []
     activations = _activations(measurement, pans, examples)
-    images = [displayed(image) for image in measurement.sample[1][0][:examples]]
+    images = [displayed(image) for image in measurement.sample_images[:examples]]
     pictures = []
     for pan, (border, reference) in zip(pans, samples, strict=True):
         if (pan.layer, pan.channel) not in activations:
             continue
         seen = activations[pan.layer, pan.channel]
-        conv = measurement.candidates[pan.layer]
-        _, geometry, _ = measurement.how_measured(pan.layer)
+        conv = measurement.layers[pan.layer]
+        geometry = measurement.geometry(pan.layer)
         pictures.append(
             NeuronPicture(
                 pan,
@@ -129,21 +129,15 @@ def _activations(measurement: Measurement, pans: list[PAN], examples: int) -> di
         channels.setdefault(pan.layer, []).append(pan.channel)
     found: dict[tuple[str, int], _Activation] = {}
 
-    def listener(name: str):
-        def listen(conv: nn.Module, x: Tensor, output: Tensor) -> None:
-            for channel in channels[name]:
-                maps = output[:, channel].detach().float()
-                found.setdefault((name, channel), _Activation(maps.mean(0).cpu(), list(maps[:examples].clone().cpu())))
-
-        return listen
-
-    module, (images, *rest), kwargs = measurement.sample
+    def listen(name: str, call: LayerCall) -> None:
+        for channel in channels[name]:
+            maps = call.output[:, channel].detach().float()
+            found.setdefault((name, channel), _Activation(maps.mean(0).cpu(), list(maps[:examples].clone().cpu())))
 
     def look(count: int) -> None:
         found.clear()
-        with torch.no_grad(), measurement.running(module):
-            measurement.probes.listen({name: listener(name) for name in channels})
-            run(module, (images[:count], *rest), kwargs)
+        measurement.watch_sample(channels, listen, count)
 
-    halving(look, len(images))
+    images = measurement.sample_images
+    halving(look, 0 if images is None else len(images))
     return found

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.regression import spearman_corrcoef
 
 from pan_callbacks.layers import select
-from pan_callbacks.measurement.hooks import Probes, quietly
-from pan_callbacks.measurement.scan import device_of
+from pan_callbacks.measurement.batches import device_of
+from pan_callbacks.measurement.hooks import LayerCall, Probes, quietly
 
 #: What is read out, each a map from 0 to 1: position from top to bottom, from left to right, nearness to the centre.
 TARGETS = ("row", "column", "centre")
@@ -64,25 +64,19 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
     fits: dict[str, _Fit] = {}
     scores: dict[str, list[Tensor]] = {}
 
-    def fit(name: str):
-        def listen(conv: nn.Module, x: Tensor, output: Tensor) -> None:
-            fits.setdefault(name, _Fit(output.shape[1])).add(*_features(output))
+    def fit(name: str, call: LayerCall) -> None:
+        fits.setdefault(name, _Fit(call.output.shape[1])).add(*_features(call.output))
 
-        return listen
-
-    def judge(name: str):
-        def listen(conv: nn.Module, x: Tensor, output: Tensor) -> None:
-            if name in fits:
-                scores.setdefault(name, []).append(fits[name].judge(*_features(output)))
-
-        return listen
+    def judge(name: str, call: LayerCall) -> None:
+        if name in fits:
+            scores.setdefault(name, []).append(fits[name].judge(*_features(call.output)))
 
     images = [image for batch in batches for image in batch.split(16)]
     probes.attach()
     try:
         with quietly(model):
             for listener, start in ((fit, 0), (judge, 1)):
-                probes.listen({name: listener(name) for name in layers})
+                probes.listen(listener)
                 for part in images:
                     if len(part) > start:
                         model(part[start::2].to(device))

@@ -199,15 +199,16 @@ class _Process:
 
     def scan(self, model: Any, batches: Iterable[Any], args: argparse.Namespace, source: Any, notes: list[str]):
         """Report and pictures; the same in any number of processes."""
+        from pan_callbacks._runtime import Shard
         from pan_callbacks.cli.survey import pictures_of
+        from pan_callbacks.measurement.engine import Settings
         from pan_callbacks.measurement.scan import scanned
 
-        options = {"layers": args.layers, "reference": args.reference, "threshold": args.threshold}
-        options |= {"max_images": len(source), "progress": self.shows_progress(args), "sync": self.world > 1}
-        options |= {"total": len(source), "share": (self.rank, self.world), "example": next(iter(source))[0][:1]}
-        with scanned(model, batches, **options) as (measurement, report):
+        settings = Settings(args.layers, args.reference, args.threshold, len(source))
+        shard = Shard(self.rank, self.world, len(source), next(iter(source))[0][:1])
+        with scanned(model, batches, settings, shard, self.shows_progress(args)) as (measurement, report):
             try:
-                return report, pictures_of(measurement, report)
+                return report, pictures_of(measurement, report, self.world > 1)
             except Exception as error:  # pictures are not worth the report
                 notes.append(f"pictures of neurons were left out: {type(error).__name__}: {error}")
                 return report, []

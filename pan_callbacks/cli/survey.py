@@ -104,10 +104,10 @@ def look_at(
     return Survey(about, report, kernels, size, next_size, *rest)
 
 
-def pictures_of(measurement: Measurement, report: PANReport) -> list[NeuronPicture]:
+def pictures_of(measurement: Measurement, report: PANReport, sync: bool = False) -> list[NeuronPicture]:
     """The strongest neurons of each type, as long as the measurement is attached; every process calls it."""
     pans = by_type(report, limit=PICTURES)
-    return neuron_pictures(measurement, report, examples=EXAMPLES, pans=pans, sync=measurement.sync)
+    return neuron_pictures(measurement, report, examples=EXAMPLES, pans=pans, sync=sync)
 
 
 def figures(survey: Survey) -> dict[str, tuple[Figure, str, str]]:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from pan_callbacks._runtime import Shard
+from pan_callbacks.layers import Reason, Skip
 from pan_callbacks.measurement.contrast import thin
-from pan_callbacks.measurement.metrics import GOLDEN, BorderBias, PaddingAwareness, PaddingEffect
-from pan_callbacks.measurement.reference import ZOOM_SHARE, Position, SitePlan
+from pan_callbacks.measurement.hooks import LayerCall
+from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect
+from pan_callbacks.measurement.readings import evenly
+from pan_callbacks.measurement.reference import Position, SitePlan
+from pan_callbacks.measurement.views import Role, View
 from pan_callbacks.padding import SIDES, Geometry, padding_effect
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.suppression.masks import mask_of
@@ -23,182 +31,228 @@ _GROUPS = (*SIDES, "interior")
 SAMPLES = 2 * len(_GROUPS)
 
 
-class LayerStatistics:
+@dataclass(frozen=True)
+class HowMeasured:
+    """How a layer is measured, as far as this process knows.
+
+    Args:
+        site: How its first measured call is, None if none is.
+        geometry: Its geometry in the model's own forward, if it is a padded layer.
+        skipped: Why it is not measured.
+        pad: Name of the pad module that feeds it, None if it pads itself.
+    """
+
+    site: SitePlan | None = None
+    geometry: Geometry | None = None
+    skipped: Reason | None = None
+    pad: str | None = None
+
+
+class _Figures(TypedDict, total=False):
+    """The fields of a line of the report that a layer has if it was measured."""
+
+    reference: str | None
+    reason: str | None
+    images: int
+    border_bias: float
+    drift: float
+    contrast: Tensor
+    effect: Tensor
+    mean: Tensor
+
+
+class LayerCollector:
     """What accumulates for one layer while images pass; all of it reduces over ranks.
 
     Args:
         conv: The convolution.
         capacity: Readings of one side kept at most, see :class:`~pan_callbacks.measurement.metrics.PaddingAwareness`.
-        sync: Whether results are reduced over ranks.
-        total: Number of images there will be, where it is known; what is kept of a batch then depends on its number
-            and not on the batches before it.
+        shard: This process's part of the work. If it says how many images there are, what is kept of a batch depends
+            on its number and not on the batches before it.
     """
 
-    def __init__(self, conv: nn.Conv2d, capacity: int, sync: bool, total: int | None = None) -> None:
-        self.conv, self._capacity, self._total = conv, capacity, total
-        options = {"sync_on_compute": sync}
-        # with a known total each batch keeps its share, and the metric, which thins as readings come, need not
-        most = capacity if total is None else 8 * capacity
+    def __init__(self, conv: nn.Conv2d, capacity: int, shard: Shard) -> None:
+        self.conv, self._capacity, self._total = conv, capacity, shard.images
+        options: dict[str, Any] = {"sync_on_compute": shard.shared}
+        # with a known total each batch keeps its part, and the metric, which thins as readings come, need not
+        most = capacity if self._total is None else 8 * capacity
         self.awareness = PaddingAwareness(conv.out_channels, _GROUPS, most, **options)
         self.bias = BorderBias(conv.out_channels, **options)
         self.effect = PaddingEffect(conv.out_channels, **options)
-        self.tally = _Tally(**options)
+        self.seen = _Seen(**options)
         device = next(conv.parameters()).device  # not of the weight, which a parametrisation computes when it is read
-        for metric in self._metrics:
+        for metric in (self.awareness, self.bias, self.effect, self.seen):
             metric.to(device)
+        self._shared = shard.shared
         self._effect_images = 0
 
-    @property
-    def _metrics(self) -> tuple[Metric, ...]:
-        return self.awareness, self.bias, self.effect, self.tally
+    def readings(self, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
+        """Return border and reference readings of a side, (n, channels) and (m, channels).
 
-    def samples(self, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
-        """Border and reference readings of a side, (n, channels) and (m, channels); with ``sync`` of all processes."""
+        Args:
+            side: One of the eight sides, or ``"interior"``.
+            sync: Whether all processes call this, for the readings of all.
+        """
         with self.awareness.sync_context(should_sync=sync):
             border, reference = self.awareness.samples(side)
             return border.clone(), reference.clone()
 
-    def add_reference(self, site: SitePlan, output: Tensor, number: int = 0) -> None:
-        """Adds the reference readings of a map (images, channels, rows, columns).
+    def add(self, role: Role, site: SitePlan, call: LayerCall, number: int, first_call: bool = True) -> None:
+        """Add what a call of the layer gives.
 
         Args:
+            role: Whether its map gives the border or the reference readings.
             site: How the site is measured.
-            output: The map.
-            number: Number of the batch among all batches.
+            call: The call, on the images that are measured alone.
+            number: Number of the batch among those of all processes.
+            first_call: Whether this is the first time that these images pass the layer; else they do not count.
         """
-        readings = {side: _readings(output, where) for side, where in site.reference.items()}
-        shared = readings.get(None)
-        kept = self._thinned(site, readings, len(output), number)
-        self.awareness.update({}, kept if shared is None else kept[None])
-        of_sides = {side: r for side, r in readings.items() if side in SIDES} if shared is None else shared
-        self.bias.update({}, of_sides)
-        self.effect.update({}, of_sides)
-        self.tally.update(0, readings.values())
-
-    def add_border(self, site: SitePlan, x: Tensor, output: Tensor, counts: bool = True, number: int = 0) -> None:
-        """Adds the border readings of a map, and the padding effect on some of its images.
-
-        Args:
-            site: How the site is measured.
-            x: What the convolution received (images, in channels, height, width).
-            output: What it returned (images, channels, rows, columns).
-            counts: Whether the images count; not where a layer is called with them a second time.
-            number: Number of the batch among all batches.
-        """
-        readings = {side: _readings(output, where) for side, where in site.border.items()}
-        self.awareness.update(self._thinned(site, readings, len(output), number), {})
-        self.bias.update({side: r for side, r in readings.items() if side in SIDES}, {})
-        self.tally.update(len(output) if counts else 0, readings.values())
-        if self._total is None:
-            x = x[: max(0, EFFECT_IMAGES - self._effect_images)]
+        if role == "reference":
+            self._add_reference(site, call.output, number)
         else:
-            x = x[: -(-len(x) * EFFECT_IMAGES // self._images(site))]
+            self._add_border(site, call, number, first_call)
+
+    def _add_reference(self, site: SitePlan, output: Tensor, number: int) -> None:
+        if site.shared is not None:
+            values = _at(output, site.shared)
+            self.awareness.update({}, self._part(values, site.view, len(output), number))
+            self.bias.update({}, values)
+            self.effect.update({}, values)
+            self.seen.update(0, [values])
+            return
+        readings = {side: _at(output, where) for side, where in site.reference.items()}
+        parts = {side: self._part(values, site.view, len(output), number) for side, values in readings.items()}
+        self.awareness.update({}, parts)
+        self.bias.update({}, _of_sides(readings))
+        self.effect.update({}, _of_sides(readings))
+        self.seen.update(0, readings.values())
+
+    def _add_border(self, site: SitePlan, call: LayerCall, number: int, first_call: bool) -> None:
+        images = len(call.output)
+        readings = {side: _at(call.output, where) for side, where in site.border.items()}
+        parts = {side: self._part(values, site.view, images, number) for side, values in readings.items()}
+        self.awareness.update(parts, {})
+        self.bias.update(_of_sides(readings), {})
+        self.seen.update(images if first_call else 0, readings.values())
+        if self._total is None:
+            x = call.x[: max(0, EFFECT_IMAGES - self._effect_images)]
+        else:
+            x = call.x[: -(-images * EFFECT_IMAGES // self._images(self._total, site.view))]
         if len(x):
             self._effect_images += len(x)
             self.effect.update(_padding_effects(site, x), {})
 
-    def _images(self, site: SitePlan) -> int:
-        """How many images a site will see, of a known total."""
-        return -(-self._total // ZOOM_SHARE) if site.view == "zoom" else self._total
+    @staticmethod
+    def _images(total: int, view: View) -> int:
+        """How many images a view will see of a known total."""
+        return -(-total // view.every)
 
-    def _thinned(self, site: SitePlan, readings: dict, images: int, number: int) -> dict:
-        """A batch's part of the readings that are kept in all, where the number of images is known."""
+    def _part(self, values: Tensor, view: View, images: int, number: int) -> Tensor:
+        """A batch's part of the readings that are kept in all, if the number of images is known; else all."""
         if self._total is None:
-            return readings
-        kept = {}
-        for side, values in readings.items():
-            step = -(-len(values) * self._images(site) // (images * self._capacity))
-            start = int(step * ((number * GOLDEN + 0.5) % 1))  # of a single batch the middle of each step
-            kept[side] = values if step == 1 else thin(values, step, start)
-        return kept
+            return values
+        step = -(-len(values) * self._images(self._total, view) // (images * self._capacity))
+        return values if step == 1 else thin(values, step, start=int(step * evenly(number, 0.5)))
 
-    def report(self, site: SitePlan | None, geometry: Geometry | None, skipped: str | None) -> LayerReport:
-        """The layer's line of the report; every rank calls it, for every layer, in one order.
+    def line(self, how: HowMeasured) -> LayerReport:
+        """Return the layer's line of the report; every rank calls it, for every layer, in one order.
 
         Args:
-            site: How the layer was measured, None where it was not.
-            geometry: The layer's geometry in the model's own forward, where it is known.
-            skipped: Why the layer was not measured, as far as this rank knows.
+            how: How the layer was measured, as far as this rank knows.
         """
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", message=r"The ``compute`` method of metric"
-            )  # a layer that was not called
-            contrast = self.awareness.compute().cpu()
-            bias, effect, tally = self.bias.compute(), self.effect.compute().cpu(), self.tally.compute()
-        with self.bias.sync_context(should_sync=self.bias.sync_on_compute):
-            mean = self.bias.reference_mean().cpu()
-        images, broken = (int(n) for n in tally.tolist())
+            warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric")  # of one that saw nothing
+            contrast, effect, seen = self.awareness.compute().cpu(), self.effect.compute().cpu(), self.seen.compute()
+        with self.bias.sync_context(should_sync=self._shared):
+            bias, mean = float(self.bias.of_layer()), self.bias.reference_mean().cpu()
+        images, broken = (int(n) for n in seen.tolist())
+        skipped: Reason | None = None
         if broken:
-            skipped = "NaN or infinite activations"
-        elif images and bool(contrast[:-1].isnan().all()):
-            skipped = f"too few readings: {images} image{'s' * (images != 1)} on so small a map"
-        elif images:
-            skipped = None
-        line = describe(self.conv, skipped or (None if images else "never called"), geometry)
-        if line.skipped is not None:
-            return line
-        values = dict(line.__dict__)
-        values.update(
-            reference=None if site is None else site.view,
-            reason=None if site is None else site.reason,
+            skipped = Skip.NOT_FINITE.because()
+        elif not images:
+            skipped = how.skipped or Skip.NEVER_CALLED.because()
+        elif bool(contrast[:-1].isnan().all()):
+            skipped = Skip.TOO_FEW_READINGS.because(images=f"{images} image{'s' * (images != 1)}")
+        if skipped:
+            return line_of(self.conv, how, skipped)
+        interior = contrast[-1].abs()
+        figures = _Figures(
+            reference=None if how.site is None else how.site.view.name,
+            reason=None if how.site is None else how.site.reason,
             images=images,
-            border_bias=float(bias),
-            drift=float(contrast[-1].abs().nan_to_num(-math.inf).max()) if not contrast[-1].isnan().all() else math.nan,
+            border_bias=bias,
+            drift=math.nan if bool(interior.isnan().all()) else float(interior.nan_to_num(-math.inf).max()),
             contrast=contrast[:-1].clone(),
             effect=effect,
             mean=mean,
         )
-        return LayerReport(**values)
+        return line_of(self.conv, how, None, figures)
 
 
-def describe(conv: nn.Conv2d, skipped: str | None, geometry: Geometry | None = None) -> LayerReport:
-    """A line of the report that says what a layer is, and why it was left out."""
+def line_of(conv: nn.Conv2d, how: HowMeasured, skipped: Reason | None, figures: _Figures | None = None) -> LayerReport:
+    """Return a line of the report: what a layer is, and what was found in it or why it was left out.
+
+    Args:
+        conv: The convolution.
+        how: How it was measured.
+        skipped: Why it was left out, None if it was measured.
+        figures: What was found.
+    """
+    geometry = how.geometry
     return LayerReport(
         channels=conv.out_channels,
-        kernel_size=tuple(conv.kernel_size),
-        stride=tuple(conv.stride),
+        kernel_size=(conv.kernel_size[0], conv.kernel_size[1]),
+        stride=(conv.stride[0], conv.stride[1]),
         skipped=skipped,
         output_size=None if geometry is None else geometry.output_size,
         leftover=None if geometry is None else (geometry.rows.leftover, geometry.cols.leftover),
+        pad=how.pad,
+        **(figures or _Figures()),
     )
 
 
-def _readings(output: Tensor, where: Position) -> Tensor:
-    """The map's values at some rows and columns, (images * positions, channels)."""
+def _at(output: Tensor, where: Position) -> Tensor:
+    """A map's values at some rows and columns, (images * positions, channels)."""
     return output[:, :, where[0], where[1]].permute(0, 2, 3, 1).flatten(0, 2)
 
 
+def _of_sides(readings: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without those of the interior, which are a control."""
+    return {side: values for side, values in readings.items() if side in SIDES}
+
+
 def _padding_effects(site: SitePlan, x: Tensor) -> dict[str, Tensor]:
+    """What the layer's own padding adds at the border, by side (images * positions, channels)."""
     layer = site.layer
     weight, mask = layer.weight(x), mask_of(layer.module)
     x = layer.unpadded(x).to(weight.dtype)
+    options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
     effects = {}
-    for side in site.border:
-        if side in SIDES:
-            difference = padding_effect(
-                x, weight, site.geometry, side, mode=layer.mode, value=layer.value, groups=layer.module.groups
-            )
+    for side in (side for side in site.border if side in SIDES):
+        difference = padding_effect(x, weight, site.geometry, side, **options)
+        if difference is not None:
             if mask is not None:  # what a mask has cut off has no effect any more
                 difference[:, mask.channels.to(difference.device)] = 0
             effects[side] = difference.permute(0, 2, 3, 1).flatten(0, 2)
     return effects
 
 
-class _Tally(Metric):
-    """Number of images, and of updates that held a reading which is not finite."""
+class _Seen(Metric):
+    """Number of images, and of samples that held a reading which is not finite."""
 
     full_state_update = False
     counts: Tensor
 
-    def __init__(self, **kwargs) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.add_state("counts", default=torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
 
-    def update(self, images: int, readings) -> None:
+    def update(self, images: int, readings: Iterable[Tensor]) -> None:
+        """Add a batch."""
         self.counts[0] += images
         for values in readings:
             self.counts[1] += ~values.isfinite().all()
 
     def compute(self) -> Tensor:
+        """Return both numbers."""
         return self.counts.clone()

@@ -1,4 +1,4 @@
-"""Hook objects: attached, gated and detached in one place.
+"""Hook objects: attached, gated and detached in one place; and the quiet state in which somebody else's model is run.
 
 A hook hands what passes by to a listener, if one is set, and does nothing else: with no listener it costs one attribute
 check. It holds no tensor, no module and no trainer, so that models stay picklable and copyable with hooks attached.
@@ -6,7 +6,7 @@ check. It holds no tensor, no module and no trainer, so that models stay picklab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.layers import PaddedLayer, PadModule, clean_name, pad_modules
-
-Listener = Callable[[nn.Module, Tensor, Tensor], None]
 
 
 @dataclass(eq=False)
@@ -47,6 +45,10 @@ class LayerCall:
     def layer(self, pad: PadModule | None = None) -> PaddedLayer:
         """Return the convolution together with what pads its input."""
         return PaddedLayer(self.conv, pad)
+
+
+#: Is called with a layer's name and what passed it.
+Listener = Callable[[str, LayerCall], None]
 
 
 class PadTracker:
@@ -81,6 +83,44 @@ class PadTracker:
         return {"_watching": False, "_made": []}
 
 
+@dataclass(eq=False)
+class EntryCall:
+    """A call of a module that images enter by.
+
+    Args:
+        name: Name of the module.
+        module: The module.
+        args: Its arguments, the first one images.
+        kwargs: Its keyword arguments.
+    """
+
+    name: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def has_images(self) -> bool:
+        """Whether the first argument is a batch of images: floats (images, channels, height, width)."""
+        first = self.args[0] if self.args else None
+        return isinstance(first, Tensor) and first.ndim == 4 and first.is_floating_point() and len(first) > 0
+
+    @property
+    def images(self) -> Tensor:
+        """The images that enter (images, channels, height, width)."""
+        images: Tensor = self.args[0]
+        return images
+
+    def on(self, images: Tensor) -> EntryCall:
+        """Return the same call on other images."""
+        return EntryCall(self.name, self.module, (images, *self.args[1:]), self.kwargs)
+
+    def run(self) -> None:
+        """Run the module until it ends or a listener stops it."""
+        with suppress(StopForward):
+            self.module(*self.args, **self.kwargs)
+
+
 class StopForward(Exception):
     """Ends a forward of ours early; never raised in a forward of the user's."""
 
@@ -96,12 +136,12 @@ class LayerProbe:
         self.name = name
         self.listener: Listener | None = None
 
-    def __call__(self, module: nn.Module, args: tuple, kwargs: dict, output: Tensor) -> None:
-        """Called by torch after the layer's forward; changes nothing."""
+    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        """Is called by torch after the layer's forward; changes nothing."""
         if self.listener is not None:
-            self.listener(module, args[0] if args else kwargs["input"], output)
+            self.listener(self.name, LayerCall.of(conv, args, kwargs, output))
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """A copy of the module gets a hook that listens to nobody."""
         return {"name": self.name, "listener": None}
 
@@ -111,20 +151,20 @@ class EntryProbe:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.entered: Callable[[str, nn.Module, tuple, dict], None] | None = None
-        self.left: Callable[[str, nn.Module, tuple, dict], None] | None = None
+        self.entered: Callable[[EntryCall], None] | None = None
+        self.left: Callable[[EntryCall], None] | None = None
 
-    def before(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
-        """Called by torch before the module's forward."""
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Is called by torch before the module's forward."""
         if self.entered is not None:
-            self.entered(self.name, module, args, kwargs)
+            self.entered(EntryCall(self.name, module, args, kwargs))
 
-    def after(self, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        """Called by torch after the module's forward."""
+    def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        """Is called by torch after the module's forward."""
         if self.left is not None:
-            self.left(self.name, module, args, kwargs)
+            self.left(EntryCall(self.name, module, args, kwargs))
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """A copy of the module gets a hook that listens to nobody."""
         return {"name": self.name, "entered": None, "left": None}
 
@@ -134,14 +174,15 @@ class Probes:
 
     Args:
         layers: Layers to listen to, by name.
-        entries: Modules that images may enter by, by name.
+        entries: Modules that images may enter by, by name, the outermost first.
     """
 
-    def __init__(self, layers: dict[str, nn.Module], entries: dict[str, nn.Module]) -> None:
+    def __init__(self, layers: Mapping[str, nn.Module], entries: Mapping[str, nn.Module]) -> None:
         self.layers = {name: LayerProbe(name) for name in layers}
         self.entries = {name: EntryProbe(name) for name in entries}
         self.layer_modules, self.entry_modules = dict(layers), dict(entries)
-        self._handles: list = []
+        self.ours = False  # whether the forward that runs now is one of ours
+        self._handles: list[RemovableHandle] = []
 
     @property
     def attached(self) -> bool:
@@ -149,7 +190,7 @@ class Probes:
         return bool(self._handles)
 
     def attach(self) -> None:
-        """Puts the hooks on the model; does nothing if they are there."""
+        """Put the hooks on the model; do nothing if they are there."""
         if self._handles:
             return
         for name, probe in self.layers.items():
@@ -159,27 +200,41 @@ class Probes:
             self._handles.append(self.entry_modules[name].register_forward_hook(entry.after, with_kwargs=True))
 
     def detach(self) -> None:
-        """Takes the hooks off the model; does nothing if they are off."""
+        """Take the hooks off the model; do nothing if they are off."""
         self.mute()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
-    def listen(self, listeners: dict[str, Listener]) -> None:
-        """Sets the listeners of the named layers, and silences all others."""
+    def listen(self, listener: Listener | None, names: Collection[str] | None = None) -> None:
+        """Set the listener of the named layers, of all by default, and silence all others."""
         for name, probe in self.layers.items():
-            probe.listener = listeners.get(name)
+            probe.listener = listener if names is None or name in names else None
 
     def mute(self) -> None:
-        """Silences every hook."""
-        self.listen({})
+        """Silence every hook."""
+        self.listen(None)
         for entry in self.entries.values():
             entry.entered = entry.left = None
+
+    @contextmanager
+    def running(self, module: nn.Module) -> Iterator[None]:
+        """Run a module for us: without a trace, and without being taken for the user's forward.
+
+        Every forward of ours is run within this: the place to run a copy of the user's module in its stead.
+        """
+        self.ours = True
+        try:
+            with quietly(module):
+                yield
+        finally:
+            self.listen(None)
+            self.ours = False
 
 
 @contextmanager
 def quietly(model: nn.Module) -> Iterator[None]:
-    """Runs a model of somebody else without a trace: no gradients, random states and module modes as they were.
+    """Run a model of somebody else without a trace: no gradients, random states and module modes as they were.
 
     The model is in evaluation mode meanwhile, so that no statistic of a normalisation layer moves.
     """
@@ -196,14 +251,8 @@ def quietly(model: nn.Module) -> Iterator[None]:
                 module.training = training
 
 
-def run(module: nn.Module, args: tuple, kwargs: dict) -> None:
-    """Runs a module until it ends or a listener stops it."""
-    with suppress(StopForward):
-        module(*args, **kwargs)
-
-
 def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module]:
-    """The smallest module that holds all layers, and every module below it that holds one.
+    """Return the smallest module that holds all layers, and every module below it that holds one.
 
     Images enter by the outermost of them that is called with images: a container is never called itself, and a
     detector is called with a list. A layer alone is held by its parent, for its own input need not be an image.

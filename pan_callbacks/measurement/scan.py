@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from pan_callbacks._runtime import give_up_together, in_smaller_batches, of_all_processes, progress_bar
+from pan_callbacks._runtime import (
+    ALONE,
+    Shard,
+    give_up_together,
+    in_smaller_batches,
+    of_all_processes,
+    progress_bar,
+)
 from pan_callbacks.errors import PANError
-from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.layers import Skip
+from pan_callbacks.measurement.batches import describe_batch, device_of, first_images
+from pan_callbacks.measurement.engine import Measurement, Settings
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -26,7 +35,7 @@ def scan(
     max_images: int = 256,
     progress: bool = True,
 ) -> PANReport:
-    """Finds the padding aware neurons of a model from its activations on a few images.
+    """Find the padding aware neurons of a model from its activations on a few images.
 
     The model is left as it was: module modes, random state and weights; no hook stays, also after an exception.
 
@@ -54,7 +63,8 @@ def scan(
         >>> [(pan.layer, pan.channel, pan.kind, pan.origin) for pan in report.pans]
         [('0', 0, 'top+bottom+left+right', 'nascent')]
     """
-    with scanned(model, batches, layers, reference, threshold, max_images, progress) as (_, report):
+    settings = Settings(layers, reference, threshold, max_images)
+    with scanned(model, batches, settings, progress=progress) as (_, report):
         return report
 
 
@@ -62,57 +72,45 @@ def scan(
 def scanned(
     model: nn.Module,
     batches: Iterable[Any],
-    layers: str | Iterable[str] | None = None,
-    reference: str = "crop",
-    threshold: float = 0.8,
-    max_images: int = 256,
+    settings: Settings | None = None,
+    shard: Shard = ALONE,
     progress: bool = True,
-    sync: bool = False,
-    total: int | None = None,
-    share: tuple[int, int] = (0, 1),
-    example: Tensor | None = None,
 ) -> Iterator[tuple[Measurement, PANReport]]:
-    """What :func:`scan` does, with the measurement kept attached for pictures while the context lasts.
+    """Do what :func:`scan` does, and keep the measurement attached for pictures while the context lasts.
 
     Args:
-        model: As for :func:`scan`, like all that follows.
-        batches: Where memory runs out they are iterated once more and fed in parts.
-        layers: See :func:`scan`.
-        reference: See :func:`scan`.
-        threshold: See :func:`scan`.
-        max_images: See :func:`scan`.
-        progress: See :func:`scan`.
-        sync: Whether this is one of several processes, each with batches of its own, that get one report together.
-        total: As for :class:`~pan_callbacks.measurement.engine.Measurement`, like what follows.
-        share: See there.
-        example: See there.
+        model: As for :func:`scan`.
+        batches: Likewise; if memory runs out they are iterated once more and fed in parts.
+        settings: What is asked.
+        shard: This process's part of the work; all that share it get one report together.
+        progress: Whether to show a progress bar.
     """
-    options = {"sync": sync, "total": total, "share": share, "example": example}
-    measurement = Measurement(model, layers, reference, threshold, max_images, **options)
-    failure = None
+    measurement = Measurement(model, settings, shard)
+    failure, notes = None, []
     try:
         try:
             with quietly(model):
                 feed = partial(_feed, measurement, model, batches, progress=progress)
-                measurement.notes += in_smaller_batches(feed, restartable=not isinstance(batches, Iterator))
-            if measurement.images == 0 and measurement.candidates:
+                notes = in_smaller_batches(feed, restartable=not isinstance(batches, Iterator))
+            if measurement.images == 0 and measurement.layers:
                 raise PANError("batches is empty, or the model never saw its images: nothing was measured")
         except Exception as error:  # the other processes wait for this one
             failure = error
         give_up_together(failure, device_of(model))
-        measurement.notes = of_all_processes(measurement.notes)
-        report = measurement.report()
+        report = measurement.report(of_all_processes(notes))
         check_measured(report)
         yield measurement, report
     finally:
-        measurement.probes.detach()
+        measurement.detach()
 
 
-def _feed(measurement: Measurement, model: nn.Module, batches: Iterable[Any], largest: int | None, progress: bool):
+def _feed(
+    measurement: Measurement, model: nn.Module, batches: Iterable[Any], largest: int | None, progress: bool
+) -> Iterator[int]:
     """One pass over the batches; yields the size of each forward before it is made."""
     measurement.start()
-    device = device_of(model)
-    with progress_bar("scan", measurement.max_images, progress) as advance:
+    device, wanted = device_of(model), measurement.settings.max_images
+    with progress_bar("scan", wanted, progress) as advance:
         for batch in batches:
             images = first_images(batch)
             if images is None:
@@ -120,7 +118,7 @@ def _feed(measurement: Measurement, model: nn.Module, batches: Iterable[Any], la
                     f"batches holds no images: {describe_batch(batch)}; "
                     "a floating point tensor (images, channels, height, width) is needed"
                 )
-            for part in images[: measurement.max_images - measurement.images].split(largest or len(images) or 1):
+            for part in torch.split(images[: wanted - measurement.images], largest or len(images) or 1):
                 yield len(part)
                 before = measurement.images
                 model(part.to(device))
@@ -129,40 +127,11 @@ def _feed(measurement: Measurement, model: nn.Module, batches: Iterable[Any], la
                 break
 
 
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's first parameter."""
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
-
-
 def check_measured(report: PANReport) -> None:
-    """Raises PANError where every padded layer was left out because the images were too small for it."""
-    reasons = [line.skipped for line in report.layers.values() if line.skipped and line.output_size]
-    too_small = [why for why in reasons if not why.startswith(("too few", "never", "NaN"))]
+    """Raise PANError if every padded layer was left out because the images were too small for it."""
+    too_small = [line for line in report.layers.values() if line.skip in (Skip.NO_BORDER, Skip.NO_REFERENCE)]
     if report.neurons == 0 and too_small:
         raise PANError(
-            f"the images are too small for any reference: {too_small[0]}; "
+            f"the images are too small for any reference: {too_small[0].skipped}; "
             "use larger images, or layers='...' for earlier layers"
         )
-
-
-def first_images(batch: Any) -> Tensor | None:
-    """The first tensor of images in a batch, looking into tuples, lists and dicts; None where there is none."""
-    if isinstance(batch, Tensor):
-        return batch if batch.ndim == 4 and batch.is_floating_point() else None
-    if isinstance(batch, Mapping):
-        batch = batch.values()
-    if isinstance(batch, (tuple, list)) or hasattr(batch, "__iter__") and not isinstance(batch, (str, bytes)):
-        return next((found for item in batch if (found := first_images(item)) is not None), None)
-    return None
-
-
-def describe_batch(batch: Any) -> str:
-    """What a batch is, in a few words."""
-    if isinstance(batch, Tensor):
-        return f"a tensor of shape {tuple(batch.shape)} and {batch.dtype}"
-    if isinstance(batch, Mapping):
-        items = (f"{key!r}: {describe_batch(batch[key])}" for key in list(batch)[:3])
-        return f"a {type(batch).__name__} of {', '.join(items)}"
-    if isinstance(batch, (tuple, list)):
-        return f"a {type(batch).__name__} of {', '.join(describe_batch(item) for item in batch[:3])}"
-    return f"a {type(batch).__name__}"

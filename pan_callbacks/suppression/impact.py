@@ -22,8 +22,8 @@ from pan_callbacks._runtime import (
 )
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import check_fits, convolutions, pad_modules, why_unpadded
+from pan_callbacks.measurement.batches import describe_batch, device_of, first_images
 from pan_callbacks.measurement.hooks import quietly
-from pan_callbacks.measurement.scan import describe_batch, device_of, first_images
 from pan_callbacks.reports.impact_report import Arm, ClassChanges, ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.suppression.masks import ChannelMask, MaskHook, build_masks, check_mode, hooked, targets

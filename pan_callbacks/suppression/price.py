@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.layers import PaddedLayer
-from pan_callbacks.measurement.reference import inner_half
 from pan_callbacks.padding import Geometry, mean_padding_effects
 
 #: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.
@@ -66,7 +65,7 @@ class CallView:
         x = layer.unpadded(x)
         geometry = layer.geometry(*x.shape[-2:])
         some = output[:max_images]
-        reference = _copied(some[:, :, inner_half(geometry.rows), inner_half(geometry.cols)])
+        reference = _copied(some[:, :, geometry.rows.inner, geometry.cols.inner])
         if reference.numel() == 0 or geometry.output_size != tuple(output.shape[-2:]):
             return None
         strips: dict[str, Tensor] = {}

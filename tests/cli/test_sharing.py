@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 from pan_callbacks import impact, scan
-from pan_callbacks.measurement import engine as measure
+from pan_callbacks._runtime import Shard
+from pan_callbacks.measurement import engine
+from pan_callbacks.measurement.engine import Settings
 from pan_callbacks.measurement.scan import scanned
 from pan_callbacks.padding import SIDES
 
@@ -22,19 +24,20 @@ def network() -> nn.Sequential:
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
     """Room for 64 readings of each side, so that large maps are thinned."""
-    monkeypatch.setattr(measure, "MIN_CAPACITY", 64)
-    monkeypatch.setattr(measure, "MAX_CAPACITY", 64)
+    monkeypatch.setattr(engine, "MIN_CAPACITY", 64)
+    monkeypatch.setattr(engine, "MAX_CAPACITY", 64)
 
 
 def kept(batches, total: int, rank: int = 0, world: int = 1):
     """Readings kept of every layer, side and sample by one of several processes, and the report of its own part."""
-    options = {"max_images": total, "total": total, "share": (rank, world), "example": batches[0][:1]}
-    with scanned(network(), batches[rank::world], progress=False, **options) as (measurement, report):
+    settings = Settings(max_images=total)
+    shard = Shard(rank, world, total, batches[0][:1])
+    with scanned(network(), batches[rank::world], settings, shard, progress=False) as (found, report):
         return {
             (name, side, kind): sample
-            for name, statistics in measurement.statistics.items()
+            for name in found.layers
             for side in SIDES
-            for kind, sample in enumerate(statistics.samples(side))
+            for kind, sample in enumerate(found.readings(name, side))
         }, report
 
 
@@ -62,11 +65,11 @@ def test_no_batch_is_too_small_to_leave_readings(size):
 
 def test_what_is_kept_of_batches_is_close_to_everything(monkeypatch):
     images = torch.rand(128, 1, 24, 24, generator=torch.Generator().manual_seed(1)).split(16)
-    monkeypatch.setattr(measure, "MIN_CAPACITY", 512)
-    monkeypatch.setattr(measure, "MAX_CAPACITY", 512)
+    monkeypatch.setattr(engine, "MIN_CAPACITY", 512)
+    monkeypatch.setattr(engine, "MAX_CAPACITY", 512)
     thinned = kept(images, 128)[1].contrast("0")
-    monkeypatch.setattr(measure, "MAX_CAPACITY", 10**6)
-    monkeypatch.setattr(measure, "MIN_CAPACITY", 10**6)
+    monkeypatch.setattr(engine, "MAX_CAPACITY", 10**6)
+    monkeypatch.setattr(engine, "MIN_CAPACITY", 10**6)
     everything = scan(network(), images, max_images=128, progress=False).contrast("0")
     assert (thinned - everything).abs().max() < 0.02
 

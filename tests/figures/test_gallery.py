@@ -12,7 +12,7 @@ from torch import nn
 
 from pan_callbacks.analysis.portraits import by_type, displayed, neuron_pictures
 from pan_callbacks.figures.gallery import NeuronPicture, gallery
-from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.engine import Measurement, Settings
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports.layer_report import LayerReport
@@ -187,7 +187,7 @@ class TestNeuronPictures:
         self.images = 5 + torch.rand(12, 1, 16, 20, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             self.output = conv(self.images)
-        self.measurement = Measurement(self.model, reference="centre")
+        self.measurement = Measurement(self.model, Settings(reference="centre"))
         self.measurement.start()
         with quietly(self.model):
             self.model(self.images)

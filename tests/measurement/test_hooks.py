@@ -11,7 +11,17 @@ import torch
 from torch import nn
 
 from pan_callbacks.layers import convolutions
-from pan_callbacks.measurement.hooks import EntryProbe, LayerProbe, Probes, StopForward, entry_modules, quietly, run
+from pan_callbacks.measurement.hooks import (
+    EntryCall,
+    EntryProbe,
+    LayerCall,
+    LayerProbe,
+    PadTracker,
+    Probes,
+    StopForward,
+    entry_modules,
+    quietly,
+)
 
 
 class Net(nn.Module):
@@ -138,36 +148,37 @@ def test_a_listener_is_handed_module_input_and_output():
     model, probes = probed()
     probes.attach()
     ear = Ear()
-    probes.listen({"stem": ear})
+    probes.listen(ear, ["stem"])
     model(IMAGES)
-    [(module, x, out)] = ear.heard
-    assert module is model.stem and x is IMAGES and torch.equal(out, model.stem(IMAGES))
+    [(name, call)] = ear.heard
+    assert name == "stem" and call.conv is model.stem and call.x is IMAGES
+    assert torch.equal(call.output, model.stem(IMAGES))
 
 
 def test_a_layer_called_by_keyword_is_heard():
     model, probes = probed()
     probes.attach()
     ear = Ear()
-    probes.listen({"stem": ear})
+    probes.listen(ear, ["stem"])
     model.stem(input=IMAGES)
-    assert ear.heard[0][1] is IMAGES
+    assert ear.heard[0][1].x is IMAGES
 
 
 def test_layers_that_are_not_named_are_silent():
     model, probes = probed()
     probes.attach()
-    stem, body = Ear(), Ear()
-    probes.listen({"stem": stem, "body.0": body})
-    probes.listen({"body.0": body})
+    ear = Ear()
+    probes.listen(ear, ["stem", "body.0"])
+    probes.listen(ear, ["body.0"])
     model(IMAGES)
-    assert (len(stem.heard), len(body.heard)) == (0, 1)
+    assert [name for name, _ in ear.heard] == ["body.0"]
 
 
 def test_muted_probes_are_silent():
     model, probes = probed()
     probes.attach()
     layer, entry = Ear(), Ear()
-    probes.listen({"stem": layer})
+    probes.listen(layer, ["stem"])
     for probe in probes.entries.values():
         probe.entered = probe.left = entry
     probes.mute()
@@ -187,8 +198,8 @@ def test_an_entry_is_handed_its_name_and_all_arguments_before_and_after():
     entered, left = Ear(), Ear()
     probe.entered, probe.left = entered, left
     module(IMAGES, scale=2.0)
-    expected = [("backbone", module, (IMAGES,), {"scale": 2.0})]
-    assert entered.heard == expected and left.heard == expected
+    for [(call,)] in (entered.heard, left.heard):
+        assert (call.name, call.module, call.args, call.kwargs) == ("backbone", module, (IMAGES,), {"scale": 2.0})
 
 
 def test_entry_is_heard_before_its_layers_and_left_after_them():
@@ -197,7 +208,7 @@ def test_entry_is_heard_before_its_layers_and_left_after_them():
     order: list[str] = []
     probes.entries[""].entered = lambda *args: order.append("in")
     probes.entries[""].left = lambda *args: order.append("out")
-    probes.listen({"stem": lambda *args: order.append("stem"), "body.0": lambda *args: order.append("body.0")})
+    probes.listen(lambda name, call: order.append(name))
     model(IMAGES)
     assert order == ["in", "stem", "body.0", "out"]
 
@@ -209,7 +220,7 @@ def test_outputs_and_gradients_are_bit_identical_with_hooks_on(listening, traini
     plain = copy.deepcopy(model)
     probes.attach()
     if listening:
-        probes.listen(dict.fromkeys(probes.layers, lambda *args: None))
+        probes.listen(lambda name, call: None)
     outputs, gradients = [], []
     for one in (plain, model):
         one.train(training)
@@ -228,7 +239,7 @@ def test_outputs_and_gradients_are_bit_identical_with_hooks_on(listening, traini
 def listening_model() -> Net:
     model, probes = probed()
     probes.attach()
-    probes.listen(dict.fromkeys(probes.layers, lambda *args: None))  # a lambda cannot be pickled
+    probes.listen(lambda name, call: None)  # a lambda cannot be pickled
     for probe in probes.entries.values():
         probe.entered = probe.left = lambda *args: None
     return model.eval()
@@ -256,7 +267,7 @@ def test_hooks_of_a_copy_listen_to_nobody(how):
     ear = Ear()
     model, probes = probed()
     probes.attach()
-    probes.listen(dict.fromkeys(probes.layers, ear))
+    probes.listen(ear)
     for probe in probes.entries.values():
         probe.entered = probe.left = ear
     copied = how(model)
@@ -269,7 +280,7 @@ def test_copying_a_model_leaves_its_own_listeners():
     model, probes = probed()
     probes.attach()
     ear = Ear()
-    probes.listen({"stem": ear})
+    probes.listen(ear, ["stem"])
     copy.deepcopy(model)
     model(IMAGES)
     assert len(ear.heard) == 1
@@ -285,6 +296,73 @@ def test_hooks_add_nothing_to_the_state_dict():
 @pytest.mark.parametrize("probe", [LayerProbe("conv"), EntryProbe("conv")])
 def test_a_copied_probe_keeps_its_name(probe):
     assert copy.deepcopy(probe).name == pickle.loads(pickle.dumps(probe)).name == "conv"
+
+
+# ---- calls
+
+
+def test_a_single_image_is_a_batch_of_one():
+    conv = nn.Conv2d(1, 2, 3)
+    call = LayerCall.of(conv, (IMAGES[0],), {}, conv(IMAGES[0]))
+    assert (call.x.shape, call.output.shape) == ((1, 1, 8, 8), (1, 2, 6, 6))
+
+
+def test_the_first_images_of_a_call_have_no_gradient():
+    conv = nn.Conv2d(1, 2, 3)
+    call = LayerCall.of(conv, (), {"input": IMAGES}, conv(IMAGES))
+    first = call.first(3)
+    assert torch.equal(first.output, call.output[:3]) and len(first.x) == 3
+    assert call.output.requires_grad and not first.output.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("args", "has"),
+    [
+        ((IMAGES, 3), True),
+        ((), False),
+        ((IMAGES.to(torch.uint8),), False),
+        ((IMAGES[0],), False),
+        ((IMAGES[:0],), False),
+        (([IMAGES],), False),
+    ],
+)
+def test_images_are_batches_of_floats(args, has):
+    assert EntryCall("", nn.Identity(), args, {}).has_images is has
+
+
+def test_an_entry_can_be_called_on_other_images():
+    call = EntryCall("net", nn.Identity(), (IMAGES, 3), {"a": 1}).on(IMAGES[:1])
+    assert call.images is call.args[0] and len(call.images) == 1 and call.args[1:] == (3,) and call.kwargs == {"a": 1}
+
+
+class TestPadTracker:
+    def tracked(self) -> tuple[nn.Sequential, PadTracker]:
+        net, pads = nn.Sequential(nn.ZeroPad2d(1), nn.ReflectionPad2d(1)), PadTracker()
+        pads.attach(net)
+        return net, pads
+
+    def test_knows_which_module_made_a_tensor_also_if_others_padded_since(self):
+        net, pads = self.tracked()
+        pads.watch()
+        first = net[0](IMAGES)
+        second = net[1](IMAGES)
+        assert pads.pad_of(first) is net[0] and pads.pad_of(second) is net[1] and pads.pad_of(IMAGES) is None
+
+    def test_keeps_nothing_unless_it_watches(self):
+        net, pads = self.tracked()
+        assert pads.pad_of(net[0](IMAGES)) is None
+        pads.watch()
+        made = net[0](IMAGES)
+        pads.watch(False)
+        assert pads.pad_of(made) is None
+
+    @pytest.mark.parametrize("how", [copy.deepcopy, pickled])
+    def test_a_copy_keeps_nothing(self, how):
+        net, pads = self.tracked()
+        pads.watch()
+        net(IMAGES)
+        [hook] = how(net)[0]._forward_hooks.values()
+        assert hook.__getstate__() == {"_watching": False, "_made": []} == vars(hook)
 
 
 # ---- running a model on the side
@@ -393,14 +471,14 @@ def test_a_listener_may_end_the_forward():
     def stop(*args):
         raise StopForward
 
-    probes.listen({"body.0": stop})
-    run(model, (IMAGES,), {})
+    probes.listen(stop, ["body.0"])
+    EntryCall("", model, (IMAGES,), {}).run()
     assert head.heard == []
 
 
 def test_other_exceptions_of_a_model_come_through():
     with pytest.raises(RuntimeError):
-        run(Net(), (torch.zeros(1, 7, 8, 8),), {})
+        EntryCall("", Net(), (torch.zeros(1, 7, 8, 8),), {}).run()
 
 
 def test_run_passes_all_arguments_on():
@@ -409,7 +487,7 @@ def test_run_passes_all_arguments_on():
             self.given = args, kwargs
 
     module = Keywords()
-    run(module, (1, 2), {"a": 3})
+    EntryCall("", module, (1, 2), {"a": 3}).run()
     assert module.given == ((1, 2), {"a": 3})
 
 
@@ -500,6 +578,6 @@ def test_hooks_on_a_compiled_convolution_are_on_something_that_is_called():
     probes = Probes(layers, entry_modules(model, layers))
     probes.attach()
     heard: list[str] = []
-    probes.listen({name: lambda *args, name=name: heard.append(name) for name in layers})
+    probes.listen(lambda name, call: heard.append(name))
     model(IMAGES)
     assert heard == list(layers)

@@ -1,0 +1,78 @@
+"""One forward of the user's whose images are measured, and who listens to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from pan_callbacks.measurement.collector import LayerCollector
+from pan_callbacks.measurement.hooks import LayerCall, StopForward
+from pan_callbacks.measurement.readings import evenly
+from pan_callbacks.measurement.reference import Forward, Plan
+from pan_callbacks.measurement.views import View
+
+
+@dataclass
+class Visit:
+    """One forward of the user's.
+
+    Args:
+        name: Module that images entered by.
+        plan: How its layers are measured; None if nothing is left to measure.
+        images: The images that are measured.
+        number: Number of the batch among those of all processes.
+        before: Images that were measured before; None if it is not to depend on them.
+    """
+
+    name: str
+    plan: Plan | None = None
+    images: Tensor | None = None
+    number: int = 0
+    before: int | None = None
+
+    def share(self, view: View | None) -> int:
+        """How many of the images a view is run on: all, or so many that it comes out even over the batches."""
+        take = 0 if self.images is None else len(self.images)
+        if view is None or view.every == 1:
+            return take
+        if self.before is None:  # up at first, so that a single batch has some
+            return int(take / view.every + evenly(self.number, 0.99))
+        return -(-(self.before + take) // view.every) - -(-self.before // view.every)
+
+
+class Reading:
+    """Listens to one forward, and hands the calls of the sites that are read in it to the layers' collectors.
+
+    Args:
+        forward: The forward, and what is read in it.
+        visit: The images.
+        collectors: Layer name to what collects.
+    """
+
+    def __init__(self, forward: Forward, visit: Visit, collectors: Mapping[str, LayerCollector]) -> None:
+        self._forward, self._visit, self._collectors = forward, visit, collectors
+        self._calls: Counter[str] = Counter()
+        self._left = set(forward.reads)
+        self._first: dict[str, int] = {}
+        for name, number in forward.reads:
+            self._first[name] = min(number, self._first.get(name, number))
+
+    def __call__(self, name: str, call: LayerCall) -> None:
+        """Is called with what passes a layer."""
+        number = self._calls[name]
+        self._calls[name] += 1
+        roles = self._forward.reads.get((name, number))
+        if roles is None or self._visit.plan is None:
+            return
+        site = self._visit.plan.sites[name, number]
+        share = self._visit.share(site.view)
+        if share:
+            for role in roles:
+                first = number == self._first[name]
+                self._collectors[name].add(role, site, call.first(share), self._visit.number, first)
+        self._left.discard((name, number))
+        if self._forward.view is not None and not self._left:
+            raise StopForward  # what follows, a classifier of fixed size perhaps, need not run
