@@ -1,6 +1,6 @@
 """One table: logger class -> how it shows a figure, a histogram, a text.
 
-Lightning's loggers share an API for numbers and none for anything else. Loggers are told by the names of their classes,
+Lightning's loggers share an API for numbers and none for anything else. Loggers are recognised by the names of their classes,
 so ``pytorch_lightning``, ``lightning.pytorch`` and their subclasses all match, and neither is imported here. To teach
 the package another logger, add one entry to ``_TABLE``.
 """
@@ -18,11 +18,13 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: Category to title to a kind of chart and the tags of its curves.
+Layout = dict[str, dict[str, list[Any]]]
 _CURVES = 12  # curves in one chart at most, for its legend to stay readable
 
 
 def can_show(logger: Any) -> bool:
-    """Whether a logger shows anything but numbers, in this process.
+    """Return whether a logger shows anything but numbers, in this process.
 
     Args:
         logger: A Lightning logger.
@@ -31,7 +33,7 @@ def can_show(logger: Any) -> bool:
 
 
 def is_silent(logger: Any) -> bool:
-    """Whether a logger throws away whatever it is given, so that there is nobody to tell what it cannot show.
+    """Return whether a logger throws away whatever it is given, so that there is nobody to tell what it cannot show.
 
     That is the ``DummyLogger`` of ``fast_dev_run``, and every logger on a rank other than zero.
 
@@ -44,7 +46,7 @@ def is_silent(logger: Any) -> bool:
 
 
 def show_figure(logger: Any, tag: str, figure: Figure, step: int) -> bool:
-    """Shows a figure as an image.
+    """Show a figure as an image.
 
     Args:
         logger: A Lightning logger.
@@ -59,7 +61,7 @@ def show_figure(logger: Any, tag: str, figure: Figure, step: int) -> bool:
 
 
 def show_histogram(logger: Any, tag: str, values: Tensor, step: int) -> bool:
-    """Shows the distribution of values; those that are not finite are left out, and nothing is shown if none is.
+    """Show the distribution of values; those that are not finite are left out, and nothing is shown if none is.
 
     Args:
         logger: A Lightning logger.
@@ -74,7 +76,7 @@ def show_histogram(logger: Any, tag: str, values: Tensor, step: int) -> bool:
 
 
 def show_text(logger: Any, tag: str, markdown: str, step: int) -> bool:
-    """Shows a text; TensorBoard renders the markdown, Weights & Biases shows it as it is.
+    """Show a text; TensorBoard renders the markdown, Weights & Biases shows it as it is.
 
     Args:
         logger: A Lightning logger.
@@ -88,8 +90,8 @@ def show_text(logger: Any, tag: str, markdown: str, step: int) -> bool:
     return _show(logger, "text", tag, markdown, step)
 
 
-def show_layout(logger: Any, layout: dict[str, dict[str, list]]) -> bool:
-    """Lays out the "custom scalars" page; TensorBoard alone has one.
+def show_layout(logger: Any, layout: Layout) -> bool:
+    """Lay out the "custom scalars" page; TensorBoard alone has one.
 
     Args:
         logger: A Lightning logger.
@@ -101,8 +103,8 @@ def show_layout(logger: Any, layout: dict[str, dict[str, list]]) -> bool:
     return _show(logger, "layout", layout)
 
 
-def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> dict[str, dict[str, list]]:
-    r"""The charts of the "custom scalars" page: related curves together, for all that ``PANMonitor`` logs.
+def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> Layout:
+    r"""Return the charts of the "custom scalars" page: related curves together, for all that ``PANMonitor`` logs.
 
     Tags are regular expressions that TensorBoard matches from the start of a tag; the ``$`` keeps ``conv1`` from
     taking in ``conv10``. Layers that would crowd one chart are spread over several, in order.
@@ -127,14 +129,14 @@ def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> dict[str,
     }
 
 
-def _charts(group: str, names: Sequence[str]) -> dict[str, list]:
+def _charts(group: str, names: Sequence[str]) -> dict[str, list[Any]]:
     chunks = [names[start : start + _CURVES] for start in range(0, len(names), _CURVES)]
     if len(chunks) == 1:
         return {"by layer": _chart(group, names)}
     return {f"by layer: {chunk[0]} … {chunk[-1]}": _chart(group, chunk) for chunk in chunks}
 
 
-def _chart(group: str, names: Sequence[str]) -> list:
+def _chart(group: str, names: Sequence[str]) -> list[Any]:
     return ["Multiline", [re.escape(group + name) + "$" for name in names]]
 
 
@@ -147,22 +149,23 @@ def _entry(logger: Any) -> dict[str, Callable[..., None]] | None:
 
 
 def _show(logger: Any, what: str, *args: Any) -> bool:
-    if not can_show(logger) or what not in _entry(logger):
+    entry = _entry(logger)
+    if entry is None or what not in entry or is_silent(logger):
         return False
-    _entry(logger)[what](logger, *args)
+    entry[what](logger, *args)
     return True
 
 
-def _pixels(figure: Figure) -> np.ndarray:
+def _pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """A figure as (height, width, 3) bytes. The loggers' own ways lead through pyplot, which ours stay out of."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's backends have no types
+    return np.array(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
 
 
-def _finite(values: Tensor) -> np.ndarray:
+def _finite(values: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     numbers = values.detach().float().flatten()
     return numbers[numbers.isfinite()].cpu().numpy()
 
@@ -189,7 +192,7 @@ def _tensorboard_text(logger: Any, tag: str, markdown: str, step: int) -> None:
     logger.experiment.add_text(_tensorboard_prefix(logger) + tag, markdown, step)
 
 
-def _tensorboard_layout(logger: Any, layout: dict[str, dict[str, list]]) -> None:
+def _tensorboard_layout(logger: Any, layout: Layout) -> None:
     prefix = re.escape(_tensorboard_prefix(logger))
     logger.experiment.add_custom_scalars(
         {
@@ -214,7 +217,7 @@ def _wandb_histogram(logger: Any, tag: str, values: Tensor, step: int) -> None:
 
     numbers = _finite(values)
     if numbers.size:
-        logger.log_metrics({tag: wandb.Histogram(numbers)}, step)
+        logger.log_metrics({tag: wandb.Histogram(numbers.tolist())}, step)
 
 
 def _wandb_text(logger: Any, tag: str, markdown: str, step: int) -> None:

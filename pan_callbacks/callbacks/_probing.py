@@ -5,21 +5,49 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from pan_callbacks.callbacks._lightning import isolate_rng
 from pan_callbacks.errors import PANError
+from pan_callbacks.measurement.batches import describe_batch, first_images
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.hooks import quietly
-from pan_callbacks.measurement.scan import describe_batch, first_images
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
 
 
-def feed(trainer: Any, pl_module: nn.Module, measurement: Measurement, batches: Iterable[Any] | None) -> None:
-    """Runs the part of the model that holds the monitored layers on batches, until enough images were measured.
+class InputCheck:
+    """Compares the images that reach a model with those of the loader, while the sanity check runs.
+
+    If the validation step changes them first, a loader that is read ahead shows the model other images than it is
+    validated on.
+
+    Attributes:
+        changed: Whether images that entered the model were others than the loader's.
+    """
+
+    def __init__(self) -> None:
+        self.changed = False
+        self._expected: Tensor | None = None
+
+    def expect(self, batch: Any) -> None:
+        """Take note of the images of a batch, as the loader gives it."""
+        self._expected = first_images(batch)
+
+    def entered(self, images: Tensor) -> None:
+        """Compare the first images that enter the model since."""
+        if self._expected is not None:
+            same = self._expected.shape == images.shape and bool((self._expected.to(images) == images).all())
+            self.changed, self._expected = self.changed or not same, None
+
+
+def feed(trainer: Trainer, pl_module: nn.Module, measurement: Measurement, batches: Iterable[Any] | None) -> None:
+    """Run the part of the model that holds the monitored layers on batches, until enough images were measured.
 
     Args:
         trainer: The running Trainer.
@@ -27,7 +55,7 @@ def feed(trainer: Any, pl_module: nn.Module, measurement: Measurement, batches: 
         measurement: A started measurement.
         batches: Batches as a loader gives them; None for none at all.
     """
-    if batches is None or not measurement.candidates:
+    if batches is None or not measurement.layers:
         return
     with isolate_rng(), quietly(pl_module), trainer.precision_plugin.forward_context(), _validating(trainer):
         for batch in batches:
@@ -38,8 +66,8 @@ def feed(trainer: Any, pl_module: nn.Module, measurement: Measurement, batches: 
                 return
 
 
-def validation_batches(trainer: Any) -> Iterator[Any] | None:
-    """The batches of the first validation loader, read beside the Trainer; None where that would use them up.
+def validation_batches(trainer: Trainer) -> Iterator[Any] | None:
+    """Return the batches of the first validation loader, read beside the Trainer; None if that would use them up.
 
     A map-style dataset is read through a loader of our own, in this process, so that neither the user's workers nor
     the random state of samplers notice.
@@ -58,12 +86,12 @@ def validation_batches(trainer: Any) -> Iterator[Any] | None:
 
 
 def read_once(loader: Any) -> bool:
-    """Whether reading a loader takes away from it, as from a stream or a generator."""
+    """Return whether reading a loader takes away from it, as from a stream or a generator."""
     return isinstance(getattr(loader, "dataset", None), IterableDataset) or hasattr(loader, "__next__")
 
 
-def _read(loader: DataLoader) -> Iterator[Any]:
-    kwargs = {"collate_fn": loader.collate_fn, "num_workers": 0}
+def _read(loader: DataLoader[Any]) -> Iterator[Any]:
+    kwargs: dict[str, Any] = {"collate_fn": loader.collate_fn, "num_workers": 0}
     if loader.batch_sampler is not None:
         kwargs["batch_sampler"] = loader.batch_sampler
     else:
@@ -78,16 +106,16 @@ def _read(loader: DataLoader) -> Iterator[Any]:
             generator.set_state(state)
 
 
-def _set_up_validation(trainer: Any) -> None:
-    """Makes the Trainer load its validation loaders, if it would only do so later."""
+def _set_up_validation(trainer: Trainer) -> None:
+    """Make the Trainer load its validation loaders, if it would only do so later."""
     if trainer.val_dataloaders is None:
         with isolate_rng(), _validating(trainer):
             trainer.fit_loop.epoch_loop.val_loop.setup_data()
 
 
 @contextmanager
-def _validating(trainer: Any) -> Iterator[None]:
-    """Lets hooks of the user see the stage that they would see in validation."""
+def _validating(trainer: Trainer) -> Iterator[None]:
+    """Let hooks of the user see the stage that they would see in validation."""
     stage = trainer.state.stage
     if trainer.state.fn == "fit":
         trainer.validating = True

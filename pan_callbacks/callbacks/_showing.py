@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,7 +18,13 @@ from pan_callbacks.callbacks._loggers import (
 )
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.padding import SIDES
+from pan_callbacks.reports.history import Entry
 from pan_callbacks.reports.pan_report import PANReport
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.loggers import Logger
 
 
 class Show:
@@ -36,20 +42,20 @@ class Show:
         self._told: set[str] = set()
         self._laid_out = False
 
-    def epoch(self, trainer: Any, report: PANReport, history: list[dict[str, Any]]) -> None:
-        """Shows the state after a probe."""
+    def epoch(self, trainer: Trainer, report: PANReport, history: list[Entry]) -> None:
+        """Show the state after a probe."""
         probes = len(history) - 1
         self._on_loggers(trainer, report, history, pictures=probes & (probes - 1) == 0 or probes < 2)
 
-    def all(self, trainer: Any, measurement: Measurement, report: PANReport, history: list[dict[str, Any]]) -> None:
-        """Shows the last state in full, with a gallery of the strongest PANs."""
+    def all(self, trainer: Trainer, measurement: Measurement, report: PANReport, history: list[Entry]) -> None:
+        """Show the last state in full, with a gallery of the strongest PANs."""
         self._on_loggers(trainer, report, history, pictures=True, measurement=measurement)
 
     def _on_loggers(
         self,
-        trainer: Any,
+        trainer: Trainer,
         report: PANReport,
-        history: list[dict[str, Any]],
+        history: list[Entry],
         pictures: bool,
         measurement: Measurement | None = None,
     ) -> None:
@@ -71,9 +77,9 @@ class Show:
         except Exception as error:  # a picture is not worth a training
             warnings.warn(f"PANMonitor could not show its pictures: {type(error).__name__}: {error}", stacklevel=2)
 
-    def _show(self, logger: Any, report: PANReport, figures: dict[str, Any], step: int) -> None:
+    def _show(self, logger: Logger, report: PANReport, figures: dict[str, Figure], step: int) -> None:
         if not self._laid_out:
-            show_layout(logger, scalar_layout(list(report.count_by_layer()), SIDES))
+            show_layout(logger, scalar_layout(list(report.measured), SIDES))
         contrasts = [line.contrast.flatten() for line in report.layers.values() if line.contrast is not None]
         if contrasts:
             values = torch.cat(contrasts)
@@ -84,7 +90,7 @@ class Show:
         self._laid_out = True
 
 
-def _draw(report: PANReport, history: list[dict[str, Any]], measurement: Measurement | None) -> dict[str, Any]:
+def _draw(report: PANReport, history: list[Entry], measurement: Measurement | None) -> dict[str, Figure]:
     from pan_callbacks.analysis.portraits import neuron_pictures
     from pan_callbacks.figures.gallery import gallery
     from pan_callbacks.figures.model import layer_sides
@@ -96,7 +102,7 @@ def _draw(report: PANReport, history: list[dict[str, Any]], measurement: Measure
     return figures
 
 
-def _step(trainer: Any) -> int:
+def _step(trainer: Trainer) -> int:
     """The step at which Lightning itself logs, the x axis of the scalars."""
     loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
     return int(getattr(loop, "_batches_that_stepped", trainer.global_step))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
+from pan_callbacks._runtime import Shard
 from pan_callbacks.callbacks._lightning import Callback
-from pan_callbacks.callbacks._probing import feed, validation_batches
+from pan_callbacks.callbacks._probing import InputCheck, feed, validation_batches
 from pan_callbacks.callbacks._showing import Show
 from pan_callbacks.errors import PANError
-from pan_callbacks.measurement.engine import Measurement, check_arguments
-from pan_callbacks.measurement.scan import check_measured, first_images
-from pan_callbacks.reports.history import Entry, History, scalars
+from pan_callbacks.layers import Skip
+from pan_callbacks.measurement.engine import Measurement, Settings
+from pan_callbacks.measurement.scan import check_measured
+from pan_callbacks.reports.history import Entry, History, entry_of, scalars
 from pan_callbacks.reports.pan_report import PANReport
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
 
 START = -1  # the epoch of the network before its first step
 
@@ -60,7 +63,7 @@ class PANMonitor(Callback):
         batches: Iterable[Any] | None = None,
     ) -> None:
         super().__init__()
-        check_arguments(reference, threshold, max_images)
+        self._settings = Settings(layers, reference, threshold, max_images)
         if every_n_epochs < 1:
             raise ValueError(f"every_n_epochs={every_n_epochs!r}: at least 1 is needed")
         if batches is not None and hasattr(batches, "__next__"):
@@ -70,6 +73,7 @@ class PANMonitor(Callback):
         self.report: PANReport | None = None
         self._history = History(threshold)
         self._measurement: Measurement | None = None
+        self._inputs = InputCheck()
         self._measuring = self._told_of_nothing = False
         self._scalars: dict[str, float] = {}
         self._show = Show(figures)
@@ -90,18 +94,18 @@ class PANMonitor(Callback):
         return self._generate_state_key(layers=self.layers, reference=self.reference, threshold=self.threshold)
 
     def state_dict(self) -> dict[str, Any]:
-        """History and births, for the checkpoint."""
+        """Return history and births, for the checkpoint."""
         return {**self._history.state_dict(), "scalars": self._scalars}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues the curves and the timeline of a checkpoint."""
+        """Continue the curves and the timeline of a checkpoint."""
         self._history.load_state_dict(state_dict)
         self._scalars = dict(state_dict["scalars"])
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
-    def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Attaches; after the model was configured, before the first forward."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach; after the model was configured, before the first forward."""
         if self.batches is None and not trainer.enable_validation:
             raise PANError(
                 "PANMonitor has no images to probe: this Trainer runs no validation. "
@@ -109,42 +113,40 @@ class PANMonitor(Callback):
             )
         self._attach(trainer, pl_module)
 
-    def on_sanity_check_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Looks how images reach the model; what is measured here becomes no point of its own."""
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look how images reach the model; what is measured here is a point only if they do not reach it otherwise."""
         if self.batches is None and not self._history.entries:
+            self._inputs = InputCheck()
+            self._attached.on_entry = self._inputs.entered
             self._start(trainer)
 
-    def on_sanity_check_end(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Stops listening until the first point is taken."""
-        self._measurement.stop()
-        self._measuring = False
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop listening until the first point is taken."""
+        self._pause()
+        self._attached.on_entry = None
 
-    def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Takes the first point: the network before its first step."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the first point: the network before its first step."""
         if self._history.entries or trainer.global_step > 0:
             return  # resumed
         if self.batches is not None:
-            self._probe_batches(trainer, pl_module)
-        elif self._measurement.fed_directly is not False:
-            self._start(trainer)
-            feed(trainer, pl_module, self._measurement, validation_batches(trainer))
-            self._finish()
-        if self.report is None and self._measurement.images:  # validation changes the images: take what it fed itself
-            self._finish()
-        if self.report is None:
-            why = self._measurement.failure or "reading the validation loader ahead would use it up"
-            warnings.warn(
-                f"PANMonitor could not probe the network before its first step ({why}). The curve begins after the "
-                "first epoch; PANMonitor(batches=...) probes images of your choice",
-                stacklevel=2,
-            )
+            self._probe(trainer, pl_module, self.batches)
+        elif not self._inputs.changed:  # else the sanity check's own images are what there is
+            self._probe(trainer, pl_module, validation_batches(trainer))
+        if self._conclude():
+            self._record(trainer, START)
+            for logger in trainer.loggers:
+                logger.log_metrics(self._scalars, step=0)
             return
-        self._record(trainer, START)
-        for logger in trainer.loggers:
-            logger.log_metrics(self._scalars, step=0)
+        why = self._attached.failure or "reading the validation loader ahead would use it up"
+        warnings.warn(
+            f"PANMonitor could not probe the network before its first step ({why}). The curve begins after the "
+            "first epoch; PANMonitor(batches=...) probes images of your choice",
+            stacklevel=2,
+        )
 
-    def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Starts listening, in an epoch that is due."""
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start listening, in an epoch that is due."""
         if trainer.sanity_checking or not self._is_due(trainer):
             return
         if self._measurement is None:  # trainer.validate
@@ -153,122 +155,134 @@ class PANMonitor(Callback):
             self._start(trainer)
 
     def on_validation_batch_start(
-        self, trainer: Any, pl_module: nn.Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Leaves out every loader but the first."""
+        """Leave out every loader but the first."""
         if self._measuring and dataloader_idx > 0:
-            self._measurement.stop()
+            self._attached.stop()
         elif self._measuring and trainer.sanity_checking and batch_idx == 0:
-            self._measurement.expected = first_images(batch)
+            self._inputs.expect(batch)
 
-    def on_validation_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Says what was found, and logs it."""
-        if trainer.sanity_checking:
-            return
-        if self._is_due(trainer):
-            if self.batches is not None:
-                self._probe_batches(trainer, pl_module)
-            else:
-                self._finish()
-            self._record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
-        self._log(pl_module)
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what was found, and log it."""
+        if not trainer.sanity_checking:
+            self._take_point(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Probes the user's own images where no validation does."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Probe the user's own images if no validation does."""
         if self.batches is not None and not trainer.enable_validation:
-            if self._is_due(trainer):
-                self._probe_batches(trainer, pl_module)
-                self._record(trainer, trainer.current_epoch)
-            self._log(pl_module)
+            self._take_point(trainer, pl_module)
 
-    def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Shows the last state in full."""
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the last state in full."""
         if self.report is not None and self._history.entries:
-            self._show.all(trainer, self._measurement, self.report, self.history)
+            self._show.all(trainer, self._attached, self.report, self.history)
 
-    def on_test_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Attaches and listens."""
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach and listen."""
         self._attach(trainer, pl_module)
         if self.batches is None:
             self._start(trainer)
 
     def on_test_batch_start(
-        self, trainer: Any, pl_module: nn.Module, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Leaves out every loader but the first."""
+        """Leave out every loader but the first."""
         self.on_validation_batch_start(trainer, pl_module, batch, batch_idx, dataloader_idx)
 
-    def on_test_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Says what was found, and logs it."""
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what was found, and log it."""
         self.on_validation_epoch_end(trainer, pl_module)
 
-    def teardown(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
-        """Detaches."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Detach."""
         self._detach()
 
-    def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
-        """Detaches: after an exception Lightning calls no teardown."""
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Detach: after an exception Lightning calls no teardown."""
         self._detach()
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
-    def _is_due(self, trainer: Any) -> bool:
+    def _is_due(self, trainer: Trainer) -> bool:
         return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0 or not self._scalars
 
-    def _attach(self, trainer: Any, pl_module: nn.Module) -> None:
+    @property
+    def _attached(self) -> Measurement:
+        """The measurement of the run that goes on."""
+        assert self._measurement is not None, "the monitor is not attached"
+        return self._measurement
+
+    def _attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach()
-        distributed = trainer.world_size > 1
-        self._measurement = Measurement(
-            pl_module, self.layers, self.reference, self.threshold, self.max_images, sync=distributed, tolerant=True
-        )
-        self._measurement.probes.attach()
+        shard = Shard(trainer.global_rank, trainer.world_size)
+        self._measurement = Measurement(pl_module, self._settings, shard, tolerant=True)
+        self._measurement.attach()
 
     def _detach(self) -> None:
         if self._measurement is not None:
-            self._measurement.probes.detach()
+            self._measurement.detach()
         self._measurement, self._measuring = None, False
 
-    def _start(self, trainer: Any) -> None:
-        self._measurement.start(-(-self.max_images // trainer.world_size))
+    def _start(self, trainer: Trainer) -> None:
+        self._attached.start(-(-self.max_images // trainer.world_size))
         self._measuring = True
 
-    def _finish(self) -> None:
-        """Takes the report; on every rank, as ranks reduce what they saw."""
-        self._measurement.stop()
+    def _pause(self) -> None:
+        self._attached.stop()
         self._measuring = False
-        report = self._measurement.report()
-        seen = any(line.images for line in report.layers.values()) or self._measurement.images
-        if seen or not self._measurement.candidates:
+
+    def _probe(self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any] | None) -> None:
+        """Hand batches to the model ourselves, where none pass by."""
+        self._start(trainer)
+        feed(trainer, pl_module, self._attached, batches)
+
+    def _take_point(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add a point to the curves, if one is due, and log the last one."""
+        if self._is_due(trainer):
+            if self.batches is not None:
+                self._probe(trainer, pl_module, self.batches)
+            self._conclude()
+            self._record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
+        self._log(pl_module)
+
+    def _conclude(self) -> bool:
+        """Take the report of the images that passed, on every rank, as ranks reduce what they saw.
+
+        Returns:
+            Whether there is one: if no image passed, the last report stays.
+        """
+        self._pause()
+        report = self._attached.report()
+        seen = bool(report.images or self._attached.images)
+        if seen or not self._attached.layers:
             self.report = report
             self._warn(report)
-        elif self._scalars:
+            return True
+        if self._scalars:
             warnings.warn(
                 "PANMonitor saw no image pass through the monitored layers; it keeps its last figures", stacklevel=2
             )
+        return False
 
-    def _probe_batches(self, trainer: Any, pl_module: nn.Module) -> None:
-        self._start(trainer)
-        feed(trainer, pl_module, self._measurement, self.batches)
-        self._finish()
-
-    def _record(self, trainer: Any, epoch: int, keep: bool = True) -> None:
-        """Adds the report to the curves (in fit) and shows it."""
+    def _record(self, trainer: Trainer, epoch: int, keep: bool = True) -> None:
+        """Add the report to the curves (in fit) and show it."""
         if self.report is None:
             return
-        history = self._history if keep else History(self.threshold)
-        entry = history.add(self.report, epoch, trainer.global_step)
+        step = trainer.global_step
+        entry = self._history.add(self.report, epoch, step) if keep else entry_of(self.report, epoch, step)
         self._scalars = scalars(self.report, entry)
         if keep:
             self._show.epoch(trainer, self.report, self.history)
 
-    def _log(self, pl_module: nn.Module) -> None:
+    def _log(self, pl_module: LightningModule) -> None:
         if self._scalars:
             pl_module.log_dict(self._scalars, on_step=False, on_epoch=True, batch_size=1)
 
     def _warn(self, report: PANReport) -> None:
-        """Tells once what is wrong with the measurement, if anything is."""
+        """Warn once of what is wrong with the measurement, if anything is."""
         for name, line in report.layers.items():
-            if line.skipped == "NaN or infinite activations":
+            if line.skip is Skip.NOT_FINITE:
                 warnings.warn(
                     f"layer {name} has NaN or infinite activations and is left out of this epoch's figures",
                     stacklevel=3,
@@ -284,6 +298,7 @@ class PANMonitor(Callback):
             warnings.warn(f"PANMonitor logs a count of 0: {why}", stacklevel=3)
 
 
-def find_monitor(trainer: Any) -> PANMonitor | None:
-    """The first monitor among a Trainer's callbacks."""
-    return next((callback for callback in trainer.callbacks if isinstance(callback, PANMonitor)), None)
+def find_monitor(trainer: Trainer) -> PANMonitor | None:
+    """Return the first monitor among a Trainer's callbacks."""
+    callbacks = getattr(trainer, "callbacks", ())  # an attribute that Lightning does not declare
+    return next((callback for callback in callbacks if isinstance(callback, PANMonitor)), None)

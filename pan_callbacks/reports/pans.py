@@ -66,24 +66,31 @@ class PAN:
 
     @property
     def side(self) -> tuple[str, ...]:
-        """What it knows: the edges among its sides; or else the corners, which come with an edge anyway."""
+        """What it knows, and what its sign, place and colours are about: the edges among its sides, or else the corners.
+
+        A corner beside an edge is none of its own: it reads the padding of the edge as well.
+        """
         edges = tuple(side for side in EDGES if side in self.sides)
         return edges or tuple(side for side in SIDES if side in self.sides)
 
     @property
     def kind(self) -> str:
-        """Its side in one word.
+        """The sides in short: a corner is named only if no side that meets in it is.
 
         Example:
-            >>> PAN("conv", 0, frozenset({"top", "left", "top-left"}), {"top": 0.9}, {}, "nascent").kind
-            'top+left'
+            >>> PAN("conv", 0, frozenset({"top", "top-left", "top-right"}), {"top": 0.9}, {}, "nascent").kind
+            'top'
         """
-        return "+".join(self.side)
+        edges = {side for side in EDGES if side in self.sides}
+        return "+".join(
+            side for side in SIDES if side in self.sides and (side in edges or not {*side.split("-")} & edges)
+        )
 
     @property
     def strongest(self) -> str:
-        """The side of largest absolute contrast among those of :attr:`side`."""
-        return max(self.side, key=lambda side: abs(self.contrast[side]))
+        """The side of largest absolute contrast among those of :attr:`side`; of equal corners the first by name."""
+        side = self.side if self.side[0] in EDGES else sorted(self.side)
+        return max(side, key=lambda one: abs(self.contrast[one]))
 
     @property
     def sign(self) -> str:

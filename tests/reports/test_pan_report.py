@@ -134,11 +134,11 @@ def test_the_margin_agrees_with_a_loop_over_sides_and_channels():
         (["top", "top-left", "top-right"], "top"),
         (["top-left"], "top-left"),
         (["top-left", "bottom-right"], "top-left+bottom-right"),
-        (["left", "top-right"], "left"),
+        (["left", "top-right"], "left+top-right"),
         (list(SIDES), "top+bottom+left+right"),
     ],
 )
-def test_kind_names_corners_only_where_there_is_no_edge(over, kind):
+def test_kind_names_a_corner_only_where_no_edge_of_it_is_named(over, kind):
     assert PAN("conv", 0, frozenset(over), {}, {}, "nascent").kind == kind
 
 
