@@ -66,7 +66,7 @@ class PAN:
 
     @property
     def side(self) -> tuple[str, ...]:
-        """What it knows, and what its sign, place and colours are about: the edges among its sides, or else the corners.
+        """What its sign, place and colours are about: the edges among its sides, or else the corners.
 
         A corner beside an edge is none of its own: it reads the padding of the edge as well.
         """
