@@ -1,6 +1,6 @@
 """One table: logger class -> how it shows a figure, a histogram, a text.
 
-Lightning's loggers share an API for numbers and none for anything else. Loggers are known by the names of their classes,
+Lightning's loggers share an API for numbers and none for anything else. Loggers are known by their classes' names,
 so ``pytorch_lightning``, ``lightning.pytorch`` and their subclasses all match, and neither is imported here. To teach
 the package another logger, add one entry to ``_TABLE``.
 """
