@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -89,7 +89,7 @@ class Simplified(PANPenalty):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: nn.Module) -> None:
         super().on_fit_start(trainer, pl_module)
         for tap in self._penalty._taps.values():
-            tap._view = lambda conv, x, *more, own=tap._view: own(conv, self.simplify(x), *more)
+            tap._view = lambda call, node, own=tap._view: own(replace(call, x=self.simplify(call.x)), node)
 
 
 @dataclass(frozen=True)

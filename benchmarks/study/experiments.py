@@ -24,7 +24,7 @@ from benchmarks.study.training import FAMILIES, TRAININGS, family, fit, red_gree
 from benchmarks.suppression import TASKS
 from examples.data import PLACED_MEAN, PLACED_STD, PlacedDigitsData
 from pan_callbacks import PANReport, masked, scan
-from pan_callbacks.suppression.impact import padded_channels
+from pan_callbacks.suppression.targets import padded_channels
 
 Numbers = dict[str, float]
 SIZES = (32, 48, 64)

@@ -16,7 +16,7 @@ from pan_callbacks.analysis.position import TARGETS
 from pan_callbacks.sources.images import sample_images
 from pan_callbacks.sources.models import LITE0_PACKAGE, LoadedModel, load_model
 from pan_callbacks.sources.preprocessing import MEAN, STD
-from pan_callbacks.suppression.impact import padded_channels
+from pan_callbacks.suppression.targets import padded_channels
 
 NAME = "timm:tf_efficientnet_lite0"
 #: What is looked at; of "other normalisation" and "random" the count alone.

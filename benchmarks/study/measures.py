@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from benchmarks.study.tasks import Patched
 from pan_callbacks import PANReport, impact, masked
 from pan_callbacks.reports.taxonomy import type_of
-from pan_callbacks.suppression.impact import draw_controls
+from pan_callbacks.suppression.targets import draw_controls
 
 BATCH = 125
 FREE = 0.005  # loss of accuracy that counts as none

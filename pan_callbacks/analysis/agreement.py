@@ -17,8 +17,8 @@ from pan_callbacks.analysis.position import TARGETS, PositionReadout, position_r
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports._json import finite
 from pan_callbacks.reports.pan_report import PANReport
-from pan_callbacks.suppression.impact import padded_channels
 from pan_callbacks.suppression.masks import masked
+from pan_callbacks.suppression.targets import padded_channels
 
 #: The networks that the position is read out of.
 VARIANTS = ("as it is", "PANs masked", "all padding neutral")

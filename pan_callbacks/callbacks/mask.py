@@ -7,9 +7,10 @@ import warnings
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks.monitor import find_monitor
@@ -18,14 +19,15 @@ from pan_callbacks.layers import convolutions
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.suppression.masks import (
     MaskHook,
-    Target,
     build_in,
     build_masks,
     check_mode,
     forget_compiled,
-    merge,
-    targets,
 )
+from pan_callbacks.suppression.targets import Target, merge, targets
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
 
 
 class PANMask(Callback):
@@ -53,7 +55,7 @@ class PANMask(Callback):
         mode: str = "neutral",
         start_epoch: int = 0,
         refresh: str = "epoch",
-        report: PANReport | str | os.PathLike | None = None,
+        report: PANReport | str | os.PathLike[str] | None = None,
     ) -> None:
         super().__init__()
         check_mode(mode)
@@ -65,26 +67,26 @@ class PANMask(Callback):
         self.report = PANReport.load(Path(report)) if isinstance(report, (str, os.PathLike)) else report
         self._targets: dict[str, Target] = {}
         self._begun = self._restored = self._told_of_nothing = False
-        self._module: weakref.ref | None = None
+        self._module: weakref.ref[nn.Module] | None = None
         self._hooks: dict[str, MaskHook] = {}
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
 
     @property
     def channels(self) -> dict[str, list[int]]:
         """Layer name to the channels that are masked."""
         return {name: list(target.channels) for name, target in self._targets.items()}
 
-    def permanent(self, pl_module: nn.Module) -> nn.Module:
-        """A copy of the module with these masks built in, see :func:`~pan_callbacks.mask_permanently`."""
+    def permanent(self, pl_module: LightningModule) -> nn.Module:
+        """Return a copy of the module with these masks built in, see :func:`~pan_callbacks.mask_permanently`."""
         return build_in(pl_module, self._wanted_outside_fit(), self.mode)
 
     def state_dict(self) -> dict[str, Any]:
-        """What is masked, for the checkpoint."""
+        """Return what is masked, for the checkpoint."""
         layers = {name: target.to_dict() for name, target in self._targets.items()}
         return {"mode": self.mode, "begun": self._begun, "layers": layers}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Masks again what a checkpoint says, in the mode that it says."""
+        """Mask again what a checkpoint says, in the mode that it says."""
         if state_dict["mode"] != self.mode:
             warnings.warn(f"the checkpoint's masks have mode={state_dict['mode']!r}, not {self.mode!r}", stacklevel=2)
         self.mode, self._begun = state_dict["mode"], state_dict["begun"]
@@ -93,8 +95,8 @@ class PANMask(Callback):
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
-    def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Attaches; to every convolution and before the first forward, as a compiled model ignores later hooks."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach; to every convolution and before the first forward, as a compiled model ignores later hooks."""
         if self.report is None and find_monitor(trainer) is None:
             raise PANError(
                 "PANMask has no PANs to mask: give it a monitor, Trainer(callbacks=[PANMonitor(), PANMask()]), "
@@ -107,45 +109,47 @@ class PANMask(Callback):
             build_masks(pl_module, targets(self.report), self.mode)  # a report of another model is noticed now
         self._attach(pl_module, self._targets)
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Masks what was found."""
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mask what was found."""
         first = not self._begun and trainer.current_epoch >= self.start_epoch
         if first or self._begun and self.refresh == "epoch" and self.report is None:
-            self._take(pl_module, find_monitor(trainer).report if self.report is None else self.report)
+            monitor = find_monitor(trainer)
+            self._take(pl_module, self.report or (None if monitor is None else monitor.report))
         pl_module.log("pan_mask/channels", float(sum(map(len, self.channels.values()))), on_step=False, on_epoch=True)
 
-    def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Attaches outside fit."""
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach outside fit."""
         self._attach_outside_fit(pl_module)
 
-    def on_test_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Attaches."""
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach."""
         self._attach_outside_fit(pl_module)
 
-    def on_predict_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Attaches."""
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach."""
         self._attach_outside_fit(pl_module)
 
-    def teardown(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
-        """Takes the masks off; ``channels`` still says what they were."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the masks off; ``channels`` still says what they were."""
         self._detach()
 
-    def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
-        """Takes the masks off: after an exception Lightning calls no teardown."""
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the masks off: after an exception Lightning calls no teardown."""
         self._detach()
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
-    def _attach_outside_fit(self, pl_module: nn.Module) -> None:
+    def _attach_outside_fit(self, pl_module: LightningModule) -> None:
         if not self._handles:
             self._attach(pl_module, self._wanted_outside_fit())
 
     def _wanted_outside_fit(self) -> Mapping[str, Target]:
         """What a fit or a checkpoint left behind, or else what the report says."""
-        known = self._begun or self._restored or self.report is None
-        return self._targets if known else targets(self.report)
+        if self.report is None or self._begun or self._restored:
+            return self._targets
+        return targets(self.report)
 
-    def _attach(self, pl_module: nn.Module, wanted: Mapping[str, Target]) -> None:
+    def _attach(self, pl_module: LightningModule, wanted: Mapping[str, Target]) -> None:
         self._detach()
         forget_compiled(pl_module)
         for name, conv in convolutions(pl_module).items():
@@ -161,8 +165,8 @@ class PANMask(Callback):
         self._handles.clear()
         self._hooks.clear()
 
-    def _take(self, pl_module: nn.Module, report: PANReport | None) -> None:
-        """Adds a report's PANs to what is masked."""
+    def _take(self, pl_module: LightningModule, report: PANReport | None) -> None:
+        """Add a report's PANs to what is masked."""
         if report is None:
             return  # the monitor could not look yet
         self._begun = True
@@ -173,7 +177,7 @@ class PANMask(Callback):
             self._told_of_nothing = True
             warnings.warn("PANMask has nothing to mask: no PAN was found", stacklevel=3)
 
-    def _apply(self, pl_module: nn.Module, wanted: Mapping[str, Target]) -> None:
+    def _apply(self, pl_module: LightningModule, wanted: Mapping[str, Target]) -> None:
         masks = build_masks(pl_module, wanted, self.mode)
         for name, conv in convolutions(pl_module).items():
             self._hooks[name].mask = masks.get(conv)

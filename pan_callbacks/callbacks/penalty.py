@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import copy
 import functools
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from pan_callbacks.callbacks._around import Around
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks.monitor import PANMonitor, find_monitor
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import select
 from pan_callbacks.suppression.penalty import PaddingBiasPenalty, check_arguments
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
+
+Method = Callable[..., Any]
 
 
 class PANPenalty(Callback):
@@ -67,7 +72,7 @@ class PANPenalty(Callback):
         self._penalty: PaddingBiasPenalty | None = None
         self._monitor: PANMonitor | None = None
         self._neurons: dict[str, list[int]] = {}
-        self._around: dict[str, _Around] = {}
+        self._around: dict[str, Around] = {}
         self._gradient_hooks: list[Any] = []
         self._weight_now = 0.0
         self._in_backward = self._ever_ran = self._logged = self._told_of_nothing = False
@@ -78,17 +83,17 @@ class PANPenalty(Callback):
         return self._generate_state_key(kind=self.kind, layers=self.layers)
 
     def state_dict(self) -> dict[str, Any]:
-        """The neurons of ``only_pans``, for the checkpoint: a resumed run has no report before its first validation."""
+        """Return the neurons of ``only_pans``: a resumed run has no report before its first validation."""
         return {"neurons": self._neurons}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with the neurons of a checkpoint."""
+        """Go on with the neurons of a checkpoint."""
         self._neurons = state_dict["neurons"]
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
-    def on_fit_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Attaches; after the model was configured, before its first forward."""
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Attach; after the model was configured, before its first forward."""
         self._detach(pl_module)
         if self.only_pans:
             self._monitor = find_monitor(trainer)
@@ -104,15 +109,15 @@ class PANPenalty(Callback):
         self._penalty = PaddingBiasPenalty(
             pl_module, self.kind, self.layers, neurons, self.max_images, self.every_n_steps
         )
-        self._penalty.collect(False)
+        self._penalty.rest()
         self._ever_ran = self._told_of_nothing = False
         for name, around in (("training_step", self._around_step), ("manual_backward", self._around_backward)):
-            self._around[name] = _Around(pl_module, name, functools.partial(around, trainer, pl_module))
+            self._around[name] = Around(pl_module, name, functools.partial(around, trainer, pl_module))
         if not pl_module.automatic_optimization:
             self._watch_gradients(pl_module)
 
-    def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Says what a loader without a length makes of the warmup."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of what a loader without a length makes of the warmup."""
         if self.warmup_epochs and trainer.num_training_batches == float("inf"):
             warnings.warn(
                 "the training loader has no length, so PANPenalty's warmup goes in steps of whole epochs and the first "
@@ -120,79 +125,88 @@ class PANPenalty(Callback):
                 stacklevel=2,
             )
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Takes over what the monitor found."""
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over what the monitor found."""
         self._logged = False
         if self._monitor is None or self._monitor.report is None:
             return
         self._neurons = self._monitor.report.neurons_by_layer()
-        self._penalty.set_neurons(pl_module, self._neurons)
+        self._attached.set_neurons(pl_module, self._neurons)
         if not self._neurons and not self._told_of_nothing:
             self._told_of_nothing = True
             warnings.warn("PANPenalty(only_pans=True) has nothing to penalise: no PAN was found", stacklevel=2)
 
-    def on_train_batch_end(self, trainer: Any, pl_module: nn.Module, *args: Any) -> None:
-        """Looks no longer, until the next training step."""
-        self._penalty.collect(False)
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Look no longer, until the next training step."""
+        self._attached.rest()
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
-        """Logs also in an epoch without a penalty, so that whoever watches the key finds it."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log also in an epoch without a penalty, so that whoever watches the key finds it."""
         if not self._logged:
             self._log(pl_module, 0.0, self._weight_now)
 
-    def teardown(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
-        """Detaches, and gives the module its own methods back."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Detach, and give the module its own methods back."""
         self._detach(pl_module)
 
-    def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
-        """Detaches: after an exception Lightning calls no teardown."""
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Detach: after an exception Lightning calls no teardown."""
         self._detach(pl_module)
 
     # --- around the module's own methods -----------------------------------------------------------------------------
 
-    def _around_step(self, trainer: Any, pl_module: nn.Module, own: Callable, *args: Any, **kwargs: Any) -> Any:
+    def _around_step(self, trainer: Trainer, pl_module: LightningModule, own: Method, *args: Any, **kwargs: Any) -> Any:
         """The module's training step; where optimization is automatic, the penalty is in the loss that it returns."""
         if not trainer.training:  # a validation step that calls it
             return own(*args, **kwargs)
-        self._penalty.step = trainer.fit_loop.total_batch_idx
-        self._weight_now = self._scheduled(trainer)
-        self._penalty.collect(self._weight_now > 0)
+        penalty, self._weight_now = self._attached, self._scheduled(trainer)
+        if self._weight_now > 0:
+            penalty.begin(trainer.fit_loop.total_batch_idx)
+        else:
+            penalty.rest()
         output = own(*args, **kwargs)
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if not pl_module.automatic_optimization or not isinstance(loss, Tensor):
             return output
-        total = self._added(pl_module, loss, self._penalty.take)
+        total = self._added(pl_module, loss, penalty.take)
         if total is loss or not isinstance(output, Mapping):
             return total
-        output = copy.copy(output)
-        output["loss"] = total
-        return output
+        changed: Any = copy.copy(output)
+        changed["loss"] = total
+        return changed
 
     def _around_backward(
-        self, trainer: Any, pl_module: nn.Module, own: Callable, loss: Tensor, *args: Any, **kwargs: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        own: Method,
+        loss: Tensor,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         """The module's manual_backward, of the loss and the penalty of the forwards that it was computed from."""
         self._in_backward = True
         try:
-            own(self._added(pl_module, loss, lambda: self._penalty.take(loss)), *args, **kwargs)
+            own(self._added(pl_module, loss, lambda: self._attached.take(loss)), *args, **kwargs)
         finally:
             self._in_backward = False
 
-    def _added(self, pl_module: nn.Module, loss: Tensor, take: Callable[[], Tensor | None]) -> Tensor:
+    def _added(self, pl_module: LightningModule, loss: Tensor, take: Callable[[], Tensor | None]) -> Tensor:
         """The loss with the penalty, if this step has one."""
-        if not self._penalty.expects:
+        if self._attached.idle:
             return loss
         if not self._ever_ran:
-            self._check_first(self._penalty)
+            self._check_first(self._attached, loss)
         value = take()
         if value is None:
             return loss
         self._log(pl_module, value.detach() / self.every_n_steps, self._weight_now)
         return loss + self._weight_now * value
 
-    def _check_first(self, penalty: PaddingBiasPenalty) -> None:
+    def _check_first(self, penalty: PaddingBiasPenalty, loss: Tensor) -> None:
         """In the first step with a penalty: is there anything that it will never see?"""
         if not penalty.ran:
+            penalty.check_checkpoint(loss)
             raise PANError(
                 "PANPenalty saw no padded convolution run with gradients in this training step. If the model was "
                 "compiled and run before fit, its hooks are ignored: call torch.compiler.reset() first, or compile in "
@@ -205,19 +219,20 @@ class PANPenalty(Callback):
             more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
             warnings.warn(f"PANPenalty has no penalty for {len(missing)} layers ({some}{more})", stacklevel=2)
 
-    def _log(self, pl_module: nn.Module, value: Tensor | float, weight: float) -> None:
+    def _log(self, pl_module: LightningModule, value: Tensor | float, weight: float) -> None:
         self._logged = True
         figures = {"pan_penalty/loss": value, "pan_penalty/weight": weight}
         pl_module.log_dict(figures, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
-    def _watch_gradients(self, pl_module: nn.Module) -> None:
-        """Refuses a backward pass of manual optimization that passes the penalty by."""
+    def _watch_gradients(self, pl_module: LightningModule) -> None:
+        """Refuse a backward pass of manual optimization that passes the penalty by."""
         convs = select(pl_module)
-        for name in self._penalty.layers:
+        for name in self._attached.layers:
             for parameter in convs[name].parameters():
                 if parameter.requires_grad and parameter.is_leaf:
                     arrived = functools.partial(self._on_gradient, name)
-                    self._gradient_hooks.append(parameter.register_post_accumulate_grad_hook(arrived))
+                    hook = parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]  # of torch
+                    self._gradient_hooks.append(hook)
 
     def _on_gradient(self, layer: str, parameter: Tensor) -> None:
         if not self._in_backward and self._penalty is not None and self._penalty.holds(layer):
@@ -226,7 +241,13 @@ class PANPenalty(Callback):
                 "call self.manual_backward(loss) instead"
             )
 
-    def _detach(self, pl_module: nn.Module) -> None:
+    @property
+    def _attached(self) -> PaddingBiasPenalty:
+        """The penalty of the run that goes on."""
+        assert self._penalty is not None, "the penalty is not attached"
+        return self._penalty
+
+    def _detach(self, pl_module: LightningModule) -> None:
         for around in self._around.values():
             around.remove(pl_module)
         self._around.clear()
@@ -237,7 +258,7 @@ class PANPenalty(Callback):
             self._penalty.detach()
         self._penalty = self._monitor = None
 
-    def _scheduled(self, trainer: Any) -> float:
+    def _scheduled(self, trainer: Trainer) -> float:
         """Weight at this batch."""
         epoch, batches = trainer.current_epoch, trainer.num_training_batches
         if epoch < self.start_epoch:
@@ -246,46 +267,3 @@ class PANPenalty(Callback):
             return self.weight
         passed = epoch - self.start_epoch + trainer.fit_loop.batch_idx / batches  # an endless loader adds 0
         return self.weight * min(1.0, passed / self.warmup_epochs)
-
-
-class _Around:
-    """Stands in the place of a module's method; a copy of the module gets the method itself.
-
-    Args:
-        module: The module.
-        name: Name of the method, which may be on the module's class or on itself.
-        around: Called with the method and its arguments.
-    """
-
-    def __init__(self, module: nn.Module, name: str, around: Callable) -> None:
-        own = getattr(module, name)
-        functools.update_wrapper(self, own)
-        self.__wrapped__ = inspect.unwrap(own)  # Lightning looks at its signature and code
-        self.name, self.own, self.around = name, own, around
-        self.was_on_instance = name in module.__dict__
-        setattr(module, name, self)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.around(self.own, *args, **kwargs)
-
-    def remove(self, module: nn.Module) -> None:
-        """Gives the method back its place, also from below another of these."""
-        current = module.__dict__.get(self.name)
-        if current is self and self.was_on_instance:
-            setattr(module, self.name, self.own)
-        elif current is self:
-            delattr(module, self.name)
-        while isinstance(current, _Around):
-            if current.own is self:
-                current.own, current.was_on_instance = self.own, self.was_on_instance
-            current = current.own
-
-    def __deepcopy__(self, memo: dict) -> Callable:
-        return copy.deepcopy(self.own, memo)
-
-    def __reduce__(self) -> tuple:
-        return _itself, (self.own,)
-
-
-def _itself(own: Callable) -> Callable:
-    return own

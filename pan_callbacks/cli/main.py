@@ -215,10 +215,11 @@ class _Process:
 
     def impact(self, model: Any, batches: Iterable[Any], report: Any, args: argparse.Namespace, metric: Any, names):
         """What masking does; the same in any number of processes."""
+        from pan_callbacks._runtime import Shard
         from pan_callbacks.suppression.impact import impact
 
         options = {"mode": args.mode, "controls": args.controls, "seed": args.seed, "metric": metric}
-        options |= {"class_names": names, "progress": self.shows_progress(args), "share": (self.rank, self.world)}
+        options |= {"class_names": names, "progress": self.shows_progress(args), "shard": Shard(self.rank, self.world)}
         found = impact(model, batches, report, **options)
         if args.images != "sample":
             return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from pan_callbacks.errors import PANError
 
 
 def first_images(batch: Any) -> Tensor | None:
@@ -39,3 +41,31 @@ def describe_batch(batch: Any) -> str:
 def device_of(model: nn.Module) -> torch.device:
     """Return the device of a model's first parameter."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def image_count(batches: Iterable[Any]) -> int | None:
+    """Return the number of images in a loader, None if it does not say."""
+    images = getattr(batches, "dataset", None)
+    return len(images) if isinstance(images, Sized) else None
+
+
+def labels_of(batch: Any) -> Any:
+    """Return the second item of a batch, or what a dict has under ``"label"``, ``"target"`` or a plural, or None."""
+    if isinstance(batch, Mapping):
+        return next((batch[key] for key in ("label", "labels", "target", "targets") if key in batch), None)
+    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
+
+
+def answer_of(output: Any) -> Tensor:
+    """Return the tensor in a model's answer: itself, ``"out"`` or ``"logits"`` of a dict, the first of a tuple."""
+    if isinstance(output, Mapping):
+        output = next((output[key] for key in ("out", "logits") if key in output), next(iter(output.values()), None))
+    if isinstance(output, (tuple, list)):
+        output = output[0] if output else None
+    if not isinstance(output, Tensor):
+        output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor):
+        raise PANError(
+            f"the model answers with a {type(output).__name__}, and not with a tensor: wrap it so that it does"
+        )
+    return output.detach()

@@ -15,14 +15,13 @@ from torchmetrics import Metric
 from pan_callbacks._runtime import Shard
 from pan_callbacks.layers import Reason, Skip
 from pan_callbacks.measurement.contrast import thin
-from pan_callbacks.measurement.hooks import LayerCall
+from pan_callbacks.measurement.hooks import LayerCall, replaced_channels
 from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect
 from pan_callbacks.measurement.readings import evenly
 from pan_callbacks.measurement.reference import Position, SitePlan
 from pan_callbacks.measurement.views import Role, View
 from pan_callbacks.padding import SIDES, Geometry, padding_effect
 from pan_callbacks.reports.layer_report import LayerReport
-from pan_callbacks.suppression.masks import mask_of
 
 #: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.
 EFFECT_IMAGES = 64
@@ -224,15 +223,15 @@ def _of_sides(readings: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _padding_effects(site: SitePlan, x: Tensor) -> dict[str, Tensor]:
     """What the layer's own padding adds at the border, by side (images * positions, channels)."""
     layer = site.layer
-    weight, mask = layer.weight(x), mask_of(layer.module)
+    weight, masked = layer.weight(x), replaced_channels(layer.module)
     x = layer.unpadded(x).to(weight.dtype)
     options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
     effects = {}
     for side in (side for side in site.border if side in SIDES):
         difference = padding_effect(x, weight, site.geometry, side, **options)
         if difference is not None:
-            if mask is not None:  # what a mask has cut off has no effect any more
-                difference[:, mask.channels.to(difference.device)] = 0
+            if masked is not None:  # what a mask has cut off has no effect any more
+                difference[:, masked.to(difference.device)] = 0
             effects[side] = difference.permute(0, 2, 3, 1).flatten(0, 2)
     return effects
 

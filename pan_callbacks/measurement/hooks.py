@@ -83,6 +83,22 @@ class PadTracker:
         return {"_watching": False, "_made": []}
 
 
+class ReplacingHook:
+    """Base of forward hooks that replace channels of a convolution's output, so that a measurement knows of them."""
+
+    @property
+    def replaced(self) -> Tensor | None:
+        """The channels that are replaced now, None if none are."""
+        return None
+
+
+def replaced_channels(conv: nn.Module) -> Tensor | None:
+    """Return the output channels of a convolution that a hook replaces now, None if none are."""
+    hooks: list[object] = list(conv._forward_hooks.values())
+    found = (hook.replaced for hook in hooks if isinstance(hook, ReplacingHook))
+    return next((channels for channels in found if channels is not None), None)
+
+
 @dataclass(eq=False)
 class EntryCall:
     """A call of a module that images enter by.

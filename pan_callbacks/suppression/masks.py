@@ -6,43 +6,22 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import PaddedLayer, check_fits, convolutions, named, pad_modules
+from pan_callbacks.layers import PaddedLayer, PadModule, check_fits, convolutions, pad_modules
+from pan_callbacks.measurement.hooks import ReplacingHook
 from pan_callbacks.padding import neutral_pad
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.suppression.targets import Target, targets
 
 MODES = ("zero", "mean", "neutral")
 _SUBMODULE = "pan_mask"  # name of a permanent mask within its convolution
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is masked in one layer: plain data, so that it fits into a checkpoint.
-
-    Args:
-        channels: Output channels of the convolution.
-        pad: Name of the pad module that feeds the layer, None where it pads itself.
-        mean: Reference mean of all the layer's channels, for mode ``"mean"``.
-    """
-
-    channels: tuple[int, ...]
-    pad: str | None = None
-    mean: Tensor | None = None
-
-    def to_dict(self) -> dict:
-        """The target as a dict, list, string and tensor only."""
-        return {"channels": list(self.channels), "pad": self.pad, "mean": self.mean}
-
-    @classmethod
-    def from_dict(cls, data: dict) -> Target:
-        """The target that :meth:`to_dict` described."""
-        return cls(tuple(data["channels"]), data["pad"], data["mean"])
 
 
 class ChannelMask(nn.Module):
@@ -65,19 +44,19 @@ class ChannelMask(nn.Module):
         channels: Sequence[int],
         mode: str,
         mean: Tensor | None = None,
-        pad: nn.Module | None = None,
+        pad: PadModule | None = None,
     ) -> None:
         super().__init__()
         self.mode = mode
         parameter = next(conv.parameters())  # not the weight, which a parametrisation computes when it is read
         device, dtype = parameter.device, parameter.dtype
-        fill = torch.zeros(len(channels)) if mode != "mean" else mean
+        fill = torch.zeros(len(channels)) if mode != "mean" or mean is None else mean
         self.register_buffer("channels", torch.tensor(channels, dtype=torch.long, device=device))
         self.register_buffer("fill", fill.to(device, dtype))
         self._pad = (pad,)  # in a tuple, so that it does not become a submodule of the mask
 
     def forward(self, conv: nn.Conv2d, x: Tensor, output: Tensor) -> Tensor:
-        """The output with the masked channels replaced; differentiable.
+        """Return the output with the masked channels replaced; differentiable.
 
         Args:
             conv: The convolution.
@@ -85,7 +64,7 @@ class ChannelMask(nn.Module):
             output: What it returned (images, channels, rows, columns).
         """
         if output.ndim == 3:  # one image, not in a batch
-            return self(conv, x[None], output[None])[0]
+            return self.forward(conv, x[None], output[None])[0]
         if self.channels.device != output.device:  # a mask for a while does not move with the model
             self.to(output.device)
         if self.mode == "neutral":
@@ -119,25 +98,27 @@ class ChannelMask(nn.Module):
         return torch.where(geometry.reads_padding(own.device), recomputed.to(own.dtype), own)
 
 
-class MaskHook:
+class MaskHook(ReplacingHook):
     """Forward hook that applies a mask, if one is set; without one it costs one attribute check."""
 
     def __init__(self, mask: ChannelMask | None = None) -> None:
         self.mask = mask
 
-    def __call__(self, conv: nn.Conv2d, args: tuple, kwargs: dict, output: Tensor) -> Tensor | None:
-        """Called by torch after the convolution's forward."""
-        return None if self.mask is None else self.mask(conv, args[0] if args else kwargs["input"], output)
+    @property
+    def replaced(self) -> Tensor | None:
+        """The channels that are masked now."""
+        return None if self.mask is None else self.mask.channels
 
-    def attach(self, conv: nn.Conv2d):
-        """Puts the hook on a convolution, before all other hooks, which are to see what the network sees."""
+    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+        """Is called by torch after the convolution's forward."""
+        if self.mask is None:
+            return None
+        replaced: Tensor = self.mask(conv, args[0] if args else kwargs["input"], output)
+        return replaced
+
+    def attach(self, conv: nn.Conv2d) -> RemovableHandle:
+        """Put the hook on a convolution, before all other hooks, which are to see what the network sees."""
         return conv.register_forward_hook(self, with_kwargs=True, prepend=True)
-
-
-def mask_of(conv: nn.Module) -> ChannelMask | None:
-    """The mask that is on a convolution now, for a while or for good."""
-    hooks = (hook for hook in conv._forward_hooks.values() if isinstance(hook, MaskHook))
-    return next((hook.mask for hook in hooks if hook.mask is not None), None)
 
 
 @contextmanager
@@ -147,7 +128,7 @@ def masked(
     mode: str = "neutral",
     neurons: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[nn.Module]:
-    """Masks the PANs of a report while the context lasts; the model is left as it was, also after an exception.
+    """Mask the PANs of a report while the context lasts; the model is left as it was, also after an exception.
 
     Gradients flow through a mask, so a model can be trained under one.
 
@@ -183,7 +164,7 @@ def masked(
 
 @contextmanager
 def hooked(model: nn.Module, convs: Iterable[nn.Conv2d]) -> Iterator[dict[nn.Conv2d, MaskHook]]:
-    """Hooks without a mask on some convolutions of a model while the context lasts.
+    """Put hooks without a mask on some convolutions of a model while the context lasts.
 
     Args:
         model: The model; what was compiled of it is compiled anew.
@@ -201,7 +182,7 @@ def hooked(model: nn.Module, convs: Iterable[nn.Conv2d]) -> Iterator[dict[nn.Con
 
 
 def forget_compiled(model: nn.Module) -> None:
-    """Has ``torch.compile`` compile anew what a model ran before, for that ignores hooks which came since."""
+    """Have ``torch.compile`` compile anew what a model ran before, for that ignores hooks which came since."""
     if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules()) or (
         getattr(model, "_compiler_ctx", None) is not None  # a LightningModule that was compiled
     ):
@@ -214,7 +195,7 @@ def mask_permanently(
     mode: str = "neutral",
     neurons: Mapping[str, Sequence[int]] | None = None,
 ) -> nn.Module:
-    """A copy of the model in which the PANs of a report are masked for good.
+    """Return a copy of the model in which the PANs of a report are masked for good.
 
     The mask is a hook and a submodule ``pan_mask`` of the convolution. It is in ``state_dict()`` and in what
     ``torch.save`` writes, and ``torch.export`` and ONNX export write it out as part of the graph. A state dict is
@@ -238,7 +219,7 @@ def mask_permanently(
 
 
 def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> nn.Module:
-    """What :func:`mask_permanently` does, for targets that are known."""
+    """Do what :func:`mask_permanently` does, for targets that are known."""
     if any(isinstance(module, ChannelMask) for module in model.modules()):
         raise PANError("this model has permanent masks already; mask the model that it was made from, or a new copy")
     model = copy.deepcopy(model)
@@ -248,43 +229,8 @@ def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> nn.Mo
     return model
 
 
-def targets(report: PANReport, neurons: Mapping[str, Sequence[int]] | None = None) -> dict[str, Target]:
-    """What a mask needs to know of every layer, from a report.
-
-    Args:
-        report: The report.
-        neurons: Layer name to channels; the report's PANs by default.
-    """
-    if neurons is None:
-        neurons = report.neurons_by_layer()
-        if not neurons:
-            warnings.warn("the report has no PANs: nothing is masked", stacklevel=4)
-    unknown = [name for name in neurons if name not in report.layers]
-    if unknown:
-        raise PANError(f"layer {unknown[0]!r} is not in the report; it has {named(list(report.layers))}")
-    lines = report.layers
-    return {
-        name: Target(tuple(sorted({int(channel) for channel in channels})), lines[name].pad, lines[name].mean)
-        for name, channels in neurons.items()
-        if len(channels)
-    }
-
-
-def merge(old: Mapping[str, Target], new: Mapping[str, Target]) -> dict[str, Target]:
-    """Both together; a channel that was masked before keeps its mean, which it could not show since."""
-    merged = {**old, **new}
-    for name in old.keys() & new.keys():
-        mean = new[name].mean
-        if mean is not None and old[name].mean is not None:
-            mean = mean.clone()
-            mean[list(old[name].channels)] = old[name].mean[list(old[name].channels)]
-        channels = sorted({*old[name].channels, *new[name].channels})
-        merged[name] = Target(tuple(channels), new[name].pad, mean)
-    return merged
-
-
 def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> dict[nn.Conv2d, ChannelMask]:
-    """Masks for the convolutions of a model, on the devices that they are on; nothing is attached.
+    """Return masks for the convolutions of a model, on the devices that they are on; nothing is attached.
 
     Raises:
         ValueError: If the mode is unknown.
@@ -305,11 +251,11 @@ def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> di
             mean = target.mean[list(target.channels)]
         if mode != "neutral" and len(target.channels) == conv.out_channels:
             warnings.warn(f"mode={mode!r} masks all {conv.out_channels} channels of layer {name}", stacklevel=4)
-        masks[conv] = ChannelMask(conv, target.channels, mode, mean, pads.get(target.pad))
+        masks[conv] = ChannelMask(conv, target.channels, mode, mean, None if target.pad is None else pads[target.pad])
     return masks
 
 
 def check_mode(mode: str) -> None:
-    """Raises ValueError for an unknown mode."""
+    """Raise ValueError for an unknown mode."""
     if mode not in MODES:
         raise ValueError(f"mode={mode!r} is unknown; choose one of {', '.join(MODES)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import PaddedLayer, check_fits, pad_modules, select, why_unpadded
+from pan_callbacks.layers import check_fits, pad_modules, select, why_unpadded
+from pan_callbacks.measurement.hooks import LayerCall, PadTracker
 from pan_callbacks.suppression.price import CallView
 
 KINDS = ("both", "effect", "moments")
@@ -58,22 +58,20 @@ class PaddingBiasPenalty(nn.Module):
         super().__init__()
         check_arguments(kind, max_images, every_n_steps)
         self.kind, self.max_images, self.every_n_steps = kind, max_images, every_n_steps
-        pads = pad_modules(model)
-        selected = select(model, layers)
-        found = {name: conv for name, conv in selected.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
+        found = _may_be_padded(model, layers)
         if not found:
             why = f"layers={layers!r} selects none" if layers is not None else "this model has none"
             raise PANError(f"no padded convolution to penalise: {why}")
         self._all_layers = layers is None
-        self._feeds = _Feeds()
-        self._taps = {name: _Tap(name, kind, max_images, self._feeds) for name in found}
-        self.step = 0
+        self._pads = PadTracker()
+        self._taps = {name: _Tap(name, kind, max_images, self._pads) for name in found}
+        self._step = 0
         self.set_neurons(model, neurons)
         self._handles = [conv.register_forward_hook(self._taps[n], with_kwargs=True) for n, conv in found.items()]
-        self._handles += [pad.register_forward_hook(self._feeds) for pad in pads.values()]
+        self._handles += self._pads.attach(model)
 
     def set_neurons(self, model: nn.Module, neurons: Mapping[str, Sequence[int]] | None) -> None:
-        """Penalises some neurons alone, or all of them again; forgets what was seen.
+        """Penalise some neurons alone, or all of them again; the step begins anew.
 
         Args:
             model: The model that the penalty was made for.
@@ -90,24 +88,31 @@ class PaddingBiasPenalty(nn.Module):
         for name, tap in self._taps.items():
             chosen = None if neurons is None else sorted(neurons.get(name, ()))
             tap.channels = None if chosen is None else torch.tensor(chosen, dtype=torch.long)
-        self.collect(True)
+        self.begin(self._step)
 
-    def collect(self, on: bool) -> None:
-        """Turns looking on or off, and forgets what was seen.
+    def begin(self, step: int) -> None:
+        """Begin a step: forget what was seen, and look at the forwards from now on if the step is due.
 
         Args:
-            on: Whether forwards from now on are looked at; those that this step is not due for are not.
+            step: Number of the step; every ``every_n_steps``-th from 0 on is due.
         """
-        on = on and self.step % self.every_n_steps == 0
+        self.rest()
+        self._step = step
+        if step % self.every_n_steps == 0:
+            for tap in self._taps.values():
+                tap.looking = tap.channels is None or len(tap.channels) > 0
+            self._pads.watch()
+
+    def rest(self) -> None:
+        """Forget what was seen, and look at nothing until the next :meth:`begin`."""
         for tap in self._taps.values():
-            tap.seen, tap.ran = [], False
-            tap.collecting = on and (tap.channels is None or len(tap.channels) > 0)
-        self._feeds.collecting, self._feeds.latest = on, None
+            tap.rest()
+        self._pads.watch(False)
 
     @property
-    def expects(self) -> bool:
-        """Whether a forward now would be looked at."""
-        return any(tap.collecting for tap in self._taps.values())
+    def idle(self) -> bool:
+        """Whether no forward is looked at now: the step is not due, or there is nothing to penalise."""
+        return not any(tap.looking for tap in self._taps.values())
 
     @property
     def collected(self) -> bool:
@@ -115,7 +120,7 @@ class PaddingBiasPenalty(nn.Module):
         return any(tap.seen for tap in self._taps.values())
 
     def holds(self, layer: str) -> bool:
-        """Whether something of this layer was seen that :meth:`take` has not taken."""
+        """Return whether something of this layer was seen that :meth:`take` has not taken."""
         return bool(self._taps[layer].seen)
 
     @property
@@ -125,134 +130,136 @@ class PaddingBiasPenalty(nn.Module):
 
     @property
     def ran(self) -> bool:
-        """Whether any penalised layer ran with gradients since looking began."""
+        """Whether any penalised layer ran with gradients in this step."""
         return any(tap.ran for tap in self._taps.values())
 
     def left_out(self) -> dict[str, str]:
-        """Layer name to the reason why this step has no penalty for it, for the layers that were looked for."""
-        taps = {name: tap for name, tap in self._taps.items() if tap.collecting and not tap.seen}
+        """Return layer name to the reason why this step has no penalty for it, for the layers that were looked for."""
+        taps = {name: tap for name, tap in self._taps.items() if tap.looking and not tap.seen}
         return {name: tap.nothing or "padding unknown" if tap.ran else "did not run" for name, tap in taps.items()}
 
     def forward(self) -> Tensor:
-        """The penalty of what was seen since the last call, a scalar with gradient; then looks for the next step.
+        """Return the penalty of what was seen since the last call, and begin the next step.
 
         Returns:
-            Sum over layers of the mean over neurons of the sum over sides of the price, float32; 0 in a step that is
-            not due.
+            Sum over layers of the mean over neurons of the sum over sides of the price, a float32 scalar with
+            gradient; 0 in a step that is not due.
 
         Raises:
             PANError: If the step is due and no penalised layer ran with gradients.
         """
-        if self.expects and not self.ran:
+        if not self.idle and not self.ran:
             raise PANError(
                 "the penalty saw no forward with gradients. Call it after the model's forward, outside "
                 "torch.no_grad(), and make it before the model first runs compiled, which ignores later hooks"
             )
         value = self.take()
-        self.step += 1
-        self.collect(True)
+        self.begin(self._step + 1)
         return torch.zeros(()) if value is None else value
 
     def take(self, loss: Tensor | None = None) -> Tensor | None:
-        """The penalty of what was seen, which is then forgotten; None if that is nothing.
+        """Return the penalty of what was seen, which is then forgotten; None if that is nothing.
 
         Args:
-            loss: Take just the calls that this loss was computed from, and keep the others: where several networks run
+            loss: Take just the calls that this loss was computed from, and keep the others: if several networks run
                 before several backward passes, each is penalised once, with its own.
         """
         nodes = None if loss is None else _graph(loss)
-        prices = []
+        prices: list[Tensor] = []
         for tap in self._taps.values():
             taken = [view for view in tap.seen if nodes is None or view.node is None or view.node in nodes]
             tap.seen = [view for view in tap.seen if not any(view is other for other in taken)]
             prices += [price / len(taken) for view in taken if (price := view.price(tap.channels)) is not None]
         return self.every_n_steps * torch.stack(prices).sum() if prices else None
 
+    def check_checkpoint(self, loss: Tensor) -> None:
+        """Raise PANError if the layers that are looked for ran inside a reentrant checkpoint that made this loss.
+
+        Such a checkpoint runs its layers without gradients, inside an autograd function that is a node of the graph.
+        """
+        blind = next((name for name, tap in self._taps.items() if tap.ran_blind and not tap.ran), None)
+        if blind is not None and any("Checkpoint" in type(node).__name__ for node in _graph(loss)):
+            raise _reentrant(blind)
+
     def detach(self) -> None:
-        """Takes the hooks off the model, and forgets what was seen."""
-        self.collect(False)
+        """Take the hooks off the model, and forget what was seen."""
+        self.rest()
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
 
-class _Feeds:
-    """Forward hook of pad modules: knows which of them made a tensor."""
-
-    def __init__(self) -> None:
-        self.collecting = False
-        self.latest: tuple[Tensor, nn.Module] | None = None
-
-    def __call__(self, pad: nn.Module, args: tuple, output: Tensor) -> None:
-        """Called by torch after the pad module's forward; changes nothing."""
-        if self.collecting:
-            self.latest = output, pad
-
-    def pad_of(self, x: Tensor) -> nn.Module | None:
-        """The pad module that a convolution's input comes from directly."""
-        return self.latest[1] if self.latest is not None and self.latest[0] is x else None
-
-    def __getstate__(self) -> dict:
-        """A copy of the module gets a hook that keeps nothing."""
-        return {"collecting": False, "latest": None}
-
-
 class _Tap:
-    """Forward hook of one layer: keeps a small view of each of its calls while collecting."""
+    """Forward hook of one layer: keeps a small view of each of its calls while it looks.
 
-    def __init__(self, name: str, kind: str, max_images: int, feeds: _Feeds) -> None:
-        self.name, self.kind, self.max_images, self.feeds = name, kind, max_images, feeds
-        self.collecting = self.ran = False
-        self.nothing: str | None = None
+    Attributes:
+        looking: Whether it looks at what runs now.
+        seen: Calls that nobody has taken yet.
+        ran: Whether the layer ran with gradients in this step.
+        ran_blind: Whether it ran without.
+        nothing: Why the last call left nothing to see.
+        channels: The neurons to penalise, None for all.
+    """
+
+    def __init__(self, name: str, kind: str, max_images: int, pads: PadTracker) -> None:
+        self.name, self.kind, self.max_images, self.pads = name, kind, max_images, pads
         self.channels: Tensor | None = None
+        self.nothing: str | None = None
+        self._ever_ran = False
+        self.rest()
+
+    def rest(self) -> None:
+        """Look at nothing, and forget what was seen."""
+        self.looking = self.ran = self.ran_blind = False
         self.seen: list[CallView] = []
 
-    def __call__(self, conv: nn.Conv2d, args: tuple, kwargs: dict, output: Tensor) -> None:
-        """Called by torch after the layer's forward; changes nothing."""
-        if not self.collecting:
+    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        """Is called by torch after the layer's forward; changes nothing."""
+        if not self.looking:
             return
         compiling = torch.compiler.is_compiling()
         if not torch.is_grad_enabled():
-            if not compiling and _in_reentrant_checkpoint():
-                raise PANError(
-                    f"layer {self.name} runs under a reentrant activation checkpoint, where its penalty would get "
-                    "lost; use checkpoint(..., use_reentrant=False), or leave the layer out with layers="
-                )
-        elif compiling or torch._C._current_graph_task_id() == -1:  # else a checkpoint runs it once more
-            self.ran = True
-            x = args[0] if args else kwargs["input"]
-            batched = (x, output) if output.ndim == 4 else (x[None], output[None])
-            view = self._view(conv, *batched, None if compiling else output.grad_fn)
+            self.ran_blind = True
+        elif not compiling and torch._C._current_graph_task_id() != -1:
+            # a checkpoint runs it once more for a backward pass; without a first time the penalty got lost
+            if not self._ever_ran:
+                raise _reentrant(self.name)
+        else:
+            self.ran = self._ever_ran = True
+            view = self._view(LayerCall.of(conv, args, kwargs, output), None if compiling else output.grad_fn)
             if view is not None:
                 self.seen.append(view)
 
-    def _view(self, conv: nn.Conv2d, x: Tensor, output: Tensor, node: Any) -> CallView | None:
-        layer = PaddedLayer(conv, self.feeds.pad_of(x))
-        self.nothing = why_unpadded(conv, layer.pad)
-        view = None if self.nothing else CallView.of(layer, x, output, node, self.kind, self.max_images)
+    def _view(self, call: LayerCall, node: Any) -> CallView | None:
+        pad = self.pads.pad_of(call.x)
+        self.nothing = why_unpadded(call.conv, pad)
+        view = None if self.nothing else CallView.of(call, pad, node, self.kind, self.max_images)
         if view is None and self.nothing is None:
-            self.nothing = f"no interior to compare with in its map of {output.shape[-2]}×{output.shape[-1]}"
+            self.nothing = "no interior to compare with in its map of {}×{}".format(*call.output.shape[-2:])
         return view
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """A copy of the module gets a hook that keeps nothing."""
-        return {**self.__dict__, "collecting": False, "seen": []}
+        return {**self.__dict__, "looking": False, "seen": []}
 
 
-def _in_reentrant_checkpoint() -> bool:
-    """Whether we are within the forward of an autograd function that runs a function: a reentrant checkpoint."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name == "forward" and {"ctx", "run_function"} <= set(code.co_varnames[: code.co_argcount]):
-            return True
-        frame = frame.f_back
-    return False
+def _reentrant(layer: str) -> PANError:
+    return PANError(
+        f"layer {layer} runs under a reentrant activation checkpoint, where its penalty would get "
+        "lost; use checkpoint(..., use_reentrant=False), or leave the layer out with layers="
+    )
 
 
-def _graph(loss: Tensor) -> set:
+def _may_be_padded(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, nn.Conv2d]:
+    """The convolutions that are padded layers, or may be fed by a pad module, which shows when they run."""
+    pads, found = pad_modules(model), select(model, layers)
+    return {name: conv for name, conv in found.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
+
+
+def _graph(loss: Tensor) -> set[Any]:
     """Every node of the graph that a loss was computed by."""
-    nodes, open_nodes = set(), [loss.grad_fn]
+    nodes: set[Any] = set()
+    open_nodes: list[Any] = [loss.grad_fn]
     while open_nodes:
         node = open_nodes.pop()
         if node is not None and node not in nodes:
@@ -262,7 +269,7 @@ def _graph(loss: Tensor) -> set:
 
 
 def check_arguments(kind: str, max_images: int, every_n_steps: int) -> None:
-    """Raises ValueError for an argument out of range, naming it."""
+    """Raise ValueError for an argument out of range, naming it."""
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}")
     for name, value in (("max_images", max_images), ("every_n_steps", every_n_steps)):

@@ -1,12 +1,17 @@
-"""What a mask does to the predictions of a classifier, counted in whole numbers."""
+"""What a mask does to the answers of a model; the predictions of a classifier are counted in whole numbers."""
 
 from __future__ import annotations
 
+import copy
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+from pan_callbacks.errors import PANError
+from pan_callbacks.reports.impact_report import ClassChanges
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
@@ -17,7 +22,7 @@ _SQUARE = 2.0**-40  # of squares, which are smaller; enough for eight million im
 _MOST = 2.0**10  # a divergence beyond this has no use, and eight million of them still have a sum
 
 
-class PredictionTally(Metric):
+class Comparison(Metric):
     """Compares a classifier's predictions with those of the same classifier as it is.
 
     Args:
@@ -30,10 +35,10 @@ class PredictionTally(Metric):
     and under ``classes`` the fields of :class:`~pan_callbacks.reports.impact_report.ClassChanges`.
 
     Example:
-        >>> tally = PredictionTally(classes=2)
+        >>> found = Comparison(classes=2)
         >>> base = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-        >>> tally.update(base, base.flip(1), torch.tensor([0, 1]), torch.tensor([0, 1]))
-        >>> outcome = tally.compute()
+        >>> found.update(base, base.flip(1), torch.tensor([0, 1]), torch.tensor([0, 1]))
+        >>> outcome = found.compute()
         >>> outcome["accuracy"], outcome["flips"], outcome["classes"]["change"].tolist()
         (0.0, 1.0, [-1.0, -1.0])
     """
@@ -44,17 +49,18 @@ class PredictionTally(Metric):
     squares: Tensor
     totals: Tensor
 
-    def __init__(self, classes: int, **kwargs) -> None:
+    def __init__(self, classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        whole = {"dist_reduce_fx": "sum"}
         zeros = torch.zeros(2, 4, classes, dtype=torch.long)
-        self.add_state("counts", zeros, **whole)  # halves × (images, right, gained, lost) × true class
-        self.add_state("moved", zeros[:, 0].clone(), **whole)  # halves × class: change of probability
-        self.add_state("squares", zeros[0, 0].clone(), **whole)
-        self.add_state("totals", torch.zeros(2, 3, dtype=torch.long), **whole)  # halves × (images, flips, divergence)
+        self.add_state("counts", zeros, dist_reduce_fx="sum")  # halves × (images, right, gained, lost) × true class
+        self.add_state("moved", zeros[:, 0].clone(), dist_reduce_fx="sum")  # halves × class: change of probability
+        self.add_state("squares", zeros[0, 0].clone(), dist_reduce_fx="sum")
+        self.add_state(
+            "totals", torch.zeros(2, 3, dtype=torch.long), dist_reduce_fx="sum"
+        )  # halves × (images, flips, divergence)
 
     def update(self, before: Tensor, after: Tensor, labels: Tensor | None, halves: Tensor) -> None:
-        """Adds some images."""
+        """Add some images."""
         before, after = before.double(), after.double()
         first, second = before.argmax(1), after.argmax(1)
         change = after - before
@@ -71,8 +77,8 @@ class PredictionTally(Metric):
                     self.counts[half, row] += torch.bincount(truth[hit], minlength=self.counts.shape[-1])
         self.squares += _whole(change.square(), _SQUARE).sum(0)
 
-    def compute(self) -> dict:
-        """What was found; see the class."""
+    def compute(self) -> dict[str, Any]:
+        """Return what was found; see the class."""
         (images, flips, divergence), counts = self.totals.sum(0).tolist(), self.counts.sum(0)
         labelled, right, gained, lost = counts
         known = int(labelled.sum()) > 0
@@ -152,7 +158,7 @@ def shift_interval(images: int, moved: Tensor, squares: Tensor) -> tuple[Tensor,
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson correlation of two vectors; NaN where one of them is constant or shorter than three.
+    """Return the Pearson correlation of two vectors; NaN where one of them is constant or shorter than three.
 
     Example:
         >>> round(correlation(torch.tensor([1.0, 2, 3]), torch.tensor([6.0, 4, 2])), 6)
@@ -171,3 +177,112 @@ def _kl(before: Tensor, after: Tensor) -> Tensor:
     """Kullback-Leibler divergence ``sum before * log(before / after)`` of each row, in nats."""
     tiny = torch.finfo(torch.float32).tiny
     return (before * (before.clamp(min=tiny).log() - after.clamp(min=tiny).log())).sum(1).clamp(min=0)
+
+
+class Outcome:
+    """What accumulates for every arm: a comparison of predictions, and a metric if there is one.
+
+    Args:
+        arms: Number of arms, the first the model as it is.
+        metric: Metric of (answer, labels); it is copied for each arm.
+    """
+
+    def __init__(self, arms: int, metric: Metric | None) -> None:
+        self.arms, self.metric = arms, metric
+        self.name = "accuracy" if metric is None else type(metric).__name__
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.images = 0
+        self._comparisons: list[Comparison] = []
+        self._metrics: list[Metric] = []
+
+    def add(self, answers: list[Tensor], labels: Tensor | None, halves: Tensor) -> None:
+        """Add the answers of all arms to the same images.
+
+        Args:
+            answers: One of each arm.
+            labels: (images,), None if there are none.
+            halves: To which half each image belongs (images,), 0 or 1.
+
+        Raises:
+            PANError: If an answer cannot be judged.
+        """
+        first = answers[0]
+        classifier = first.ndim == 2 and first.shape[1] > 1 and first.is_floating_point()
+        classifier = classifier and (labels is None or labels.ndim == 1 and not labels.is_floating_point())
+        if not classifier and self.metric is None:
+            about = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)} and {labels.dtype}"
+            raise PANError(
+                f"an answer of shape {tuple(first.shape)} with {about} is no classification: give a metric=, "
+                "any torchmetrics metric of (answer, labels)"
+            )
+        if self.metric is not None and labels is None:
+            raise PANError(
+                f"batches hold no labels, which {self.name} needs: yield (images, labels), or leave out metric="
+            )
+        if self.metric is not None and not self._metrics:
+            self._metrics = [copy.deepcopy(self.metric).to(first.device) for _ in answers]
+            for metric in self._metrics:
+                metric.reset()
+        for metric, answer in zip(self._metrics, answers, strict=False):
+            try:
+                metric.update(answer, labels)
+            except (IndexError, RuntimeError, TypeError, ValueError) as error:
+                about = "no labels" if labels is None else f"labels of shape {tuple(labels.shape)}"
+                shapes = f"an answer of shape {tuple(answer.shape)} and {about}"
+                raise PANError(f"{self.name} does not take {shapes}: {error}") from error
+        if classifier:
+            self._compare(answers, labels, halves)
+        self.images += len(first)
+
+    def _compare(self, answers: list[Tensor], labels: Tensor | None, halves: Tensor) -> None:
+        classes = answers[0].shape[1]
+        if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise PANError(f"labels from {int(labels.min())} to {int(labels.max())} for a model of {classes} classes")
+        if not self._comparisons:
+            self._comparisons = [Comparison(classes).to(answers[0].device) for _ in answers]
+        ready = are_probabilities(answers[0])
+        before, *afters = (probabilities(answer, ready) for answer in answers)
+        for comparison, answer, after in zip(self._comparisons, answers, (before, *afters), strict=True):
+            if bool(after.isnan().any()):
+                whose = "the model" if answer is answers[0] else "the masked model"
+                raise PANError(f"{whose} answers with NaN, of which there is no prediction: run it in float32")
+            comparison.update(before, after, None if labels is None else labels.long(), halves)
+
+    def compute(self) -> list[dict[str, Any]]:
+        """Return the values of every arm, the fields of an :class:`~pan_callbacks.reports.impact_report.Arm`.
+
+        If several processes share the work, all of them call it.
+        """
+        found: list[dict[str, Any]] = [{} for _ in range(self.arms)]
+        for values, comparison in zip(found, self._comparisons, strict=False):
+            counted = comparison.compute()
+            interval = None if math.isnan(counted["low"]) else (counted["low"], counted["high"])
+            values.update(value=counted["accuracy"], interval=interval, kl=counted["kl"], flips=counted["flips"])
+            values.update(classes=ClassChanges(**counted["classes"]))
+        for values, metric in zip(found, self._metrics, strict=False):
+            value = metric.compute()
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                raise PANError(f"{self.name} does not give one number, which a table of changes needs")
+            values.update(value=float(value), interval=None)
+        return found
+
+
+def probabilities(answer: Tensor, ready: bool | None = None) -> Tensor:
+    """Return probabilities (images, classes) from logits, or from probabilities themselves.
+
+    Args:
+        answer: What a classifier answers (images, classes).
+        ready: Whether these are probabilities; seen by their sums, within the rounding of bfloat16, if None.
+    """
+    answer = answer.double()
+    if ready is None:
+        ready = are_probabilities(answer)
+    return answer if ready else answer.softmax(1)
+
+
+def are_probabilities(answer: Tensor) -> bool:
+    """Return whether no value is negative and each image's sum to one, within the rounding of bfloat16."""
+    return bool((answer >= 0).all()) and bool(((answer.double().sum(1) - 1).abs() < 0.01).all())

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pan_callbacks.layers import PaddedLayer
+from pan_callbacks.layers import PaddedLayer, PadModule
+from pan_callbacks.measurement.hooks import LayerCall
 from pan_callbacks.padding import Geometry, mean_padding_effects
 
 #: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.
@@ -49,20 +50,18 @@ class CallView:
     node: Any
 
     @classmethod
-    def of(
-        cls, layer: PaddedLayer, x: Tensor, output: Tensor, node: Any, kind: str, max_images: int
-    ) -> CallView | None:
-        """What is kept of a call; None where the map has no interior to compare its border with.
+    def of(cls, call: LayerCall, pad: PadModule | None, node: Any, kind: str, max_images: int) -> CallView | None:
+        """Return what is kept of a call; None if the map has no interior to compare its border with.
 
         Args:
-            layer: The convolution with its padding.
-            x: What the convolution received (images, in channels, height, width).
-            output: What it returned (images, channels, rows, columns).
-            node: What computed it, in the graph of the backward pass.
+            call: The call.
+            pad: The pad module that feeds the convolution, None if it pads itself.
+            node: What computed the output, in the graph of the backward pass.
             kind: Kind of penalty.
             max_images: Images whose strips are kept.
         """
-        x = layer.unpadded(x)
+        layer = PaddedLayer(call.conv, pad)
+        x, output = layer.unpadded(call.x), call.output
         geometry = layer.geometry(*x.shape[-2:])
         some = output[:max_images]
         reference = _copied(some[:, :, geometry.rows.inner, geometry.cols.inner])
@@ -75,7 +74,7 @@ class CallView:
         return cls(layer, geometry, reference, strips, mean_input, node)
 
     def price(self, channels: Tensor | None) -> Tensor | None:
-        """Price of this call, a scalar; None where no side has a border.
+        """Return the price of this call, a scalar; None where no side has a border.
 
         Args:
             channels: The neurons to average over, None for all.
@@ -85,24 +84,23 @@ class CallView:
             scale = torch.maximum(variance, DEAD * variance.detach().median())
             prices = [MOMENT_SHARE * price(_moment_gap(s, mean, variance), scale) for s in self.strips.values()]
             if self.mean_input is not None:
-                prices += price(self._mean_effects().square(), scale).unbind()
+                prices += price(self._mean_effects(self.mean_input).square(), scale).unbind()
             if not prices:
                 return None
             of_neurons = torch.stack(prices).sum(0)
             return (of_neurons if channels is None else of_neurons[channels.to(of_neurons.device)]).mean()
 
-    def _mean_effects(self) -> Tensor:
+    def _mean_effects(self, mean_input: Tensor) -> Tensor:
         """Mean padding effect (sides, channels)."""
         layer = self.layer
-        dtype = next(layer.module.parameters()).dtype
-        weight = layer.weight(self.mean_input.to(dtype)).float()
+        weight = layer.weight(mean_input.to(next(layer.module.parameters()).dtype)).float()
         return mean_padding_effects(
-            self.mean_input, weight, self.geometry, mode=layer.mode, value=layer.value, groups=layer.module.groups
+            mean_input, weight, self.geometry, mode=layer.mode, value=layer.value, groups=layer.module.groups
         )
 
 
 def price(squared_gap: Tensor, variance: Tensor) -> Tensor:
-    """``log(1 + gap² / variance)``, with a finite value and gradient where the variance is 0.
+    """Return ``log(1 + gap² / variance)``, with a finite value and gradient where the variance is 0.
 
     Args:
         squared_gap: Any shape.

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pan_callbacks import PaddingBiasPenalty, PANError, PANMask, PANMonitor, PANPenalty, masked, scan
-from pan_callbacks.suppression.masks import mask_of
+from pan_callbacks.measurement.hooks import replaced_channels
 from tests.support.lightning_models import SmallModule, dataset, loaders, trainer
 
 WEIGHT = 0.3
@@ -81,6 +81,12 @@ class TwoOptimizers(Module):
 
     def configure_optimizers(self):
         return [torch.optim.SGD(self.net[:2].parameters(), 0.1), torch.optim.SGD(self.net[2:].parameters(), 0.05)]
+
+
+def channels_replaced(model: nn.Module) -> dict[str, list[int]]:
+    """Layer name to the channels that are masked now."""
+    found = {name: replaced_channels(module) for name, module in model.named_modules()}
+    return {name: channels.tolist() for name, channels in found.items() if channels is not None}
 
 
 def fit(tmp_path, module, callbacks=(), epochs=2, **kwargs):
@@ -200,7 +206,7 @@ def test_every_n_steps_are_those_of_the_trainer_also_after_resuming(tmp_path):
 
     class Spy(PANPenalty):
         def _added(self, pl_module, loss, take):
-            seen.append((pl_module.trainer.fit_loop.total_batch_idx, self._penalty.expects))
+            seen.append((pl_module.trainer.fit_loop.total_batch_idx, not self._penalty.idle))
             return super()._added(pl_module, loss, take)
 
     resumed = trainer(tmp_path, [Spy(every_n_steps=2)], 4, num_sanity_val_steps=0)
@@ -524,12 +530,12 @@ def test_the_mask_is_on_in_training_and_validation_and_off_afterwards(tmp_path, 
 
     class Looks(Module):
         def training_step(self, batch, batch_idx):
-            seen.append({n: mask_of(m).channels.tolist() for n, m in self.named_modules() if mask_of(m) is not None})
+            seen.append(channels_replaced(self))
             return super().training_step(batch, batch_idx)
 
         def validation_step(self, batch, batch_idx):
             with torch.no_grad():
-                seen.append({n: mask_of(m).channels.tolist() for n, m in self.named_modules() if mask_of(m)})
+                seen.append(channels_replaced(self))
 
     mask = PANMask(mode, report=report)
     module, run = fit(tmp_path, build(Looks), [mask], epochs=1)

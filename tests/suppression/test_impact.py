@@ -13,8 +13,8 @@ from torch import nn
 from pan_callbacks import PANError, impact, masked, scan
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
-from pan_callbacks.suppression.impact import draw_controls, padded_channels
 from pan_callbacks.suppression.masks import MODES
+from pan_callbacks.suppression.targets import draw_controls, padded_channels
 from tests.support import planted
 from tests.support.synthetic import labelled, layer, report_on, small_net
 

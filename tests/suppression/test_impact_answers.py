@@ -12,10 +12,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError
 
 from pan_callbacks import PANError, impact, masked
-from pan_callbacks.suppression import impact as ablation
-from pan_callbacks.suppression.impact import answer_of, probabilities
+from pan_callbacks._runtime import Shard
+from pan_callbacks.measurement.batches import answer_of
+from pan_callbacks.suppression import impact as module
 from pan_callbacks.suppression.masks import MODES
-from pan_callbacks.suppression.predictions import PredictionTally
+from pan_callbacks.suppression.predictions import Comparison, probabilities
 from tests.support.synthetic import labelled, report_on, small_net
 
 PANS = {"0": (0, 5), "3": (2,)}
@@ -175,32 +176,32 @@ def test_a_model_that_was_compiled_meanwhile_is_left_unmasked():
 
 
 class TestShares:
-    def tallies(self, monkeypatch, batches, share) -> list[PredictionTally]:
+    def counted(self, monkeypatch, batches, share) -> list[Comparison]:
         """What one of several processes counts, before they add it up."""
         kept = []
 
-        class Kept(ablation._Outcome):
+        class Kept(module.Outcome):
             def compute(self):
-                kept.extend(self.tallies)
+                kept.extend(self._comparisons)
                 return super().compute()
 
         with monkeypatch.context() as patch:
-            patch.setattr(ablation, "_Outcome", Kept)
-            quick(small_net(), batches, share=share)
+            patch.setattr(module, "Outcome", Kept)
+            quick(small_net(), batches, shard=Shard(*share))
         return kept
 
     @pytest.mark.parametrize("batch", [4, 5])
     @pytest.mark.parametrize("world", [2, 3])
     def test_processes_add_up_to_one_exactly(self, monkeypatch, batch, world):
         batches = labelled(30, batch)
-        whole = self.tallies(monkeypatch, batches, (0, 1))
-        parts = [self.tallies(monkeypatch, batches[rank::world], (rank, world)) for rank in range(world)]
+        whole = self.counted(monkeypatch, batches, (0, 1))
+        parts = [self.counted(monkeypatch, batches[rank::world], (rank, world)) for rank in range(world)]
         for one, *shards in zip(whole, *parts, strict=True):
             for state in ("counts", "moved", "squares", "totals"):
                 assert torch.equal(getattr(one, state), sum(getattr(shard, state) for shard in shards)), state
 
     def test_torchmetrics_adds_the_states(self):
-        assert {fx.__name__ for fx in PredictionTally(3)._reductions.values()} == {"dim_zero_sum"}
+        assert {fx.__name__ for fx in Comparison(3)._reductions.values()} == {"dim_zero_sum"}
 
 
 class Small(nn.Module):

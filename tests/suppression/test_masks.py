@@ -13,9 +13,10 @@ from timm.layers import Conv2dSame, StdConv2d
 from torch import nn
 
 from pan_callbacks import PANError, PANReport, mask_permanently, masked, scan
+from pan_callbacks.measurement.hooks import replaced_channels
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports.layer_report import LayerReport
-from pan_callbacks.suppression.masks import ChannelMask, Target, mask_of, merge
+from pan_callbacks.suppression.targets import Target, merge
 from tests.support import planted
 
 
@@ -315,9 +316,8 @@ def test_merged_targets_keep_the_mean_from_before_the_mask():
     assert merged["b"].channels == (0,)
 
 
-def test_mask_of_finds_what_is_on_a_convolution():
+def test_the_channels_that_a_mask_replaces_are_known():
     model = network()
-    assert mask_of(model[0]) is None
+    assert replaced_channels(model[0]) is None
     with masked(model, REPORT):
-        assert isinstance(mask_of(model[0]), ChannelMask)
-        assert mask_of(model[0]).channels.tolist() == [0, 2]
+        assert replaced_channels(model[0]).tolist() == [0, 2]

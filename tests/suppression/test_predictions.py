@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.special import rel_entr
 
-from pan_callbacks.suppression.predictions import PredictionTally, correlation
+from pan_callbacks.suppression.predictions import Comparison, correlation
 
 IMAGES, CLASSES = 150, 6
 
@@ -27,7 +27,7 @@ def drawn(seed: int = 0, images: int = IMAGES, classes: int = CLASSES) -> tuple[
 
 def tallied(before, after, labels, halves, batch: int = 32, order=None) -> dict:
     """What a tally finds, fed in batches."""
-    tally = PredictionTally(before.shape[1])
+    tally = Comparison(before.shape[1])
     starts = range(0, len(before), batch)
     for number in range(len(starts)) if order is None else order:
         part = slice(starts[number], starts[number] + batch)
@@ -185,20 +185,20 @@ class TestEdges:
 
     @pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
     def test_zero_images(self):
-        result = PredictionTally(4).compute()
+        result = Comparison(4).compute()
         assert result["images"] == 0
         assert all(math.isnan(result[name]) for name in ("accuracy", "kl", "flips", "low", "high"))
         assert result["classes"]["change"].isnan().all()
         assert math.isnan(result["classes"]["split_half"])
 
     def test_an_empty_batch_adds_nothing(self, data, found):
-        tally = PredictionTally(CLASSES)
+        tally = Comparison(CLASSES)
         tally.update(*data)
         tally.update(*(part[:0] for part in data))
         assert same(tally.compute(), found)
 
     def test_reset_forgets(self, data, found):
-        tally = PredictionTally(CLASSES)
+        tally = Comparison(CLASSES)
         tally.update(*drawn(seed=3))
         tally.reset()
         tally.update(*data)
