@@ -63,8 +63,8 @@ class Companions:
     agreements: tuple[Agreement, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as dicts, lists, numbers and strings only."""
-        return finite(
+        """Return all of it as dicts, lists, numbers and strings only."""
+        plain: dict[str, Any] = finite(
             {
                 "schema": "pan_callbacks.companions",
                 "version": 1,
@@ -83,10 +83,11 @@ class Companions:
                 "agreements": [vars(agreement) for agreement in self.agreements],
             }
         )
+        return plain
 
 
 def companions(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -> Companions:
-    """Flip score, position read-out, leftover padding and kernel asymmetry, each against the contrast.
+    """Measure flip score, position read-out, leftover padding and kernel asymmetry, each against the contrast.
 
     Args:
         model: Model that the report is about; it is left as it was.
@@ -94,7 +95,7 @@ def companions(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -
         report: What :func:`pan_callbacks.scan` found.
     """
     batches = list(batches)
-    layers = [name for name, layer in report.layers.items() if layer.skipped is None]
+    layers = list(report.measured)
     position = {VARIANTS[0]: position_readout(model, batches, layers)}
     for variant, neurons in zip(VARIANTS[1:], (report.neurons_by_layer(), padded_channels(model, report)), strict=True):
         with masked(model, report, "neutral", neurons):
@@ -109,7 +110,7 @@ def companions(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -
 
 
 def leftover_counts(report: PANReport) -> dict[str, tuple[int, int, int]]:
-    """How PANs are spread over near (top, left) and far sides (bottom, right), with and without leftover padding.
+    """Return how many PANs are on near (top, left) and far sides (bottom, right), with and without leftover padding.
 
     Returns:
         ``"leftover"`` and ``"none"`` to the number of axes of strided layers, and PANs on the near and on the far
@@ -126,7 +127,7 @@ def leftover_counts(report: PANReport) -> dict[str, tuple[int, int, int]]:
             entry = found["leftover" if layer.leftover[axis] else "none"]
             for i, value in enumerate((1, over[near], over[far])):
                 entry[i] += value
-    return {name: tuple(values) for name, values in found.items()}
+    return {name: (number, near, far) for name, (number, near, far) in found.items()}
 
 
 def _flip_agreements(report: PANReport, flip: Mapping[str, Tensor]) -> list[Agreement]:
@@ -179,7 +180,7 @@ def _by_neuron(
 
 def _by_layer(report: PANReport, values: Mapping[str, float], measure: str, source: str) -> Agreement:
     """Agreement with the share of PANs, over layers."""
-    counts = report.count_by_layer()
+    counts = report.count_by("layer")
     shares = torch.tensor([counts[name] / report.layers[name].channels for name in values])
     rho = _spearman(torch.tensor(list(values.values())), shares)
     return Agreement(measure, source, "share of PANs, layers", len(values), rho)

@@ -17,7 +17,7 @@ _DIMS = (3, 2)
 
 
 def flip_scores(model: nn.Module, batches: Iterable[Tensor], layers: Sequence[str]) -> dict[str, Tensor]:
-    """Mean over images of ``|GAP(f(x)) - GAP(f(flip x))|`` for every neuron, in standard deviations of ``GAP(f(x))``.
+    """Return the mean of ``|GAP(f(x)) - GAP(f(flip x))|`` over images for every neuron, in deviations of ``GAP(f(x))``.
 
     The score of Islam et al. 2021, "Global Pooling, More than Meets the Eye" (arXiv 2108.07884), where GAP is global
     average pooling. They take it of the last features; here it is taken of the output of any convolution, and divided

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import PaddedLayer, convolutions, pad_modules, select, why_unpadded
-from pan_callbacks.measurement.hooks import StopForward, quietly
+from pan_callbacks.layers import convolutions, select, why_unpadded
+from pan_callbacks.measurement.hooks import LayerCall, PadTracker, StopForward, quietly
 
 
 def next_size_without_leftover(
     model: nn.Module, size: tuple[int, int], layers: str | Iterable[str] | None = None, limit: int = 64
 ) -> tuple[int, int] | None:
-    """The next larger input size at which no padded convolution has leftover padding.
+    """Return the next larger input size at which no padded convolution has leftover padding.
 
     A stride that does not divide what there is to cross leaves the far padding unread, so that top and bottom, or left
     and right, are treated differently in every forward ("Mind the Pad", Alsallakh et al. 2021). Sizes are tried one by
@@ -69,7 +70,7 @@ def next_size_without_leftover(
 
 
 def _leftovers(model: nn.Module, convs: list[nn.Conv2d], image: Tensor, until: int | None = None) -> list[bool]:
-    """Runs a model and tells of every call of a convolution whether it is a padded layer with leftover padding.
+    """Run a model and say of every call of a convolution whether it is a padded layer with leftover padding.
 
     Args:
         model: Model to run.
@@ -79,23 +80,20 @@ def _leftovers(model: nn.Module, convs: list[nn.Conv2d], image: Tensor, until: i
             fixed size behind the last convolution need not run.
     """
     seen: list[bool] = []
-    padded_by: dict[int, tuple[nn.Module, Tensor]] = {}  # by the output's id, which stays its own while it is kept
+    pads = PadTracker()
 
-    def on_pad(pad: nn.Module, args: tuple, output: Tensor) -> None:
-        padded_by[id(output)] = pad, output
-
-    def on_conv(conv: nn.Conv2d, args: tuple, kwargs: dict, output: Tensor) -> None:
-        x = args[0] if args else kwargs["input"]
-        pad, _ = padded_by.get(id(x), (None, None))
-        layer = PaddedLayer(conv, pad)
-        geometry = layer.geometry(*layer.unpadded(x).shape[-2:])
+    def on_conv(conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        call = LayerCall.of(conv, args, kwargs, output)
+        pad = pads.pad_of(call.x)
+        layer = call.layer(pad)
+        geometry = layer.geometry(*layer.unpadded(call.x).shape[-2:])
         padded = why_unpadded(conv, pad) is None and geometry.output_size == tuple(output.shape[-2:])
         seen.append(padded and max(geometry.rows.leftover, geometry.cols.leftover) > 0)
         if until is not None and (seen[-1] or len(seen) == until):
             raise StopForward
 
-    handles = [pad.register_forward_hook(on_pad) for pad in pad_modules(model).values()]
-    handles += [conv.register_forward_hook(on_conv, with_kwargs=True) for conv in convs]
+    handles = [*pads.attach(model), *(conv.register_forward_hook(on_conv, with_kwargs=True) for conv in convs)]
+    pads.watch()
     try:
         with suppress(StopForward):
             model(image)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import convolutions
+from pan_callbacks.layers import PaddedLayer, convolutions
 from pan_callbacks.measurement.hooks import quietly
-from pan_callbacks.padding import Geometry
+from pan_callbacks.padding import Axis, Geometry
 from pan_callbacks.reports.pan_report import PANReport
 
 
@@ -32,7 +33,7 @@ class KernelSymmetry(NamedTuple):
 
 
 def mean_kernel(conv: nn.Conv2d, weight: Tensor | None = None) -> Tensor:
-    """Mean of a convolution's kernels over all output and input channels.
+    """Return the mean of a convolution's kernels over all output and input channels.
 
     Args:
         conv: The convolution.
@@ -49,8 +50,31 @@ def mean_kernel(conv: nn.Conv2d, weight: Tensor | None = None) -> Tensor:
     return weight.detach().float().mean((0, 1)).cpu()
 
 
+def effective_kernel(conv: nn.Conv2d) -> Tensor:
+    """Return the kernel that a convolution convolves with, which weight-standardised layers compute in each forward.
+
+    It is observed in a forward on a black image that the kernel fits on.
+
+    Args:
+        conv: The convolution; it is left as it was.
+
+    Returns:
+        (out channels, in channels / groups, rows, columns).
+
+    Example:
+        >>> conv = nn.Conv2d(3, 8, 3)
+        >>> effective_kernel(conv) is conv.weight
+        True
+    """
+    parameter = next(conv.parameters())
+    size = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
+    black = torch.zeros(1, conv.in_channels, *size, dtype=parameter.dtype, device=parameter.device)
+    with torch.no_grad():
+        return PaddedLayer(conv).weight(black)
+
+
 def kernel_asymmetry(mean_kernel: Tensor) -> tuple[float, float]:
-    """How unlike its mirror image a kernel is, top against bottom and left against right.
+    """Return how unlike its mirror image a kernel is, top against bottom and left against right.
 
     ``sum |K - flip(K)| / sum (|K| + |flip(K)|)``: 0 for a kernel that equals its mirror image, 1 where a value never
     meets one of its own sign. A kernel of zeros is symmetric.
@@ -75,7 +99,7 @@ def kernel_asymmetry(mean_kernel: Tensor) -> tuple[float, float]:
 
 
 def model_asymmetries(model: nn.Module, report: PANReport) -> dict[str, KernelSymmetry]:
-    """Mean kernel and asymmetries of every layer that a report measured, if its kernel has more than one tap.
+    """Return mean kernel and asymmetries of every layer that a report measured, if its kernel has more than one tap.
 
     Args:
         model: The model that the report is about; it is left as it was.
@@ -101,13 +125,13 @@ def model_asymmetries(model: nn.Module, report: PANReport) -> dict[str, KernelSy
                 continue
             if name not in found:
                 raise PANError(f"the report was made for another model: layer {name!r} is none of its convolutions")
-            kernel = mean_kernel(found[name])
+            kernel = mean_kernel(found[name], effective_kernel(found[name]))
             symmetries[name] = KernelSymmetry(kernel, *kernel_asymmetry(kernel))
     return symmetries
 
 
 def padding_taps(geometry: Geometry, side: str) -> tuple[list[int], list[int]]:
-    """Rows and columns of a kernel that read the padding of a side, at the outermost output there.
+    """Return rows and columns of a kernel that read the padding of a side, at the outermost output there.
 
     Args:
         geometry: The layer's geometry at an input size.
@@ -131,7 +155,7 @@ def padding_taps(geometry: Geometry, side: str) -> tuple[list[int], list[int]]:
     )
 
 
-def _taps_outside(axis, before: bool, after: bool) -> list[int]:
+def _taps_outside(axis: Axis, before: bool, after: bool) -> list[int]:
     """Taps of the first output that lie before the input, or of the last that lie after it."""
     if before:
         outside = axis.taps(0) < 0
@@ -139,4 +163,5 @@ def _taps_outside(axis, before: bool, after: bool) -> list[int]:
         outside = axis.taps(axis.outputs - 1) >= axis.size
     else:
         return []
-    return outside.nonzero().flatten().tolist()
+    taps: list[int] = outside.nonzero().flatten().tolist()
+    return taps

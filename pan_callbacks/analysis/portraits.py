@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +10,34 @@ from torch import Tensor
 
 from pan_callbacks._runtime import halving
 from pan_callbacks.analysis.kernels import padding_taps
-from pan_callbacks.figures.gallery import NeuronPicture
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.hooks import LayerCall
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.pans import PAN
 from pan_callbacks.reports.taxonomy import place_of
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronPicture:
+    """What a picture of one neuron shows.
+
+    Args:
+        pan: The neuron.
+        kernel: Its kernel, mean over input channels (rows, columns).
+        activation: Its mean activation map (height, width).
+        border: Activations on the border of its strongest side (samples,).
+        reference: Activations of the reference that the border is compared with (samples,).
+        padding_taps: Rows and columns of the kernel that read the padding on that side.
+        examples: Images (3, height, width) in 0 to 1, each with its activation map (height, width).
+    """
+
+    pan: PAN
+    kernel: Tensor
+    activation: Tensor
+    border: Tensor
+    reference: Tensor
+    padding_taps: tuple[Sequence[int], Sequence[int]] = ((), ())
+    examples: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
 def neuron_pictures(
@@ -26,7 +48,7 @@ def neuron_pictures(
     pans: Iterable[PAN] | None = None,
     sync: bool = False,
 ) -> list[NeuronPicture]:
-    """Pictures of the strongest PANs, one of each type first.
+    """Return pictures of the strongest PANs, one of each type first.
 
     Args:
         measurement: What the report came from, still attached.
@@ -38,33 +60,32 @@ def neuron_pictures(
     """
     pans = _varied(report, limit) if pans is None else list(pans)
     samples = [measurement.readings(pan.layer, pan.strongest, sync) for pan in pans]  # in every process
-    if not pans or measurement.sample_images is None:
+    sample = measurement.sample_images
+    if not pans or sample is None:
         return []
-    activations = _activations(measurement, pans, examples)
-    images = [displayed(image) for image in measurement.sample_images[:examples]]
+    seen = _watch(measurement, pans, sample, examples)
+    images = [displayed(image) for image in sample[:examples]]
     pictures = []
     for pan, (border, reference) in zip(pans, samples, strict=True):
-        if (pan.layer, pan.channel) not in activations:
+        if (pan.layer, pan.channel) not in seen:
             continue
-        seen = activations[pan.layer, pan.channel]
-        conv = measurement.layers[pan.layer]
-        geometry = measurement.geometry(pan.layer)
+        activation, geometry = seen[pan.layer, pan.channel], measurement.geometry(pan.layer)
         pictures.append(
             NeuronPicture(
                 pan,
-                kernel=conv.weight[pan.channel].detach().float().mean(0).cpu(),
-                activation=seen.mean,
+                kernel=activation.kernel,
+                activation=activation.mean,
                 border=border[:, pan.channel].cpu(),
                 reference=reference[:, pan.channel].cpu(),
                 padding_taps=([], []) if geometry is None else padding_taps(geometry, pan.strongest),
-                examples=tuple(zip(images, seen.first, strict=False)),
+                examples=tuple(zip(images, activation.first, strict=False)),
             )
         )
     return pictures
 
 
 def by_type(report: PANReport, per_type: int = 1, limit: int = 12) -> list[PAN]:
-    """The strongest PANs of each kind: the side, sign and origin (:mod:`pan_callbacks.reports.taxonomy`).
+    """Return the strongest PANs of each kind: the side, sign and origin (:mod:`pan_callbacks.reports.taxonomy`).
 
     Args:
         report: The report.
@@ -82,7 +103,7 @@ def by_type(report: PANReport, per_type: int = 1, limit: int = 12) -> list[PAN]:
 
 
 def displayed(image: Tensor) -> Tensor:
-    """An image as it can be shown, whatever it was normalised with: stretched from its 1st to its 99th percentile.
+    """Return an image as it can be shown, however it was normalised: stretched from its 1st to its 99th percentile.
 
     The stretch is common to the channels, which keeps colours. Any number of channels but three is shown as grey.
 
@@ -116,13 +137,22 @@ def _varied(report: PANReport, limit: int) -> list[PAN]:
 
 @dataclass
 class _Activation:
-    """A neuron's mean map over the sample images, and its maps of the first of them (rows, columns)."""
+    """What a neuron answers to the sample images.
+
+    Args:
+        mean: Its mean map (rows, columns).
+        first: Its maps of the first images.
+        kernel: The kernel that it convolves with, mean over input channels (rows, columns).
+    """
 
     mean: Tensor
     first: list[Tensor]
+    kernel: Tensor
 
 
-def _activations(measurement: Measurement, pans: list[PAN], examples: int) -> dict[tuple[str, int], _Activation]:
+def _watch(
+    measurement: Measurement, pans: list[PAN], images: Tensor, examples: int
+) -> dict[tuple[str, int], _Activation]:
     """What each neuron answers to the sample images, at its layer's first call."""
     channels: dict[str, list[int]] = {}
     for pan in pans:
@@ -130,14 +160,15 @@ def _activations(measurement: Measurement, pans: list[PAN], examples: int) -> di
     found: dict[tuple[str, int], _Activation] = {}
 
     def listen(name: str, call: LayerCall) -> None:
+        weight = call.layer().weight(call.x).detach().float()
         for channel in channels[name]:
             maps = call.output[:, channel].detach().float()
-            found.setdefault((name, channel), _Activation(maps.mean(0).cpu(), list(maps[:examples].clone().cpu())))
+            first, kernel = list(maps[:examples].clone().cpu()), weight[channel].mean(0).cpu()
+            found.setdefault((name, channel), _Activation(maps.mean(0).cpu(), first, kernel))
 
     def look(count: int) -> None:
         found.clear()
         measurement.watch_sample(channels, listen, count)
 
-    images = measurement.sample_images
-    halving(look, 0 if images is None else len(images))
+    halving(look, len(images))
     return found

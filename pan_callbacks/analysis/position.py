@@ -36,7 +36,7 @@ class PositionReadout:
 
 
 def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequence[str]) -> dict[str, PositionReadout]:
-    """Reads the position out of every layer with a linear map from its channels, fitted on every other image.
+    """Read the position out of every layer with a linear map from its channels, fitted on every other image.
 
     After PosENet (Islam et al. 2020, arXiv 2001.08248), which trains a small convolution without padding to paint a
     position map from frozen features, and judges it by rank correlation and mean absolute error. Here the read-out is
@@ -71,7 +71,7 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
         if name in fits:
             scores.setdefault(name, []).append(fits[name].judge(*_features(call.output)))
 
-    images = [image for batch in batches for image in batch.split(16)]
+    images = [image for batch in batches for image in torch.split(batch, 16)]
     probes.attach()
     try:
         with quietly(model):
@@ -94,7 +94,7 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
 
 
 def targets(height: int, width: int) -> Tensor:
-    """The position maps that are read out (3, height, width); a Gaussian of a quarter of the map for the centre."""
+    """Return the position maps that are read out (3, height, width); for the centre a Gaussian of a quarter of the map."""
     # offsets from the middle that are exactly opposite, so that mirrored positions have one and the same nearness
     down, across = ((2 * torch.arange(n) + 1 - n) / (2 * n) for n in (height, width))
     down, across = down[:, None].expand(height, width), across[None, :].expand(height, width)
@@ -119,7 +119,7 @@ class _Fit:
         self.weight: Tensor | None = None
 
     def add(self, x: Tensor, y: Tensor) -> None:
-        """Adds activations (images, positions, channels) with their targets (positions, targets)."""
+        """Add activations (images, positions, channels) with their targets (positions, targets)."""
         rows = torch.cat([x.flatten(0, 1), y.repeat(len(x), 1)], 1)
         rows = torch.cat([torch.ones_like(rows[:, :1]), rows], 1)
         self.sums = self.sums.to(rows.device) + rows.T @ rows
@@ -131,7 +131,7 @@ class _Fit:
         return mean, self.sums[1:, 1:] / self.count - mean[:, None] * mean[None, :]
 
     def correlations(self) -> Tensor:
-        """Correlation of every channel with every target (targets, channels)."""
+        """Return the correlation of every channel with every target (targets, channels)."""
         mean, covariance = self._moments()
         variance = covariance.diagonal().clamp(min=0)
         k = len(TARGETS)
@@ -140,7 +140,7 @@ class _Fit:
         return torch.where(constant, torch.nan, covariance[:-k, -k:] / scale).T.float().cpu()
 
     def judge(self, x: Tensor, y: Tensor) -> Tensor:
-        """Rank correlation and mean absolute error on other images (images, 2, targets)."""
+        """Return rank correlation and mean absolute error on other images (images, 2, targets)."""
         k = len(TARGETS)
         mean, covariance = self._moments()
         if self.weight is None:

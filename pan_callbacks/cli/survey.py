@@ -15,10 +15,9 @@ from pan_callbacks._runtime import halving
 from pan_callbacks.analysis.agreement import Companions, companions
 from pan_callbacks.analysis.input_size import next_size_without_leftover
 from pan_callbacks.analysis.kernels import KernelSymmetry, model_asymmetries
-from pan_callbacks.analysis.portraits import by_type, neuron_pictures
+from pan_callbacks.analysis.portraits import NeuronPicture, by_type, neuron_pictures
 from pan_callbacks.cli.page import png_of
 from pan_callbacks.errors import PANError
-from pan_callbacks.figures.gallery import NeuronPicture
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports._json import write_json

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
+from pan_callbacks.analysis.portraits import NeuronPicture
 from pan_callbacks.figures.style import (
     BORDER,
     LARGE,
@@ -23,7 +23,6 @@ from pan_callbacks.figures.style import (
     numbers,
     shorten,
 )
-from pan_callbacks.reports.pans import PAN
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,31 +32,8 @@ _BINS = 40
 _EXAMPLES_IN_A_ROW = 3
 
 
-@dataclass(frozen=True, eq=False)
-class NeuronPicture:
-    """What :func:`gallery` draws of one neuron.
-
-    Args:
-        pan: The neuron.
-        kernel: Its kernel, mean over input channels (rows, columns).
-        activation: Its mean activation map (height, width).
-        border: Activations on the border of its strongest side (samples,).
-        reference: Activations of the reference that the border is compared with (samples,).
-        padding_taps: Rows and columns of the kernel that read the padding on that side.
-        examples: Images (3, height, width) in 0 to 1, each with its activation map (height, width).
-    """
-
-    pan: PAN
-    kernel: Tensor
-    activation: Tensor
-    border: Tensor
-    reference: Tensor
-    padding_taps: tuple[Sequence[int], Sequence[int]] = ((), ())
-    examples: tuple[tuple[Tensor, Tensor], ...] = ()
-
-
 def gallery(pictures: Iterable[NeuronPicture]) -> Figure:
-    """What neurons look like: a row for each, with kernel, mean activation map, and border against reference.
+    """Show what neurons look like: a row for each, with kernel, mean activation map, and border against reference.
 
     The taps of the kernel that read padding are outlined. The border's place is marked outside the map. The two
     distributions are densities on common bins. Examples follow in a second row, their activations in one scale of

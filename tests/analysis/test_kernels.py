@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import ScaledStdConv2d, StdConv2d, StdConv2dSame
 from torch import nn
 
 from pan_callbacks import PANError, PANReport, scan
-from pan_callbacks.analysis.kernels import kernel_asymmetry, mean_kernel, model_asymmetries, padding_taps
+from pan_callbacks.analysis.kernels import (
+    effective_kernel,
+    kernel_asymmetry,
+    mean_kernel,
+    model_asymmetries,
+    padding_taps,
+)
 from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.padding import SIDES, Axis, Geometry
 from pan_callbacks.reports.layer_report import LayerReport
@@ -139,3 +146,37 @@ class TestPaddingTaps:
         geometry = Geometry(Axis(8, 1), Axis(8, 5, before=2, after=2))
         assert padding_taps(geometry, "right") == ([], [3, 4])
         assert padding_taps(geometry, "top") == ([], [])
+
+
+def standardised(weight: torch.Tensor) -> torch.Tensor:
+    """Each filter with mean 0 and deviation 1, by hand."""
+    mean, std = weight.mean((1, 2, 3), keepdim=True), weight.std((1, 2, 3), keepdim=True, correction=0)
+    return (weight - mean) / std
+
+
+class TestEffectiveKernel:
+    """Layers that standardise their weight are shown as they convolve."""
+
+    @pytest.mark.parametrize("kind", [StdConv2d, StdConv2dSame])
+    @pytest.mark.parametrize("options", [{"padding": 1}, {"dilation": 2, "padding": 2}, {"groups": 2, "padding": 1}])
+    def test_it_is_standardised(self, kind, options):
+        if kind is StdConv2dSame:
+            options = {key: value for key, value in options.items() if key != "padding"}
+        conv = kind(4, 6, 3, **options)
+        torch.testing.assert_close(effective_kernel(conv), standardised(conv.weight.detach()), rtol=1e-3, atol=1e-3)
+
+    def test_asymmetries_are_those_of_the_kernel_that_was_measured(self):
+        conv = ScaledStdConv2d(1, 2, 3, padding=1)
+        with torch.no_grad():  # as it is stored both filters look down, by different amounts; standardised they cancel
+            conv.weight[0, 0], conv.weight[1, 0] = torch.arange(9.0).view(3, 3), -5 * torch.arange(9.0).view(3, 3)
+        net = nn.Sequential(conv).eval()
+        report = scan(net, [torch.rand(16, 1, 16, 16)], progress=False)
+        found = model_asymmetries(net, report)["0"]
+        assert found.mean_kernel.abs().max() < 1e-5 * effective_kernel(conv).abs().max()
+        assert mean_kernel(conv).abs().max() > 1
+
+    def test_the_model_is_left_as_it_was(self):
+        conv = StdConv2d(3, 4, 3, padding=1)
+        before = {name: value.clone() for name, value in conv.state_dict().items()}
+        effective_kernel(conv)
+        assert all(torch.equal(value, before[name]) for name, value in conv.state_dict().items())

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from timm.layers import StdConv2d
 from torch import nn
 
-from pan_callbacks.analysis.portraits import by_type, displayed, neuron_pictures
-from pan_callbacks.figures.gallery import NeuronPicture, gallery
+from pan_callbacks.analysis.portraits import NeuronPicture, by_type, displayed, neuron_pictures
+from pan_callbacks.figures.gallery import gallery
 from pan_callbacks.measurement.engine import Measurement, Settings
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.padding import SIDES
@@ -221,6 +222,22 @@ class TestNeuronPictures:
         pans = [pan for channel in (1, 0) for pan in self.report.pans if pan.channel == channel]
         found = neuron_pictures(self.measurement, self.report, limit=1, pans=pans)
         assert [pic.pan for pic in found] == pans
+
+    def test_the_kernel_is_the_one_that_a_weight_standardised_layer_convolves_with(self):
+        conv = StdConv2d(1, 2, 3, padding=1, bias=False)
+        with torch.no_grad():
+            conv.weight[0] = torch.tensor([[9.0, 9.0, 9.0], [1.0, 0.0, 2.0], [0.0, 1.0, 0.0]])
+        net = nn.Sequential(conv).eval()
+        measurement = Measurement(net, Settings(reference="centre"))
+        measurement.start()
+        with torch.no_grad():
+            net(self.images)
+        report, weight = measurement.report(), conv.weight.detach()
+        mean, std = weight.mean((1, 2, 3), keepdim=True), weight.std((1, 2, 3), keepdim=True, correction=0)
+        standardised = ((weight - mean) / std).mean(1)
+        assert report.count
+        for picture in neuron_pictures(measurement, report):
+            torch.testing.assert_close(picture.kernel, standardised[picture.pan.channel], rtol=1e-4, atol=1e-4)
 
     def test_they_can_be_drawn(self):
         assert draws_without_warning(gallery(self.pictures(examples=3).values()))
