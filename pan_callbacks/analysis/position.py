@@ -94,7 +94,7 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
 
 
 def targets(height: int, width: int) -> Tensor:
-    """Return the position maps that are read out (3, height, width); for the centre a Gaussian of a quarter of the map."""
+    """Return the position maps that are read out (3, height, width), for the centre a Gaussian of a quarter of it."""
     # offsets from the middle that are exactly opposite, so that mirrored positions have one and the same nearness
     down, across = ((2 * torch.arange(n) + 1 - n) / (2 * n) for n in (height, width))
     down, across = down[:, None].expand(height, width), across[None, :].expand(height, width)

@@ -114,6 +114,7 @@ def figures(survey: Survey) -> dict[str, tuple[Figure, str, str]]:
     from pan_callbacks.figures import impact as impact_figures
     from pan_callbacks.figures import model as model_figures
     from pan_callbacks.figures.gallery import gallery
+    from pan_callbacks.figures.position import position_by_depth
 
     report = survey.report
     height, width = survey.size
@@ -146,7 +147,7 @@ def figures(survey: Survey) -> dict[str, tuple[Figure, str, str]]:
         drawn[f"pan_{number:02d}"] = gallery([picture]), described, ""
     if survey.companions is not None:
         drawn["position"] = (
-            impact_figures.position_by_depth(survey.companions),
+            position_by_depth(survey.companions),
             "Lines: how well the position is read out of each layer",
             "Read out of frozen features by ridge regression, after PosENet (Islam et al. 2020). What is left without "
             "padding is what the content gives away, and what mirrored content does.",

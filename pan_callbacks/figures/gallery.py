@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
@@ -15,8 +15,10 @@ from pan_callbacks.figures.style import (
     NORMAL,
     REFERENCE,
     SMALL,
+    FloatArray,
     centred,
     diverging,
+    few_ticks,
     finite,
     new_figure,
     note,
@@ -27,6 +29,7 @@ from pan_callbacks.figures.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
 
 _BINS = 40
 _EXAMPLES_IN_A_ROW = 3
@@ -80,7 +83,7 @@ def _kernel(part: SubFigure, axes: Axes, kernel: Tensor, padding_taps: tuple[Seq
     boxes = [((-0.5, min(rows) - 0.5), width, max(rows) - min(rows) + 1)] if rows else []
     boxes += [((min(cols) - 0.5, -0.5), max(cols) - min(cols) + 1, height)] if cols else []
     halo = [withStroke(linewidth=5, foreground="white")]  # on brown, orange alone is hard to see
-    line = {"fill": False, "edgecolor": BORDER, "linewidth": 2.5, "path_effects": halo, "zorder": 3}
+    line: dict[str, Any] = {"fill": False, "edgecolor": BORDER, "linewidth": 2.5, "path_effects": halo, "zorder": 3}
     for box in boxes:
         axes.add_patch(Rectangle(*box, **line, clip_on=False))
     if boxes:
@@ -89,7 +92,8 @@ def _kernel(part: SubFigure, axes: Axes, kernel: Tensor, padding_taps: tuple[Seq
 
 def _activation(part: SubFigure, axes: Axes, activation: Tensor, side: str) -> None:
     values = np.atleast_2d(numbers(activation))
-    image = axes.imshow(values, cmap="viridis", interpolation="nearest", **_limits(values))
+    low, high = _limits(values)
+    image = axes.imshow(values, cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
     axes.set_title(f"mean activation, {side} marked", fontsize=NORMAL, pad=11)
     _map_frame(part, axes, image)
     _mark(axes, values.shape, side)
@@ -102,13 +106,13 @@ def _examples(part: SubFigure, picture: NeuronPicture, lines: int, side: str) ->
     maps = [np.atleast_2d(numbers(activation)) for _, activation in examples]
     # one freak position in one image must not take all the colours, what the mean shows must keep its own
     pooled = np.concatenate([values.ravel() for values in maps])
-    limits = _limits(np.append(np.percentile(pooled, (0.5, 99.5)), numbers(picture.activation)))
-    beyond = (pooled.min() < limits["vmin"], pooled.max() > limits["vmax"])
+    low, high = _limits(np.append(np.percentile(pooled, (0.5, 99.5)), numbers(picture.activation)))
+    beyond = bool(pooled.min() < low), bool(pooled.max() > high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
     panels = grid.reshape(-1, 2)
     for (left, right), (image, _), values in zip(panels, examples, maps, strict=False):
         left.imshow(numbers(image).transpose(1, 2, 0).clip(0, 1), interpolation="antialiased")
-        drawn = right.imshow(values, cmap="viridis", interpolation="nearest", **limits)
+        drawn = right.imshow(values, cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
         left.set_title("image", fontsize=NORMAL)
         right.set_title("activation", fontsize=NORMAL)
         _mark(right, values.shape, side)
@@ -120,11 +124,11 @@ def _examples(part: SubFigure, picture: NeuronPicture, lines: int, side: str) ->
     _bar(part, drawn, grid, aspect=14 * lines, pad=0.015, extend=extend)
 
 
-def _limits(values: np.ndarray) -> dict[str, float]:
+def _limits(values: FloatArray) -> tuple[float, float]:
     """Limits of a scale of colours."""
     low, high = float(values.min()), float(values.max())
     spare = 0.0 if high > low else 0.5
-    return {"vmin": low - spare, "vmax": high + spare}
+    return low - spare, high + spare
 
 
 def _mark(axes: Axes, shape: tuple[int, ...], side: str) -> None:
@@ -146,15 +150,15 @@ def _mark(axes: Axes, shape: tuple[int, ...], side: str) -> None:
         axes.add_patch(Rectangle(box[:2], *box[2:], color=BORDER, linewidth=0, clip_on=False))
 
 
-def _map_frame(part: SubFigure, axes: Axes, image) -> None:
+def _map_frame(part: SubFigure, axes: Axes, image: AxesImage) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     _bar(part, image, axes, aspect=14, pad=0.06)
 
 
-def _bar(part: SubFigure, image, axes, aspect: float, pad: float, extend: str = "neither") -> None:
+def _bar(part: SubFigure, image: AxesImage, axes: Any, aspect: float, pad: float, extend: str = "neither") -> None:
     bar = part.colorbar(image, ax=axes, aspect=aspect, pad=pad, shrink=0.85, extend=extend)
-    bar.ax.yaxis.get_major_locator().set_params(nbins=3)
+    few_ticks(bar.ax.yaxis, 3)
     bar.ax.tick_params(labelsize=SMALL)
 
 

@@ -1,42 +1,29 @@
-"""Pictures of what masking does: to the metric, to each class, and to what the network knows of position."""
+"""Pictures of what masking does: to the metric, and to each class."""
 
 from __future__ import annotations
 
 import math
-from statistics import fmean
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pan_callbacks.analysis.agreement import VARIANTS, Companions
-from pan_callbacks.figures.style import (
-    BORDER,
-    LARGE,
-    LINE,
-    NORMAL,
-    REFERENCE,
-    SMALL,
-    new_figure,
-    note,
-    shorten,
-    shorten_all,
-)
-from pan_callbacks.reports.impact_report import Arm, ImpactReport
+from pan_callbacks.figures.style import BORDER, LARGE, LINE, NORMAL, REFERENCE, SMALL, new_figure, note, plain, shorten
+from pan_callbacks.reports.impact_report import Arm, ClassChanges, ImpactReport
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
 def impact_changes(report: ImpactReport) -> Figure:
-    """What masking PANs changes, against as many other neurons: the metric, KL divergence and flipped predictions.
+    """Show what masking PANs changes, against as many other neurons: the metric, KL divergence and flipped predictions.
 
     Args:
         report: What was measured.
     """
     percent = report.metric == "accuracy"
     change = f"change of {shorten(report.metric, 24)}" + (" (points)" if percent else "")
-    panels = {
+    panels: dict[str, Callable[[Arm], Any]] = {
         change: lambda arm: report.change(arm) * (100 if percent else 1),
         "KL divergence (nats)": lambda arm: arm.kl,
         "flipped predictions (%)": lambda arm: None if arm.flips is None else 100 * arm.flips,
@@ -63,7 +50,7 @@ def impact_changes(report: ImpactReport) -> Figure:
         first = axes is figure.axes[0]
         axes.set_yticks(range(len(rows)), [row[0] for row in rows] if first else [""] * len(rows), fontsize=NORMAL)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        _plain(axes)
+        plain(axes, "both")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     kinds = {"PANs": "PANs, or all padding", "others": "as many other neurons of the same layers, each draw"}
     named = {kinds[label]: handle for handle, label in zip(handles, labels, strict=True)}
@@ -72,7 +59,7 @@ def impact_changes(report: ImpactReport) -> Figure:
 
 
 def class_changes(report: ImpactReport, mode: str, limit: int = 20) -> Figure:
-    """The classes whose mean predicted probability moves most when the PANs are masked, with 95 % intervals.
+    """Show the classes whose mean predicted probability moves most when the PANs are masked, with 95 % intervals.
 
     Args:
         report: What was measured.
@@ -96,61 +83,23 @@ def class_changes(report: ImpactReport, mode: str, limit: int = 20) -> Figure:
     axes.set_yticks(rows, [shorten(class_name(report, i)) for i in order.tolist()], fontsize=SMALL)
     axes.set_ylim(len(order) - 0.4, -0.6)
     axes.set_xlabel("points of probability; bars are 95 % intervals over images", fontsize=NORMAL)
-    _plain(axes)
+    plain(axes, "both")
     shown = f"{len(order)} of {len(shift)} classes, those that move most" if len(order) < len(shift) else "all classes"
     figure.suptitle(title, fontsize=LARGE)
-    axes.set_title(f"{shown}; {_halves(arm)}", fontsize=NORMAL)
+    axes.set_title(f"{shown}; {_halves(arm.classes)}", fontsize=NORMAL)
     return figure
 
 
 def class_name(report: ImpactReport, index: int) -> str:
-    """Name of a class, or its number."""
+    """Return the name of a class, or its number."""
     names = report.class_names
     return names[index] if names is not None and index < len(names) else f"class {index}"
 
 
-def _halves(arm: Arm) -> str:
-    rho = arm.classes.split_half
+def _halves(changes: ClassChanges) -> str:
+    rho = changes.split_half
     return "no split-half correlation" if math.isnan(rho) else f"split-half correlation {rho:.2f}"
 
 
-def position_by_depth(found: Companions) -> Figure:
-    """How well the position is read out of each layer: as it is, with the PANs masked, with all padding neutral.
-
-    Args:
-        found: What was measured.
-    """
-    layers = list(found.position[VARIANTS[0]])
-    title = "Position read out of each layer"
-    if not layers:
-        return note(title, "no layer was measured")
-    figure = new_figure(8.5, 4.6)
-    axes = figure.subplots()
-    styles = zip(VARIANTS, (BORDER, REFERENCE, "#009e73"), ("o-", "s--", "^:"), strict=True)
-    for variant, color, style in styles:
-        readouts = found.position[variant]
-        values = [fmean(readouts[name].spearman) if name in readouts else math.nan for name in layers]
-        axes.plot(values, style, color=color, markersize=4.5, linewidth=1.5, label=variant)
-    every = max(1, math.ceil(len(layers) / 24))
-    names = shorten_all(layers[::every], 24)
-    axes.set_xticks(
-        range(0, len(layers), every), names, rotation=35, ha="right", rotation_mode="anchor", fontsize=SMALL
-    )
-    axes.set_ylabel("rank correlation with the truth", fontsize=NORMAL)
-    axes.set_ylim(min(0.0, axes.get_ylim()[0]), 1.02)
-    axes.legend(fontsize=NORMAL, frameon=False)
-    axes.set_title("mean over row, column and nearness to the centre, on images held out", fontsize=NORMAL)
-    figure.suptitle(title, fontsize=LARGE)
-    _plain(axes)
-    return figure
-
-
-def _known(values) -> bool:
+def _known(values: Iterable[float | None]) -> bool:
     return all(value is not None and not math.isnan(value) for value in values)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(axis="x", labelsize=SMALL)
-    axes.grid(color="#e4e4e4", linewidth=0.6)
-    axes.set_axisbelow(True)

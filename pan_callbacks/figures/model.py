@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,26 +19,33 @@ from pan_callbacks.figures.style import (
     SMALL,
     centred,
     diverging,
+    few_ticks,
     new_figure,
     note,
     numbers,
+    plain,
     sequential,
     shorten,
     shorten_all,
 )
 from pan_callbacks.padding import EDGES, SIDES
+from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+IntArray = np.ndarray[Any, np.dtype[np.integer[Any]]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 _EACH_LAYER, _DEPTHS = 16, 10  # layers up to which each has a bar of its own, and bars beyond
 _KERNELS_IN_A_ROW = 4
 
 
 def layer_sides(report: PANReport) -> Figure:
-    """How many PANs each measured layer has on each side, as a heat map.
+    """Show how many PANs each measured layer has on each side, as a heat map.
 
     A hatched cell is a side where the layer has no border: none of its outputs reads padding there alone. At the right
     stands how many of the layer's channels are PANs on any side.
@@ -46,19 +53,39 @@ def layer_sides(report: PANReport) -> Figure:
     Args:
         report: What was measured.
     """
-    from matplotlib.collections import PatchCollection
-    from matplotlib.patches import Patch, Rectangle
+    from matplotlib.patches import Patch
 
     title = f"Padding aware neurons by layer and side (|contrast| ≥ {report.threshold:g})"
-    layers = [name for name, layer in report.layers.items() if layer.skipped is None]
+    layers = list(report.measured)
     if not layers:
         return note(title, "no layer was measured")
-    contrasts = [report.contrast(name) for name in layers]
     counts = torch.stack([report.hits(name).sum(1) for name in layers]).numpy()  # (layers, 8)
-    borders = torch.stack([(~contrast.isnan()).any(1) for contrast in contrasts]).numpy()
+    borders = torch.stack([(~report.contrast(name).isnan()).any(1) for name in layers]).numpy()
     height = 0.3 if len(layers) <= 24 else 0.21 if len(layers) <= 60 else 0.15
     figure = new_figure(9.0, min(40.0, 1.7 + height * len(layers)))
     axes = figure.subplots()
+    image = _draw_counts(axes, counts, borders)
+    if len(layers) <= 60:
+        _write_counts(axes, image, counts, borders, NORMAL if height > 0.25 else SMALL)
+    _label_layers(axes, report, layers)
+    shrink = min(1.0, 3.5 / (height * len(layers) + 0.4))
+    bar = figure.colorbar(image, ax=axes, aspect=28, pad=0.03, shrink=shrink, anchor=(0.0, 1.0))
+    bar.set_label("PANs", fontsize=NORMAL)
+    bar.ax.tick_params(labelsize=SMALL)
+    few_ticks(bar.ax.yaxis, whole=True)
+    figure.suptitle(title, fontsize=LARGE)
+    if not borders.all():
+        handles = [Patch(**NO_BORDER, label="no border")]
+        figure.legend(handles=handles, loc="outside lower center", fontsize=SMALL, frameon=False)
+    return figure
+
+
+def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
+    """The cells of the heat map, hatched if there is no border."""
+    from matplotlib.collections import PatchCollection
+    from matplotlib.patches import Rectangle
+
+    layers = len(counts)
     image = axes.imshow(
         np.ma.masked_where(~borders, counts),
         cmap=sequential(),
@@ -69,44 +96,39 @@ def layer_sides(report: PANReport) -> Figure:
     )
     cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(~borders).tolist()]
     axes.add_collection(PatchCollection(cells, **NO_BORDER), autolim=False)
-    if len(layers) <= 60:
-        for row, column in np.argwhere(borders).tolist():
-            count = counts[row, column]
-            dark = np.dot(image.cmap(image.norm(count))[:3], (0.299, 0.587, 0.114)) < 0.55
-            color = "#8c8c8c" if count == 0 else "white" if dark else "black"
-            size = NORMAL if height > 0.25 else SMALL
-            number = axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=color)
-            number.set_in_layout(False)  # always inside the axes; asking each for its size doubles the time to draw
-    axes.hlines(np.arange(1, len(layers)) - 0.5, -0.5, len(SIDES) - 0.5, color="white", linewidth=1)
-    axes.vlines(np.arange(1, len(SIDES)) - 0.5, -0.5, len(layers) - 0.5, color="white", linewidth=1)
+    axes.hlines(np.arange(1, layers) - 0.5, -0.5, len(SIDES) - 0.5, color="white", linewidth=1)
+    axes.vlines(np.arange(1, len(SIDES)) - 0.5, -0.5, layers - 0.5, color="white", linewidth=1)
     axes.axvline(len(EDGES) - 0.5, color="black", linewidth=1.2)
+    return image
 
+
+def _write_counts(axes: Axes, image: AxesImage, counts: IntArray, borders: BoolArray, size: int) -> None:
+    """The number in each cell, white on dark colours."""
+    for row, column in np.argwhere(borders).tolist():
+        count = counts[row, column]
+        dark = np.dot(image.cmap(image.norm(count))[:3], (0.299, 0.587, 0.114)) < 0.55
+        color = "#8c8c8c" if count == 0 else "white" if dark else "black"
+        number = axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=color)
+        number.set_in_layout(False)  # always inside the axes; asking each for its size doubles the time to draw
+
+
+def _label_layers(axes: Axes, report: PANReport, layers: list[str]) -> None:
+    """Names of sides above, of layers at the left, and their PANs on any side at the right."""
     axes.set_xticks(range(len(SIDES)), [side.replace("-", "-\n") for side in SIDES], fontsize=NORMAL)
     axes.xaxis.tick_top()
     every = max(1, math.ceil(len(layers) * 0.15 / 38))
     axes.set_yticks(range(0, len(layers), every), [shorten(name) for name in layers[::every]], fontsize=SMALL)
-    by_layer = report.count_by_layer()
+    by_layer = report.count_by("layer")
     right = axes.secondary_yaxis("right")
     totals = [f"{by_layer[name]} of {report.layers[name].channels}" for name in layers[::every]]
     right.set_yticks(range(0, len(layers), every), totals, fontsize=SMALL)
     axes.annotate("any side", (1, 1), (5, 7), xycoords="axes fraction", textcoords="offset points", fontsize=NORMAL)
     for axis in (axes, right):
         axis.tick_params(length=0)
-    shrink = min(1.0, 3.5 / (height * len(layers) + 0.4))
-    bar = figure.colorbar(image, ax=axes, aspect=28, pad=0.03, shrink=shrink, anchor=(0.0, 1.0))
-    bar.set_label("PANs", fontsize=NORMAL)
-    bar.ax.tick_params(labelsize=SMALL)
-    bar.ax.yaxis.get_major_locator().set_params(integer=True)
-    figure.suptitle(title, fontsize=LARGE)
-    if not borders.all():
-        figure.legend(
-            handles=[Patch(**NO_BORDER, label="no border")], loc="outside lower center", fontsize=SMALL, frameon=False
-        )
-    return figure
 
 
 def depth_share(report: PANReport) -> Figure:
-    """Which share of the neurons are PANs, by depth: nascent and inherited ones stacked, their number above.
+    """Show which share of the neurons are PANs, by depth: nascent and inherited ones stacked, their number above.
 
     Up to 16 measured layers have a bar each; more are put, in the model's order, into 10 groups of as equal a number
     of layers as can be.
@@ -115,13 +137,13 @@ def depth_share(report: PANReport) -> Figure:
         report: What was measured.
     """
     title = f"Padding aware neurons by depth (|contrast| ≥ {report.threshold:g})"
-    layers = list(report.count_by_layer())
+    layers = list(report.measured)
     if not layers:
         return note(title, "no layer was measured")
     groups = np.array_split(np.arange(len(layers)), len(layers) if len(layers) <= _EACH_LAYER else _DEPTHS)
     group_of = {layers[index]: number for number, group in enumerate(groups) for index in group}
     neurons = np.zeros(len(groups), int)
-    counts = {"nascent": np.zeros(len(groups), int), "inherited": np.zeros(len(groups), int)}
+    counts: dict[str, IntArray] = {origin: np.zeros(len(groups), int) for origin in ("nascent", "inherited")}
     for name, number in group_of.items():
         neurons[number] += report.layers[name].channels
     for pan in report.pans:
@@ -134,17 +156,17 @@ def depth_share(report: PANReport) -> Figure:
     below = np.zeros(len(groups))
     for (origin, count), color, hatch in zip(counts.items(), (REFERENCE, BORDER), (None, "///"), strict=True):
         share = 100 * count / neurons
-        bars = {"width": 0.72, "color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+        bars: dict[str, Any] = {"width": 0.72, "color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
         axes.bar(range(len(groups)), share, bottom=below, label=f"{origin} ({count.sum()})", **bars)
         below += share
     top = max(1.0, below.max())
-    for number, (height, total) in enumerate(zip(below, sum(counts.values()), strict=True)):
+    for number, (height, total) in enumerate(zip(below, counts["nascent"] + counts["inherited"], strict=True)):
         axes.text(number, height + 0.075 * top, str(total), ha="center", fontsize=NORMAL)
         axes.text(number, height + 0.015 * top, f"of {neurons[number]}", ha="center", fontsize=SMALL, color="#555555")
     axes.set_ylim(0, 1.18 * top)
     middle, half = (len(groups) - 1) / 2, max(len(groups), 4) / 2 + 0.1  # else a single layer is a wall
     axes.set_xlim(middle - half, middle + half)
-    axes.yaxis.get_major_locator().set_params(nbins=5)
+    few_ticks(axes.yaxis, 5)
     axes.set_ylabel("share of the neurons (%)", fontsize=NORMAL)
     if alone:
         names = shorten_all(layers, 24)
@@ -154,7 +176,7 @@ def depth_share(report: PANReport) -> Figure:
         names = [f"{group[0] + 1}–{group[-1] + 1}" if len(group) > 1 else f"{group[0] + 1}" for group in groups]
         axes.set_xticks(range(len(groups)), names, fontsize=SMALL)
         axes.set_xlabel(f"depth: the {len(layers)} measured layers, in the model's order", fontsize=NORMAL)
-    _plain(axes, "y")
+    plain(axes, "y")
     if report.pans:
         axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     else:
@@ -163,7 +185,7 @@ def depth_share(report: PANReport) -> Figure:
 
 
 def leftover_padding(report: PANReport, next_size: tuple[int, int] | None = None) -> Figure:
-    """How much of its padded input each strided layer leaves unread at the far end, at the size that was measured.
+    """Show how much of its padded input each strided layer leaves unread at the far end, at the size that was measured.
 
     Args:
         report: What was measured.
@@ -196,7 +218,7 @@ def leftover_padding(report: PANReport, next_size: tuple[int, int] | None = None
     axes.set_ylim(len(found) - 0.5, -0.5)
     most = max(1, leftover.max(), max(max(layer.stride) for layer in found.values()) - 1)
     axes.set_xlim(-0.04 * most, 1.04 * most)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    few_ticks(axes.xaxis, whole=True)
     axes.set_xlabel("rows or columns at bottom and right that no window reaches", fontsize=NORMAL)
     every = max(1, math.ceil(len(found) * 0.15 / 38))
     ticks = range(0, len(found), every)
@@ -206,13 +228,13 @@ def leftover_padding(report: PANReport, next_size: tuple[int, int] | None = None
     right.spines["right"].set_visible(False)
     for each in (axes, right):
         each.tick_params(axis="y", length=0)
-    _plain(axes, "x")
+    plain(axes, "x")
     figure.legend(loc="outside lower center", fontsize=SMALL, frameon=False, ncols=2)
     return figure
 
 
 def kernel_asymmetries(asymmetries: Mapping[str, KernelSymmetry], limit: int = 24) -> Figure:
-    """The mean kernel of every layer, each in its own scale of colours, and how unlike its mirror images it is.
+    """Show the mean kernel of every layer, each in its own scale of colours, and how unlike its mirror images it is.
 
     Args:
         asymmetries: Layer name to its mean kernel and asymmetries, in the model's order, from
@@ -255,16 +277,7 @@ def kernel_asymmetries(asymmetries: Mapping[str, KernelSymmetry], limit: int = 2
     return figure
 
 
-def _geometry(layer) -> str:
+def _geometry(layer: LayerReport) -> str:
     """Stride and output size of a layer in a few characters."""
-    stride = "×".join(map(str, layer.stride[: len(set(layer.stride))]))  # one number where both are the same
-    height, width = layer.output_size
-    return f"stride {stride}, output {height}×{width}"
-
-
-def _plain(axes: Axes, along: str) -> None:
-    """Small labels, two spines, and grid lines along one axis."""
-    axes.tick_params(labelsize=SMALL)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=along, color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
+    stride = "×".join(map(str, layer.stride[: len(set(layer.stride))]))  # one number if both are the same
+    return f"stride {stride}, output {'×'.join(map(str, layer.output_size or ()))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from pan_callbacks.figures.style import (
     SMALL,
     centred,
     diverging,
+    few_ticks,
     new_figure,
     note,
     shorten,
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def timeline(history: Sequence[Mapping], limit: int = 120) -> Figure:
-    """Which neurons were padding aware when: neurons × epochs, the number of PANs above.
+def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
+    """Show which neurons were padding aware when: neurons × epochs, the number of PANs above.
 
     A row is a neuron that was a PAN in any probe. Layers stand in the order in which the history first names them (it
     may name layers without PANs, and so give the model's order), the neurons of a layer in the order in which they
@@ -77,7 +78,7 @@ def timeline(history: Sequence[Mapping], limit: int = 120) -> Figure:
     return figure
 
 
-def _timeline_rows(history: Sequence[Mapping], limit: int) -> tuple[list[tuple[str, int]], int]:
+def _timeline_rows(history: Sequence[Mapping[str, Any]], limit: int) -> tuple[list[tuple[str, int]], int]:
     """The neurons to draw, (layer, channel) from top to bottom, and how many there were to choose from."""
     layers: dict[str, int] = {}
     born: dict[tuple[str, int], int] = {}
@@ -95,7 +96,7 @@ def _timeline_rows(history: Sequence[Mapping], limit: int) -> tuple[list[tuple[s
     return sorted(kept, key=lambda neuron: (layers[neuron[0]], born[neuron], neuron[1])), len(born)
 
 
-def _timeline_grid(history: Sequence[Mapping], rows: list[tuple[str, int]]) -> np.ma.MaskedArray:
+def _timeline_grid(history: Sequence[Mapping[str, Any]], rows: list[tuple[str, int]]) -> np.ma.MaskedArray:
     """Signed contrast (neurons, probes), masked where a neuron is no PAN."""
     where = {neuron: row for row, neuron in enumerate(rows)}
     grid = np.full((len(rows), len(history)), np.nan)
@@ -115,13 +116,13 @@ def _timeline_height(rows: list[tuple[str, int]]) -> tuple[float, bool]:
     return max(1.3, len(rows) * (0.17 if named else 0.09), layers * 0.17), named
 
 
-def _count_panel(axes: Axes, history: Sequence[Mapping]) -> None:
+def _count_panel(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     counts = [probe["count"] for probe in history]
     axes.fill_between(range(len(counts)), counts, color=REFERENCE, alpha=0.15, linewidth=0)
     marker = "o" if len(counts) <= 40 else None
     axes.plot(counts, color=REFERENCE, linewidth=1.6, marker=marker, markersize=3.5, clip_on=False)
     axes.set_ylim(0, max(1, max(counts)) * 1.15)
-    axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
+    few_ticks(axes.yaxis, 4, whole=True)
     axes.set_ylabel("PANs", fontsize=NORMAL)
     axes.tick_params(axis="x", length=0, labelbottom=False)
     axes.tick_params(axis="y", labelsize=SMALL)
@@ -168,7 +169,7 @@ def _spread(centres: list[float], gap: float, low: float, high: float) -> list[f
     return places
 
 
-def _label_epochs(axes: Axes, history: Sequence[Mapping], most: int) -> None:
+def _label_epochs(axes: Axes, history: Sequence[Mapping[str, Any]], most: int) -> None:
     every = next(
         step * 10**power for power in range(9) for step in (1, 2, 5) if len(history) <= most * step * 10**power
     )

@@ -11,7 +11,8 @@ import torch
 
 from pan_callbacks.analysis.agreement import VARIANTS, Companions
 from pan_callbacks.analysis.position import PositionReadout
-from pan_callbacks.figures.impact import class_changes, class_name, impact_changes, position_by_depth
+from pan_callbacks.figures.impact import class_changes, class_name, impact_changes
+from pan_callbacks.figures.position import position_by_depth
 from pan_callbacks.reports.impact_report import Arm, ClassChanges, ImpactReport
 from tests.support.drawn import draws_without_warning, texts
 
