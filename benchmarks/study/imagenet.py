@@ -13,9 +13,9 @@ from benchmarks.study.measures import census, mean_movement, patch_movement, pro
 from pan_callbacks import masked, scan
 from pan_callbacks.analysis.agreement import companions
 from pan_callbacks.analysis.position import TARGETS
-from pan_callbacks.sources.images import sample_images
 from pan_callbacks.sources.models import LITE0_PACKAGE, LoadedModel, load_model
 from pan_callbacks.sources.preprocessing import MEAN, STD
+from pan_callbacks.sources.sample import sample_images
 from pan_callbacks.suppression.targets import padded_channels
 
 NAME = "timm:tf_efficientnet_lite0"

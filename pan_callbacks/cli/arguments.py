@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pan_callbacks import __version__
 
@@ -15,8 +18,158 @@ Exit codes: 0 done, 1 failed or interrupted (what was done is kept), 2 wrong usa
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line; ``args.command`` is the name of the command."""
+@dataclass(frozen=True)
+class ImpactOptions:
+    """What ``impact`` is asked for besides the scan.
+
+    Args:
+        mode: Modes of the mask.
+        controls: Random draws of other neurons.
+        metric: Name of a torchmetrics class, None for accuracy.
+        report: An earlier report, in place of a new scan.
+        labelled: Whether the images come in folders of their classes.
+        max_images: Images to predict at most, None for all.
+    """
+
+    mode: tuple[str, ...]
+    controls: int
+    metric: str | None
+    report: Path | None
+    labelled: bool
+    max_images: int | None
+
+
+@dataclass(frozen=True)
+class SurveyOptions:
+    """What ``scan`` or ``impact`` is asked for; what is None the user left open.
+
+    Args:
+        model: Where the model comes from.
+        images: A folder, or ``"sample"``.
+        out: Folder to write to.
+        overwrite: Whether it may hold something.
+        weights: Where the weights come from.
+        num_classes: Outputs of the model.
+        size: Height and width of the images.
+        mean: Of each channel.
+        std: Of each channel.
+        layers: Globs over layer names.
+        reference: Of the contrast.
+        threshold: Contrast of a PAN.
+        max_images: Images to scan at most.
+        companion_images: Images for the other measures.
+        seed: Of images and controls.
+        batch_size: Images in a forward.
+        workers: Processes that read images.
+        accelerator: As Lightning names it.
+        devices: Processes on a machine.
+        num_nodes: Machines.
+        quiet: Whether to print nothing but errors.
+        from_shell: Whether the arguments are those of the process.
+        impact: What impact is asked for, None for a scan alone.
+    """
+
+    model: str
+    images: str
+    out: Path
+    overwrite: bool
+    weights: str
+    num_classes: int | None
+    size: int | None
+    mean: tuple[float, ...] | None
+    std: tuple[float, ...] | None
+    layers: tuple[str, ...] | None
+    reference: str | None
+    threshold: float | None
+    max_images: int
+    companion_images: int
+    seed: int
+    batch_size: int
+    workers: int
+    accelerator: str
+    devices: int
+    num_nodes: int
+    quiet: bool
+    from_shell: bool
+    impact: ImpactOptions | None = None
+
+    @property
+    def processes(self) -> int:
+        """Processes in all."""
+        return self.devices * self.num_nodes
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """What ``compare`` is asked for.
+
+    Args:
+        reports: Folders or files of reports.
+        out: Folder to write to, None for the terminal alone.
+        overwrite: Whether it may hold something.
+    """
+
+    reports: tuple[Path, ...]
+    out: Path | None
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, and whether errors are to show where they came from."""
+
+    options: SurveyOptions | CompareOptions
+    debug: bool
+
+
+def parse(argv: Sequence[str] | None, from_shell: bool) -> Command:
+    """Read the arguments of the command line; wrong ones end the process with 2.
+
+    Args:
+        argv: Arguments, those of the process by default.
+        from_shell: Whether they are those of the process.
+    """
+    args = _parser().parse_args(argv)
+    if args.command == "compare":
+        return Command(CompareOptions(tuple(args.reports), args.out, args.overwrite), args.debug)
+    impact = None
+    if args.command == "impact":
+        labelled = not args.unlabelled and args.images != "sample"
+        modes = tuple(args.mode)
+        impact = ImpactOptions(modes, args.controls, args.metric, args.report, labelled, args.impact_images)
+    options = SurveyOptions(
+        model=args.model,
+        images=args.images,
+        out=args.out,
+        overwrite=args.overwrite,
+        weights=args.weights,
+        num_classes=args.num_classes,
+        size=args.size,
+        mean=_tuple(args.mean),
+        std=_tuple(args.std),
+        layers=_tuple(args.layers),
+        reference=args.reference,
+        threshold=args.threshold,
+        max_images=args.max_images,
+        companion_images=args.companion_images,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        accelerator=args.accelerator,
+        devices=args.devices,
+        num_nodes=args.num_nodes,
+        quiet=args.quiet,
+        from_shell=from_shell,
+        impact=impact,
+    )
+    return Command(options, args.debug)
+
+
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         "pan-callbacks",
         description="Finds the padding aware neurons of a trained model, shows them, and measures what they are worth.",
@@ -25,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"pan_callbacks {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    shape = {"epilog": _EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+    shape: dict[str, Any] = {"epilog": _EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
     scan = commands.add_parser("scan", help="find and picture the PANs of a model", **shape)
     _add_common(scan)
@@ -74,10 +227,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--reference",
         choices=("crop", "zoom", "mirror", "centre"),
-        default="crop",
         help="of the contrast (default crop)",
     )
-    what.add_argument("--threshold", type=float, default=0.8, help="contrast of a PAN (default 0.8)")
+    what.add_argument("--threshold", type=float, help="contrast of a PAN (default 0.8)")
     what.add_argument("--max-images", type=_whole(1), default=256, help="images to scan at most (default 256)")
     what.add_argument(
         "--companion-images", type=_whole(0), default=64, help="images for the other measures (default 64, 0: none)"
@@ -93,7 +245,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--debug", action="store_true", help="show where an error came from")
 
 
-def _whole(least: int, most: int | None = None):
+def _whole(least: int, most: int | None = None) -> Callable[[str], int]:
     def parse(text: str) -> int:
         value = int(text)
         if value < least:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pan_callbacks import __version__
-from pan_callbacks.cli.page import Page
+from pan_callbacks.cli.page import Page, Part, ShownTable, Text
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.padding import EDGES
 from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.tables import Table
 from pan_callbacks.reports.taxonomy import counts
 
 
@@ -38,7 +37,7 @@ class Entry:
 
 
 def read_entry(path: Path) -> Entry:
-    """Reads a folder that a survey was written to, or a ``pans.json`` alone.
+    """Read a folder that a survey was written to, or a ``pans.json`` alone.
 
     Raises:
         UsageError: If there is nothing of that name.
@@ -63,31 +62,37 @@ def read_entry(path: Path) -> Entry:
 _ABOUT = ("weights", "images", "preprocessing")
 
 
-def table(entries: Sequence[Entry]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Headings and a row for each report; columns about impact only where one of them has it."""
-    head = ("report", "model", *_ABOUT, "PANs", "neurons", "share", "nascent", "inherited", "excited", "inhibited")
-    head += ("mixed", "early", "middle", "late", "top", "bottom", "left", "right", "corner alone", "border bias")
+def table(entries: Sequence[Entry]) -> Table:
+    """Return a table with a row for each report; columns about impact only if one of them has it.
+
+    Args:
+        entries: The reports.
+    """
     modes = list(dict.fromkeys(mode for entry in entries if entry.impact for mode in entry.impact.modes))
-    head += tuple(f"masked, {mode}" for mode in modes)
-    return head, [_row(entry, modes) for entry in entries]
+    head = [
+        *("report", "model", *_ABOUT, "PANs", "neurons", "share", "nascent", "inherited", "excited", "inhibited"),
+        *("mixed", "early", "middle", "late", "top", "bottom", "left", "right", "corner alone", "border bias"),
+        *(f"masked, {mode}" for mode in modes),
+    ]
+    return Table.of(head, [_row(entry, modes) for entry in entries])
 
 
 def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
     report = entry.report
-    by = {name: counts(report, name) for name in ("origin", "sign", "depth")}
-    sides = report.count_by_side()
+    origins, signs, depths = report.count_by("origin"), report.count_by("sign"), counts(report, "depth")
+    sides = report.count_by("side")
     corners = sum(not pan.sides & set(EDGES) for pan in report.pans)
     bias = report.border_bias
     cells = [entry.name, entry.model, *(str(entry.about.get(what, "-")) for what in _ABOUT)]
     cells += [str(report.count), str(report.neurons), f"{report.fraction:.2%}"]
-    cells += [str(by["origin"].get(name, 0)) for name in ("nascent", "inherited")]
-    cells += [str(by["sign"].get(name, 0)) for name in ("excited", "inhibited", "mixed")]
-    cells += [str(by["depth"].get(name, 0)) for name in ("early", "middle", "late")]
-    cells += [str(sides[side]) for side in ("top", "bottom", "left", "right")]
+    cells += [str(origins[name]) for name in ("nascent", "inherited")]
+    cells += [str(signs[name]) for name in ("excited", "inhibited", "mixed")]
+    cells += [str(depths.get(name, 0)) for name in ("early", "middle", "late")]
+    cells += [str(sides[side]) for side in EDGES]
     cells += [str(corners), f"{bias:.2f}" if bias == bias else "-"]
     for mode in modes:
         known = entry.impact is not None and mode in entry.impact.modes
-        cells.append(_change(entry.impact, mode) if known else "-")
+        cells.append(_change(entry.impact, mode) if entry.impact is not None and known else "-")
     return tuple(cells)
 
 
@@ -102,14 +107,8 @@ def _single(impact: ImpactReport) -> list[tuple[str, str]]:
     return list(dict.fromkeys((arm.kind, arm.mode) for arm in impact.arms))
 
 
-def turned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """The table with a column for each report, for there are few of them and many quantities."""
-    columns = list(zip(head, *rows, strict=True))
-    return ("", *columns[0][1:]), columns[1:]
-
-
 def notes(entries: Sequence[Entry]) -> list[str]:
-    """What makes the reports hard to compare."""
+    """Return what makes the reports hard to compare."""
     found = []
     for what, values in (
         ("thresholds", {f"{entry.report.threshold:g}" for entry in entries}),
@@ -123,14 +122,16 @@ def notes(entries: Sequence[Entry]) -> list[str]:
 
 
 def write(entries: Sequence[Entry], folder: Path) -> None:
-    """Writes ``compare.csv`` and ``report.html``."""
-    head, rows = table(entries)
+    """Write ``compare.csv`` and ``report.html``.
+
+    Args:
+        entries: The reports.
+        folder: Folder to write into; it is made if it is missing.
+    """
+    found = table(entries)
     folder.mkdir(parents=True, exist_ok=True)
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([head, *rows])
-    (folder / "compare.csv").write_text(file.getvalue(), encoding="utf-8", newline="")
-    page = Page("Padding aware neurons, compared", f"pan_callbacks {__version__}")
-    for sentence in notes(entries):
-        page.text(sentence, "note")
-    page.table(*turned(head, rows))
+    (folder / "compare.csv").write_text(found.csv(), encoding="utf-8", newline="")
+    lead: list[Part] = [Text(sentence, "note") for sentence in notes(entries)]
+    lead.append(ShownTable(replace(found.turned(), numbers=())))  # a column holds words and numbers
+    page = Page("Padding aware neurons, compared", f"pan_callbacks {__version__}", lead)
     (folder / "report.html").write_text(page.html(), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Ctrl-C: it ends long work between two batches, and what was done is kept."""
+"""This process and the others that share the work with it, and Ctrl-C, which ends it between two batches."""
 
 from __future__ import annotations
 
@@ -7,13 +7,29 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from pan_callbacks._runtime import Shard
+from pan_callbacks.cli.arguments import ImpactOptions, SurveyOptions
+from pan_callbacks.cli.resolve import Job
+from pan_callbacks.cli.survey import pictures_of
+from pan_callbacks.errors import UsageError
+from pan_callbacks.reports.impact_report import ImpactReport
+from pan_callbacks.reports.pan_report import PANReport
+
+if TYPE_CHECKING:
+    from pan_callbacks.analysis.portraits import NeuronPicture
+    from pan_callbacks.sources.images import ImageSource
 
 
 class Stoppable:
     """Batches that end early once the user asked for it, always between two batches."""
 
-    def __init__(self, batches: Any, asked: list[bool]) -> None:
+    def __init__(self, batches: ImageSource, asked: list[bool]) -> None:
         self._batches, self._asked = batches, asked
         self.dataset = batches  # for the length of the progress bar
 
@@ -30,11 +46,11 @@ class Stoppable:
 
 
 @contextmanager
-def interruptible(sources: dict[str, Any]) -> Iterator[dict[str, Stoppable]]:
-    """Lets Ctrl-C end the batches instead of the program; pressed twice, it ends the program."""
+def interruptible(sources: dict[str, ImageSource]) -> Iterator[dict[str, Stoppable]]:
+    """Let Ctrl-C end the batches instead of the program; pressed twice, it ends the program."""
     asked: list[bool] = []
 
-    def stop(number: int, frame: Any) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
         if asked:
             raise KeyboardInterrupt
         asked.append(True)
@@ -50,3 +66,102 @@ def interruptible(sources: dict[str, Any]) -> Iterator[dict[str, Stoppable]]:
         yield {name: Stoppable(source, asked) for name, source in sources.items()}
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What a scan gave.
+
+    Args:
+        report: The report.
+        pictures: Its strongest neurons of each type.
+        notes: What a reader should know besides.
+    """
+
+    report: PANReport
+    pictures: tuple[NeuronPicture, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Process:
+    """This process, and the others that share the work with it.
+
+    Args:
+        options: Which devices to use.
+
+    Raises:
+        UsageError: If they are not there, or cannot be used from here.
+    """
+
+    def __init__(self, options: SurveyOptions) -> None:
+        import torch
+        from lightning_fabric import Fabric
+
+        many = options.processes > 1
+        if many and not options.from_shell:
+            raise UsageError("--devices starts this very program once more: for the shell, and not for main()")
+        accelerator = options.accelerator
+        if accelerator == "auto" and torch.backends.mps.is_available():
+            accelerator = "cpu"  # Apple's GPUs have no float64, which sums are kept in
+        try:
+            fabric = Fabric(
+                accelerator=accelerator,
+                devices=options.devices,
+                num_nodes=options.num_nodes,
+                strategy="ddp" if many else "auto",
+            )
+        except Exception as error:  # Lightning's own kinds of error for devices that are not there
+            raise UsageError(f"--accelerator {options.accelerator} --devices {options.devices}: {error}") from error
+        if many:
+            fabric.launch()
+        self.device, self.rank, self.world = fabric.device, fabric.global_rank, fabric.world_size
+        self.shows_progress = not options.quiet and self.rank == 0 and sys.stderr.isatty()
+
+    def scan(self, model: nn.Module, batches: Stoppable, job: Job) -> Scanned:
+        """Scan a model; the same report in any number of processes.
+
+        Args:
+            model: The model, on the device.
+            batches: This process's part of the images.
+            job: What is asked, and all of the images.
+        """
+        from pan_callbacks.measurement.scan import scanned
+
+        source = job.sources["scan"]
+        shard = Shard(self.rank, self.world, len(source), next(iter(source))[0][:1])
+        with scanned(model, batches, job.settings, shard, self.shows_progress) as (measurement, report):
+            try:
+                return Scanned(report, tuple(pictures_of(measurement, report, shard.shared)))
+            except Exception as error:  # pictures are not worth the report
+                return Scanned(report, (), (f"pictures of neurons were left out: {type(error).__name__}: {error}",))
+
+    def impact(
+        self, model: nn.Module, batches: Stoppable, report: PANReport, job: Job, options: ImpactOptions
+    ) -> ImpactReport:
+        """Measure what masking does; the same in any number of processes.
+
+        Args:
+            model: The model, on the device.
+            batches: This process's part of the images.
+            report: Which neurons to mask.
+            job: The metric, and the names of the classes.
+            options: How to mask them.
+        """
+        from pan_callbacks.suppression.impact import impact
+
+        found = impact(
+            model,
+            batches,
+            report,
+            options.mode,
+            options.controls,
+            job.options.seed,
+            job.metric,
+            job.class_names,
+            self.shows_progress,
+            Shard(self.rank, self.world),
+        )
+        if job.options.images != "sample":
+            return found
+        few = "the sample images are crops of 13 pictures: intervals over images are narrower than they should be"
+        return replace(found, notes=(*found.notes, few))

@@ -2,17 +2,100 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from torch import nn
+from torchmetrics import Metric
+
+from pan_callbacks.cli.arguments import SurveyOptions
 from pan_callbacks.errors import PANError, UsageError
+from pan_callbacks.layers import check_fits, convolutions, select
+from pan_callbacks.measurement.engine import Settings
+from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.sources.images import ImageSource
+from pan_callbacks.sources.models import LoadedModel, load_model
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line works on.
+
+    Args:
+        options: What is asked.
+        settings: Of the scan.
+        loaded: The model.
+        sources: Images: ``"scan"``, and ``"impact"`` if it is asked for.
+        known: An earlier report, in place of a new scan.
+        metric: In place of accuracy.
+    """
+
+    options: SurveyOptions
+    settings: Settings
+    loaded: LoadedModel
+    sources: Mapping[str, ImageSource]
+    known: PANReport | None = None
+    metric: Metric | None = None
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the model's outputs, as far as they are known."""
+        return class_names(self.sources["impact"].classes, self.loaded.outputs)
+
+    def assumptions(self) -> list[str]:
+        """Return what is taken for granted, for want of better knowledge."""
+        found, loaded, options = [], self.loaded, self.options
+        if not loaded.configured and options.weights == "default":
+            found.append(f"weights are {loaded.weights}: --weights FILE takes trained ones")
+        given = {"size": options.size, "mean": options.mean, "std": options.std}
+        missing = [name for name, value in given.items() if value is None]
+        if not loaded.configured and missing:
+            height, width = loaded.preprocessing.size
+            found.append(
+                f"the model does not say what images it expects: {height}×{width} px, with ImageNet's mean and "
+                f"deviation where there is no --{', --'.join(missing)}"
+            )
+        return found
+
+
+def resolve(options: SurveyOptions) -> Job:
+    """Load the model, and find the images, the report and the metric that were asked for.
+
+    Whatever can be refused is refused here, before anything is measured and before the folder is made.
+
+    Args:
+        options: What is asked.
+
+    Raises:
+        UsageError: If something was asked for that does not exist or makes no sense.
+        PANError: If something cannot be loaded.
+    """
+    check_out(options.out, options.overwrite)
+    impact = options.impact
+    if impact and impact.metric and not impact.labelled:
+        raise UsageError(f"--metric {impact.metric} needs labels, which --unlabelled and the sample images have not")
+    new_scan = options.layers, options.reference, options.threshold
+    if impact and impact.report and any(given is not None for given in new_scan):
+        raise UsageError("--report is of a scan that was made: --layers, --reference and --threshold are for a new one")
+    threshold = 0.8 if options.threshold is None else options.threshold
+    if not 0 < threshold < 1:
+        raise UsageError(f"--threshold {threshold:g} is not in (0, 1)")
+    loaded = normalised(load_model(options.model, options.weights, options.num_classes, options.size), options)
+    check_layers(loaded.model, options.layers)
+    metric = metric_of(impact.metric, loaded.outputs) if impact else None
+    known = read_report(impact.report, loaded.model) if impact and impact.report else None
+    labelled = impact is not None and impact.labelled
+    sources = {"scan": image_source(options, loaded, options.max_images, labelled)}
+    if impact:
+        sources["impact"] = image_source(options, loaded, impact.max_images, labelled)
+    check_shares(sources, options.processes)
+    settings = Settings(options.layers, options.reference or "crop", threshold, len(sources["scan"]))
+    return Job(options, settings, loaded, sources, known, metric)
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Raises UsageError where a report cannot be written to, or something else is there."""
+    """Raise UsageError if a report cannot be written to, or something else is there."""
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise UsageError(f"--out {out} is not empty: give another folder, or --overwrite to replace its report")
     if out.exists() and not out.is_dir():
@@ -20,23 +103,20 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def make_out(out: Path) -> None:
-    """Makes the folder to write to, before long work and not after it."""
+    """Make the folder to write to, before long work and not after it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made: {error.strerror}") from error
 
 
-def read_report(path: Path, model: Any):
-    """An earlier report, of a model with the same layers.
+def read_report(path: Path, model: nn.Module) -> PANReport:
+    """Read an earlier report, of a model with the same layers.
 
     Args:
         path: The file, or the folder that it was written to.
         model: The model.
     """
-    from pan_callbacks.layers import check_fits, convolutions
-    from pan_callbacks.reports.pan_report import PANReport
-
     file = path / "pans.json" if path.is_dir() else path
     if not file.is_file():
         raise UsageError(f"--report {path}: there is no pans.json")
@@ -49,62 +129,54 @@ def read_report(path: Path, model: Any):
     return report
 
 
-def normalised(loaded: Any, args: argparse.Namespace):
-    """The model with the mean and deviation that were asked for."""
-    given = {name: tuple(values) for name in ("mean", "std") if (values := getattr(args, name)) is not None}
+def normalised(loaded: LoadedModel, options: SurveyOptions) -> LoadedModel:
+    """Return the model with the mean and deviation that were asked for."""
     channels = loaded.preprocessing.channels
-    for name, values in given.items():
+    given: dict[str, tuple[float, ...]] = {}
+    for name, values in (("mean", options.mean), ("std", options.std)):
+        if values is None:
+            continue
         if len(values) not in (1, channels):
             raise UsageError(f"--{name} has {len(values)} values for {channels} channels")
         if name == "std" and min(values) <= 0:
             raise UsageError(f"--std {min(values):g} is not positive")
         given[name] = values * channels if len(values) == 1 else values
-    return replace(loaded, preprocessing=replace(loaded.preprocessing, **given)) if given else loaded
+    preprocessing = loaded.preprocessing
+    mean, std = given.get("mean", preprocessing.mean), given.get("std", preprocessing.std)
+    return replace(loaded, preprocessing=replace(preprocessing, mean=mean, std=std)) if given else loaded
 
 
-def assumptions(loaded: Any, args: argparse.Namespace) -> list[str]:
-    """What is taken for granted, for want of better knowledge."""
-    found = []
-    if not loaded.configured and args.weights == "default":
-        found.append(f"weights are {loaded.weights}: --weights FILE takes trained ones")
-    if not loaded.configured:
-        given = [name for name in ("size", "mean", "std") if getattr(args, name) is None]
-        if given:
-            height, width = loaded.preprocessing.size
-            found.append(
-                f"the model does not say what images it expects: {height}×{width} px, with ImageNet's mean and "
-                f"deviation where there is no --{', --'.join(given)}"
-            )
-    return found
-
-
-def check_layers(model: Any, layers: Sequence[str] | None) -> None:
-    """Raises UsageError where a glob matches nothing."""
-    from pan_callbacks.layers import select
-
+def check_layers(model: nn.Module, layers: Sequence[str] | None) -> None:
+    """Raise UsageError if a glob matches nothing."""
     try:
         select(model, layers)
     except PANError as error:
         raise UsageError(f"--{error}") from error
 
 
-def image_source(args: argparse.Namespace, loaded: Any, limit: int | None, labelled: bool):
-    """The images of ``--images``, as the model expects them."""
-    from pan_callbacks.sources.images import folder_images, sample_images
+def image_source(options: SurveyOptions, loaded: LoadedModel, limit: int | None, labelled: bool) -> ImageSource:
+    """Return the images of ``--images``, as the model expects them."""
+    from pan_callbacks.sources.images import folder_images
+    from pan_callbacks.sources.sample import sample_images
 
-    if args.images == "sample":
-        return sample_images(limit or 256, loaded.preprocessing, args.batch_size, args.seed)
-    if not args.images or not Path(args.images).is_dir():
-        raise UsageError(f"--images {args.images!r}: no such folder (or give 'sample')")
-    outputs = loaded.outputs if labelled else None
-    options = {"workers": args.workers, "seed": args.seed}
+    if options.images == "sample":
+        return sample_images(limit or 256, loaded.preprocessing, options.batch_size, options.seed)
+    if not options.images or not Path(options.images).is_dir():
+        raise UsageError(f"--images {options.images!r}: no such folder (or give 'sample')")
     return folder_images(
-        args.images, loaded.preprocessing, args.batch_size, limit, labelled=labelled, outputs=outputs, **options
+        options.images,
+        loaded.preprocessing,
+        options.batch_size,
+        limit,
+        labelled=labelled,
+        outputs=loaded.outputs if labelled else None,
+        workers=options.workers,
+        seed=options.seed,
     )
 
 
-def check_shares(sources: dict[str, Any], processes: int) -> None:
-    """Raises UsageError where there is not something to do for every process; seen before any is started."""
+def check_shares(sources: Mapping[str, ImageSource], processes: int) -> None:
+    """Raise UsageError if there is not something to do for every process; seen before any is started."""
     for source in sources.values():
         if -(-len(source) // source.batch_size) < processes:
             raise UsageError(
@@ -114,7 +186,7 @@ def check_shares(sources: dict[str, Any], processes: int) -> None:
 
 
 def class_names(folders: Sequence[str] | None, outputs: int | None) -> list[str] | None:
-    """Names of the model's outputs: ImageNet's where it has as many outputs, else those of the class folders."""
+    """Return names of the model's outputs: ImageNet's where it has as many outputs, else those of the class folders."""
     if outputs is None:
         return None
     names = [f"class {i}" for i in range(outputs)]
@@ -130,14 +202,12 @@ def class_names(folders: Sequence[str] | None, outputs: int | None) -> list[str]
     return names
 
 
-def metric_of(path: str | None, outputs: int | None):
-    """A torchmetrics metric by the name of its class, told the number of classes if it asks for it."""
+def metric_of(path: str | None, outputs: int | None) -> Metric | None:
+    """Return a torchmetrics metric by the name of its class, told the number of classes if it asks for it."""
     if path is None:
         return None
     import importlib
     import inspect
-
-    from torchmetrics import Metric
 
     module, _, name = path.rpartition(".")
     try:

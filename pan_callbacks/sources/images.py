@@ -1,4 +1,4 @@
-"""Images to look at: a folder of them, read as they come, or random crops of scikit-image's pictures."""
+"""Images to look at: batches of them that can be read again and again, and the images of a folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -20,14 +19,6 @@ from pan_callbacks.sources.preprocessing import Preprocessing, read_image, why_u
 
 #: File names that :func:`folder_images` looks for, in any case.
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-#: scikit-image's natural pictures.
-# fmt: off
-PICTURES = (
-    "astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg",
-    "retina.jpg", "ihc.png", "brick.png", "grass.png", "gravel.png", "camera.png", "coins.png",
-)
-# fmt: on
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL has it
 
 
 class _Unreadable(NamedTuple):
@@ -129,13 +120,11 @@ def _collate(items: list) -> tuple[tuple[Tensor, ...], list[_Unreadable]]:
     return (torch.stack(images),) if labels[0] is None else (torch.stack(images), torch.tensor(labels)), unreadable
 
 
-def _in_batches(indices: Sequence[int], batch_size: int) -> list[list[int]]:
+def in_batches(indices: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Return indices in batches, the last one with what is left."""
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: at least one image a batch is needed")
     return [list(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)]
-
-
-# ------------------------------------------------------------------------------------------------ a folder
 
 
 def folder_images(
@@ -182,7 +171,7 @@ def folder_images(
         labels = [index[path.split("/")[0]] for path in paths]
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed)).tolist()
     files = _Files(folder, paths, labels, preprocessing)
-    return ImageSource(files, _in_batches(order[:max_images], batch_size), str(folder), batch_size, classes, workers)
+    return ImageSource(files, in_batches(order[:max_images], batch_size), str(folder), batch_size, classes, workers)
 
 
 def class_indices(names: Sequence[str], outputs: int | None) -> list[int]:
@@ -274,74 +263,3 @@ class _Files:
             name = path.encode("utf-8", "backslashreplace").decode()  # file names may hold bytes that no report can
             return _Unreadable(name, why_unreadable(self.folder / path, error))
         return image, None if self.labels is None else self.labels[index]
-
-
-# ------------------------------------------------------------------------------- scikit-image's pictures
-
-
-def pictures() -> list[Tensor]:
-    """scikit-image's natural pictures, 0 to 1, each (3, height, width).
-
-    Raises:
-        PANError: If scikit-image is not installed.
-    """
-    try:
-        import skimage
-        from skimage.io import imread
-    except ImportError as error:
-        raise PANError("the sample images come with scikit-image: pip install scikit-image") from error
-    folder = Path(skimage.__file__).parent / "data"
-    images = [torch.from_numpy(imread(folder / name)).float() / 255 for name in PICTURES]
-    return [image.permute(2, 0, 1)[:3] if image.ndim == 3 else image.expand(3, *image.shape) for image in images]
-
-
-def sample_images(
-    count: int = 256, preprocessing: Preprocessing | None = None, batch_size: int = 32, seed: int = 0
-) -> ImageSource:
-    """Random crops of scikit-image's pictures, one to two times the model's size before they are resized to it.
-
-    Args:
-        count: Number of crops.
-        preprocessing: What the model expects; None for 224 px and ImageNet's mean and std.
-        batch_size: Images a batch.
-        seed: Seed of the crops; of the same seed more crops begin with the same ones.
-
-    Raises:
-        ValueError: If ``count`` or ``batch_size`` is less than one.
-        PANError: If scikit-image is not installed.
-    """
-    if count < 1:
-        raise ValueError(f"count={count}: at least one image is needed")
-    preprocessing = Preprocessing() if preprocessing is None else preprocessing
-    originals, (rows, columns) = pictures(), preprocessing.size
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(low: int, high: int) -> int:
-        return int(torch.randint(low, high + 1, (), generator=generator))
-
-    boxes = []
-    for _ in range(count):
-        picture = originals[draw(0, len(originals) - 1)]
-        height, width = picture.shape[1:]
-        tallest = max(1, min(height, width * rows // columns))
-        box_rows = draw(min(rows, tallest), min(2 * rows, tallest))
-        box_columns = min(width, max(1, box_rows * columns // rows))
-        top, left = draw(0, height - box_rows), draw(0, width - box_columns)
-        boxes.append(picture[None, :, top : top + box_rows, left : left + box_columns])  # a view
-    name = f"{count} random crops of scikit-image's pictures"
-    return ImageSource(_Crops(boxes, preprocessing), _in_batches(range(count), batch_size), name, batch_size)
-
-
-@dataclass(frozen=True)
-class _Crops:
-    boxes: list[Tensor]
-    preprocessing: Preprocessing
-
-    def __getitem__(self, index: int) -> tuple[Tensor, None]:
-        crop, mode = self.boxes[index], self.preprocessing.interpolation
-        image = F.interpolate(crop, self.preprocessing.size, mode=mode, antialias=True, align_corners=False)[0]
-        if mode == "bicubic":  # it overshoots
-            image = image.clamp(0, 1)
-        if self.preprocessing.channels == 1:
-            image = torch.einsum("chw,c->hw", image, torch.tensor(_LUMA))[None]
-        return self.preprocessing.normalise(image), None

@@ -201,6 +201,16 @@ def test_an_impact_takes_an_earlier_report(masked, classes, tmp_path):
     assert (tmp_path / "out" / "impact.json").read_bytes() == (masked[1] / "impact.json").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "option", [("--threshold", 0.8), ("--threshold", 0.7), ("--reference", "crop"), ("--layers", "*")]
+)
+def test_an_earlier_report_goes_with_no_option_of_a_new_scan_also_if_it_is_the_default(
+    masked, classes, tmp_path, option
+):
+    ran = survey("impact", "RedAtTheTop", classes, tmp_path / "out", "--report", masked[1], *option)
+    assert ran.code == 2 and "--layers, --reference and --threshold are for a new one" in ran.err
+
+
 def test_a_metric_of_torchmetrics_takes_the_place_of_accuracy(classes, tmp_path):
     metric = "torchmetrics.classification.MulticlassF1Score"
     survey("impact", "RedAtTheTop", classes, tmp_path / "out", "--metric", metric, "--mode", "zero", "--controls", 0)

@@ -40,8 +40,8 @@ def measured(*modes: str, accuracy: float = 0.5, kl: float | None = 0.25) -> Imp
 
 
 def rows(*entries: Entry) -> list[dict[str, str]]:
-    head, found = table(entries)
-    return [dict(zip(head, row, strict=True)) for row in found]
+    found = table(entries)
+    return [dict(zip(found.head, row, strict=True)) for row in found.rows]
 
 
 class TestTable:
@@ -74,7 +74,7 @@ class TestTable:
         ]
 
     def test_without_any_impact_there_is_no_column_for_it(self):
-        assert not any(name.startswith("masked") for name in table([Entry("a", "", report(), None)])[0])
+        assert not any(name.startswith("masked") for name in table([Entry("a", "", report(), None)]).head)
 
     def test_without_labels_the_divergence_stands_there(self):
         found = rows(Entry("a", "", report(), measured("zero", "neutral", accuracy=math.nan)))[0]

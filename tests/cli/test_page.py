@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 from pan_callbacks.cli.main import main
-from pan_callbacks.cli.page import Page
+from pan_callbacks.cli.page import Illustration, Page, Section, ShownTable, Text
+from pan_callbacks.cli.survey import look_at
+from pan_callbacks.cli.survey_page import page_of
+from pan_callbacks.figures.style import note
+from pan_callbacks.reports.tables import Table, pan_table
 from tests.support.photos import save
+from tests.support.synthetic import report_on, small_net
 
 FACTORIES = Path(__file__).parents[1] / "support" / "factories.py"
 VOID = {"br", "img", "link", "meta"}
@@ -144,20 +149,29 @@ def test_what_a_browser_says_and_asks_for_is_seen(tmp_path):
 
 
 def test_texts_of_every_kind_are_escaped():
-    page = Page("<i>", "<i>")
-    page.section("<i>")
-    page.section("<i>")
-    page.text("<i>")
-    page.table(("<i>",), [("<i>",)], caption="<i>", folded="<i>")
-    page.figure(b"", 1, '"><i>', "<i>")
-    assert "<i>" not in page.html() and page.html().count("&lt;i&gt;") == 14
+    table = ShownTable(Table(("<i>",), (("<i>",),)), caption="<i>", folded="<i>")
+    picture = Illustration("x", note("x", "y"), '"><i>', "<i>", "<i>")
+    sections = [Section("<i>", [Text("<i>"), table, picture]), Section("<i>")]
+    page = Page("<i>", "<i>", [], sections).html()
+    assert "<i>" not in page and page.count("&lt;i&gt;") == 14
 
 
-@pytest.mark.parametrize(
-    ("cells", "right"),
-    [(("1", "-2.5", "+3 %"), True), (("1e-5", "-", ""), True), (("1", "two"), False), (("3 of 4",), False)],
-)
-def test_columns_of_numbers_stand_at_the_right(cells, right):
-    page = Page("x")
-    page.table(("a",), [(cell,) for cell in cells])
-    assert ("<td class=number>" in page.html()) == right
+@pytest.mark.parametrize("numbers", [("a",), ()])
+def test_columns_of_numbers_stand_at_the_right(numbers):
+    page = Page("x", lead=[ShownTable(Table(("a",), (("1",), ("-2.5",)), numbers))]).html()
+    assert ("<td class=number>" in page) == ("<th class=number>" in page) == bool(numbers)
+
+
+def test_layers_whose_names_are_numbers_stand_at_the_left():
+    net = small_net()  # its layers are called 0 and 3
+    page = page_of(look_at(net, report_on(net, {"0": (0, 3), "3": (5,)}), {}, (24, 24)), []).html()
+    assert "<td>0</td>" in page and "<td>3</td>" in page
+    assert not re.search(r"<td class=number>[03]</td><td class=number>\d+</td><td>(top|left)", page)
+
+
+def test_a_table_of_the_page_is_the_table_of_the_report():
+    net = small_net()
+    report = report_on(net, {"0": (0, 3), "3": (5,)})
+    page = page_of(look_at(net, report, {}, (24, 24)), []).html()
+    for row in pan_table(report.strongest()).rows:
+        assert "".join(re.findall(r"<td[^>]*>([^<]*)</td>", page)).count("".join(row)) == 1

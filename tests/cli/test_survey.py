@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from pan_callbacks import PANReport, impact, scan
-from pan_callbacks.cli.survey import PICTURES, Survey, csv_of, figures, look_at, pictures_of, write
+from pan_callbacks.cli.illustrations import illustrations
+from pan_callbacks.cli.output import csv_of, write
+from pan_callbacks.cli.survey import PICTURES, Survey, look_at, pictures_of
 from pan_callbacks.measurement.scan import scanned
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports.impact_report import ImpactReport
@@ -191,11 +193,11 @@ class TestPage:
     def test_names_are_escaped(self, files):
         page = files["full"]["report.html"].decode()
         assert "<script" not in page
-        assert page.count("&lt;script&gt;alert(&#x27;a &amp; b&#x27;)&lt;/script&gt;") >= 3  # weights, image and class
+        assert page.count("&lt;script&gt;alert(&#39;a &amp; b&#39;)&lt;/script&gt;") >= 3  # weights, image and class
 
     def test_every_figure_is_shown(self, files, full):
         page = files["full"]["report.html"].decode()
-        assert sum(tag == "img" for tag, _ in Tags(page).tags) == len(figures(full))
+        assert sum(tag == "img" for tag, _ in Tags(page).tags) == len(illustrations(full))
 
     def test_a_survey_without_impact_does_not_speak_of_it(self, files):
         assert b"Impact" not in files["pictured"]["report.html"]
@@ -216,4 +218,4 @@ class TestLookAt:
         images = [torch.randn(4, 3, 16, 16)]
         survey = look_at(net, scan(net, images, progress=False), {}, (16, 16), images=images)
         assert survey.companions is None
-        assert len(figures(survey)) == 4
+        assert len(illustrations(survey)) == 4

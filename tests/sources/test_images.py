@@ -13,8 +13,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.sources.images import ImageSource, class_indices, folder_images, pictures, sample_images
+from pan_callbacks.sources.images import ImageSource, class_indices, folder_images
 from pan_callbacks.sources.preprocessing import Preprocessing
+from pan_callbacks.sources.sample import pictures, sample_images
 from tests.support.photos import photo, save
 
 PLAIN = Preprocessing(32, mean=(0.0,) * 3, std=(1.0,) * 3)

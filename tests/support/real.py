@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks.sources.images import PICTURES, pictures, sample_images
 from pan_callbacks.sources.models import load_model
 from pan_callbacks.sources.preprocessing import MEAN, SIZE, STD, Preprocessing
+from pan_callbacks.sources.sample import PICTURES, pictures, sample_images
 
 __all__ = ["MEAN", "PICTURES", "SIZE", "STD", "efficientnet_lite0", "natural_images", "pictures"]
 

@@ -1,0 +1,109 @@
+"""Every figure of a survey, with its name, its place on the page, and what to say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pan_callbacks.analysis.agreement import Companions
+from pan_callbacks.cli.page import Illustration
+from pan_callbacks.cli.survey import Survey
+from pan_callbacks.reports.impact_report import ImpactReport
+
+WHERE, LOOKS, IMPACT = "Where they are", "What they look like", "Impact"
+OTHERS, PADDING = "Other measures", "Padding and kernels"
+#: Files that not every survey has, so that those of an earlier one have to go.
+NOT_ALWAYS = ("pan_[0-9][0-9].png", "classes_*.png", "position.png", "impact.png")
+
+
+def classes_of(mode: str) -> str:
+    """Return the place of what a mode of the mask does to each class."""
+    return f"{IMPACT}, {mode}"
+
+
+def illustrations(survey: Survey) -> list[Illustration]:
+    """Draw every figure of a survey, in the order of the page.
+
+    Args:
+        survey: The survey.
+    """
+    return [
+        *_of_report(survey),
+        *_of_neurons(survey),
+        *(_of_impact(survey.impact) if survey.impact is not None else ()),
+        *(_of_companions(survey.companions) if survey.companions is not None else ()),
+        *_of_padding(survey),
+    ]
+
+
+def _of_report(survey: Survey) -> Iterator[Illustration]:
+    from pan_callbacks.figures.model import depth_share, layer_sides
+
+    yield Illustration(
+        "layer_sides",
+        layer_sides(survey.report),
+        "Heat map: number of PANs of each layer on each side",
+        "PANs by layer and side. A neuron counts on every side on which its contrast reaches the threshold.",
+        WHERE,
+    )
+    yield Illustration(
+        "depth_share",
+        depth_share(survey.report),
+        "Bars: share of PANs by depth",
+        "Nascent PANs read the padding themselves, inherited ones get the border from earlier PANs.",
+        WHERE,
+    )
+
+
+def _of_neurons(survey: Survey) -> Iterator[Illustration]:
+    from pan_callbacks.figures.gallery import gallery
+
+    for number, picture in enumerate(survey.pictures, 1):
+        pan = picture.pan
+        alt = f"Channel {pan.channel} of {pan.layer}: kernel, mean activation, distributions, three images"
+        yield Illustration(f"pan_{number:02d}", gallery([picture]), alt, "", LOOKS)
+
+
+def _of_impact(impact: ImpactReport) -> Iterator[Illustration]:
+    from pan_callbacks.figures.impact import class_changes, impact_changes
+
+    alt = "What masking PANs changes, against as many other neurons"
+    yield Illustration("impact", impact_changes(impact), alt, "", IMPACT)
+    if impact.baseline.classes is not None:
+        for mode in impact.modes:
+            if impact.arm("pans", mode).neurons:
+                alt = f"Classes whose probability moves most under mode {mode}"
+                yield Illustration(f"classes_{mode}", class_changes(impact, mode), alt, "", classes_of(mode))
+
+
+def _of_companions(companions: Companions) -> Iterator[Illustration]:
+    from pan_callbacks.figures.position import position_by_depth
+
+    yield Illustration(
+        "position",
+        position_by_depth(companions),
+        "Lines: how well the position is read out of each layer",
+        "Read out of frozen features by ridge regression, after PosENet (Islam et al. 2020). What is left without "
+        "padding is what the content gives away, and what mirrored content does.",
+        OTHERS,
+    )
+
+
+def _of_padding(survey: Survey) -> Iterator[Illustration]:
+    from pan_callbacks.figures.model import kernel_asymmetries, leftover_padding
+
+    height, width = survey.size
+    yield Illustration(
+        "leftover_padding",
+        leftover_padding(survey.report, survey.next_size),
+        "Leftover padding of each strided layer",
+        f"At {height}×{width}: rows and columns at the far end that no window reaches (Alsallakh et al. 2021).",
+        PADDING,
+    )
+    yield Illustration(
+        "kernel_asymmetry",
+        kernel_asymmetries(survey.kernels),
+        "Mean kernel of each layer",
+        "Mean over all kernels of a layer; 0 is as its mirror image, 1 as unlike it as can be "
+        "(after Alsallakh et al. 2021).",
+        PADDING,
+    )

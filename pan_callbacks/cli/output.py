@@ -1,0 +1,86 @@
+"""What a survey leaves: files in a folder, and words in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pan_callbacks.cli.illustrations import NOT_ALWAYS, illustrations
+from pan_callbacks.cli.survey import Survey
+from pan_callbacks.cli.survey_page import page_of
+from pan_callbacks.padding import SIDES
+from pan_callbacks.reports._json import write_json
+from pan_callbacks.reports.tables import Table
+from pan_callbacks.reports.taxonomy import PANType, type_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def write(survey: Survey, folder: Path) -> None:
+    """Write a survey: ``pans.json``, ``pans.csv``, ``figures/*.png``, ``report.html``, and more JSON beside them.
+
+    Args:
+        survey: The survey.
+        folder: Folder to write into; it is made if it is missing. Files of an earlier survey are replaced.
+    """
+    survey.report.save(folder / "pans.json")
+    write_json(folder / "about.json", dict(survey.about))
+    (folder / "pans.csv").write_text(csv_of(survey), encoding="utf-8", newline="")
+    for name, data in (("companions.json", survey.companions), ("impact.json", survey.impact)):
+        (folder / name).unlink(missing_ok=True)
+        if data is not None:
+            write_json(folder / name, data.to_dict())
+    figures = folder / "figures"
+    figures.mkdir(exist_ok=True)
+    for pattern in NOT_ALWAYS:
+        for old in figures.glob(pattern):
+            old.unlink()
+    drawn = illustrations(survey)
+    for one in drawn:
+        (figures / f"{one.name}.png").write_bytes(one.png)
+    (folder / "report.html").write_text(page_of(survey, drawn).html(), encoding="utf-8")
+
+
+def csv_of(survey: Survey) -> str:
+    """Return every PAN as a line of comma separated values, the model's first layer first."""
+    flips = None if survey.companions is None else survey.companions.flip
+    head = ["layer", "channel", "sides", *PANType._fields, "strongest"]
+    head += [f"contrast {side}" for side in SIDES] + [f"effect {side}" for side in SIDES]
+    rows: list[list[object]] = []
+    for pan in survey.report.pans:
+        row = [pan.layer, pan.channel, pan.kind, *type_of(pan, survey.report), pan.strongest]
+        for values in (pan.contrast, pan.effect):
+            row += [f"{values[side]:.6g}" if side in values else "" for side in SIDES]
+        if flips is not None:
+            row += [f"{score:.6g}" for score in flips[pan.layer][:, pan.channel].tolist()]
+        rows.append(row)
+    return Table.of(head + (["flip score horizontal", "flip score vertical"] if flips is not None else []), rows).csv()
+
+
+def show(survey: Survey, folder: Path) -> None:
+    """Print the strongest PANs, what was measured, and where it lies.
+
+    Args:
+        survey: The survey.
+        folder: Folder that it was written to.
+    """
+    terminal = console()
+    if survey.report.count:
+        terminal.print(survey.report.table())
+    terminal.print(survey.report.summary(), markup=False, highlight=False)
+    if survey.impact is not None:
+        terminal.print()
+        terminal.print(survey.impact.summary(), markup=False, highlight=False)
+    if survey.skipped:
+        name, why = next(iter(survey.skipped.items()))
+        terminal.print(f"{len(survey.skipped)} images were left out, the first: {name} ({why})", markup=False)
+    terminal.print(f"\n{folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+
+
+def console() -> Console:
+    """Return where to print: as wide as the terminal, and wide if there is none, since layer names are long."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal else Console(width=160)
