@@ -191,7 +191,7 @@ def class_names(folders: Sequence[str] | None, outputs: int | None) -> list[str]
         return None
     names = [f"class {i}" for i in range(outputs)]
     if outputs == 1000 and (folders is None or all(name[:1] == "n" and name[1:].isdecimal() for name in folders)):
-        from timm.data import ImageNetInfo
+        from timm.data.imagenet_info import ImageNetInfo
 
         names = [name.split(",")[0] for name in ImageNetInfo().label_descriptions()]
     elif folders is not None:

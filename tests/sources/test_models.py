@@ -4,6 +4,7 @@ import argparse
 import socket
 import sys
 import urllib.error
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,11 @@ from torchvision import models as torchvision_models
 from torchvision.models import ResNet18_Weights
 
 from pan_callbacks.errors import PANError, UsageError
-from pan_callbacks.sources import models
+from pan_callbacks.sources import timm_models
 from pan_callbacks.sources.downloads import reachable
-from pan_callbacks.sources.images import pictures
 from pan_callbacks.sources.models import load_model
 from pan_callbacks.sources.preprocessing import Preprocessing, read_image
+from pan_callbacks.sources.sample import pictures
 
 TINY = "test_resnet"
 FACTORY = """
@@ -88,7 +89,7 @@ def test_timms_preprocessing_gives_the_tensor_of_timms_transform(tmp_path, net):
     Image.fromarray(picture).save(tmp_path / "x.png")
     theirs = create_transform(**resolve_model_data_config(net), is_training=False)(Image.open(tmp_path / "x.png"))
     ours = read_image(tmp_path / "x.png", load_model(TINY, "none").preprocessing)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    assert torch.equal(ours, theirs)
 
 
 def test_a_torchvision_model_comes_with_its_weights_preprocessing():
@@ -229,7 +230,7 @@ def test_num_classes_that_the_checkpoint_contradicts_is_refused(tmp_path, net):
 @pytest.mark.parametrize("content", ["whole model", "hyperparameters"])
 def test_a_checkpoint_that_holds_code_is_refused_with_the_way_to_save_it_again(tmp_path, net, content):
     path = tmp_path / "x.ckpt"
-    torch.save(net if content == "whole model" else {"state_dict": net.state_dict(), "h": argparse.Namespace()}, path)
+    torch.save(net if content == "whole model" else {"state_dict": net.state_dict(), "h": Fraction(1, 3)}, path)
     with pytest.raises(
         PANError, match=r"holds more than weights \([\w.]+\).*weights_only=False.*weights.pth"
     ) as caught:
@@ -237,6 +238,11 @@ def test_a_checkpoint_that_holds_code_is_refused_with_the_way_to_save_it_again(t
     recipe = str(caught.value).split("by themselves: ")[1].replace("'weights.pth'", repr(str(tmp_path / "weights.pth")))
     exec(recipe, {"torch": torch})
     assert same_weights(load_model(TINY, weights=tmp_path / "weights.pth").model, net)
+
+
+def test_arguments_of_a_training_script_beside_the_weights_do_no_harm(tmp_path, net):
+    torch.save({"state_dict": net.state_dict(), "args": argparse.Namespace(lr=0.1)}, tmp_path / "x.pth")
+    assert same_weights(load_model(TINY, weights=tmp_path / "x.pth").model, net)
 
 
 @pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
@@ -279,7 +285,7 @@ def test_weights_that_cannot_be_downloaded_name_the_ways_out_in_one_line(monkeyp
     def refuse(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(models, "reachable", lambda url: True)
+    monkeypatch.setattr(timm_models, "reachable", lambda url: True)
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(PANError, match=f"{TINY} cannot be had .*no.route.*--weights FILE, --weights none$") as caught:
         load_model(TINY)

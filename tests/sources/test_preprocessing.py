@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data import create_transform
 from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms._presets import ImageClassification
 
 from pan_callbacks.sources.preprocessing import Preprocessing, read_image
 from tests.support.photos import photo, save
@@ -28,6 +33,80 @@ def test_an_8_bit_image_is_read_as_torchvision_reads_it(tmp_path, shape, interpo
     )
     ours = read_image(tmp_path / "x.png", Preprocessing(32, mean, std, interpolation, crop_share=0.8))
     torch.testing.assert_close(ours, theirs(Image.open(tmp_path / "x.png")), rtol=0, atol=1e-6)
+
+
+SHAPES = [(300, 400), (401, 299), (224, 224), (50, 61), (500, 1200), (97, 240)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("size", "crop_share", "interpolation", "crop_mode"),
+    [
+        (224, 0.95, "bicubic", "center"),
+        (224, 0.875, "bilinear", "center"),
+        (160, 0.95, "bilinear", "center"),
+        (224, 0.95, "bicubic", "squash"),
+        (224, 0.9, "bilinear", "border"),
+        (224, 1.0, "lanczos", "squash"),
+        ((128, 192), 0.9, "bicubic", "center"),
+    ],
+)
+def test_images_are_bit_for_bit_what_timm_makes_of_them(tmp_path, shape, size, crop_share, interpolation, crop_mode):
+    save(tmp_path / "x.png", photo(*shape))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    theirs = create_transform(
+        (3, *size) if isinstance(size, tuple) else (3, size, size),
+        is_training=False,
+        interpolation=interpolation,
+        mean=mean,
+        std=std,
+        crop_pct=crop_share,
+        crop_mode=crop_mode,
+    )
+    ours = Preprocessing(size, mean, std, interpolation, crop_share, crop_mode=crop_mode)
+    assert torch.equal(read_image(tmp_path / "x.png", ours), theirs(Image.open(tmp_path / "x.png")))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(("crop", "resize"), [(224, 232), (224, 256), (384, 384), (299, 342)])
+def test_images_are_bit_for_bit_what_torchvision_makes_of_them(tmp_path, shape, crop, resize):
+    save(tmp_path / "x.png", photo(*shape))
+    theirs = ImageClassification(crop_size=crop, resize_size=resize, interpolation=InterpolationMode.BILINEAR)
+    ours = Preprocessing(crop, crop_share=crop / resize, resize=resize)
+    assert torch.equal(read_image(tmp_path / "x.png", ours), theirs(Image.open(tmp_path / "x.png")))
+
+
+def test_of_an_image_that_would_not_fit_into_memory_the_middle_alone_is_resized(tmp_path, monkeypatch):
+    array = np.zeros((4, 4000, 3), np.uint8)
+    array[:, 1900:2100] = 255
+    save(tmp_path / "x.png", array)
+    whole = read_image(tmp_path / "x.png", PLAIN)
+    monkeypatch.setattr("pan_callbacks.sources.preprocessing.MOST_PIXELS", 10_000)
+    seen = []
+    monkeypatch.setattr(Image.Image, "resize", spied(Image.Image.resize, seen))
+    assert torch.equal(read_image(tmp_path / "x.png", PLAIN), whole) and whole.min() == 1
+    assert max(height * width for width, height in seen) <= 10_000
+
+
+def spied(resize, seen):
+    """PIL's resize, which also notes the sizes asked for."""
+
+    def noting(image, size, *more, **options):
+        seen.append(tuple(size))
+        return resize(image, size, *more, **options)
+
+    return noting
+
+
+def test_a_preprocessing_goes_to_workers_also_after_it_was_used(tmp_path):
+    save(tmp_path / "x.png", photo(40, 50))
+    before = read_image(tmp_path / "x.png", PLAIN)
+    assert torch.equal(read_image(tmp_path / "x.png", pickle.loads(pickle.dumps(PLAIN))), before)
+
+
+def test_another_size_keeps_the_share_that_is_cropped():
+    theirs = Preprocessing(224, crop_share=224 / 232, resize=232)
+    assert theirs.at(448) == Preprocessing(448, crop_share=224 / 232)
 
 
 def test_a_size_that_is_not_square_is_covered_and_cropped(tmp_path):
@@ -123,7 +202,14 @@ def test_a_very_long_image_shows_its_middle(tmp_path, shape):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"size": 0}, {"crop_share": 0.0}, {"channels": 2}, {"mean": (0.5,)}, {"interpolation": "nearest"}],
+    [
+        {"size": 0},
+        {"crop_share": 0.0},
+        {"channels": 2},
+        {"mean": (0.5,)},
+        {"interpolation": "smooth"},
+        {"crop_mode": "corner"},
+    ],
     ids=str,
 )
 def test_preprocessing_refuses_what_makes_no_sense(arguments):
