@@ -1,4 +1,4 @@
-"""Which outputs of a convolution read its padding, and what they would have read without it.
+"""Which outputs of a convolution read its padding, and where other paddings take their values from.
 
 Per axis of size n, kernel k, dilation d, stride s and padding (p0, p1), output i covers the inputs
 ``i*s - p0 ... i*s - p0 + d*(k-1)``. It reads the padding before the input iff its first tap is negative, and the
@@ -69,7 +69,7 @@ class Axis:
         return (self.size + self.before + self.after - self.extent - 1) % self.stride
 
     def taps(self, output: int) -> Tensor:
-        """Input coordinates that one output reads; coordinates outside ``0 ... n-1`` are padding."""
+        """Return the input coordinates that one output reads; coordinates outside ``0 ... n-1`` are padding."""
         return output * self.stride - self.before + self.dilation * torch.arange(self.kernel)
 
     @property
@@ -127,7 +127,7 @@ class Geometry:
         return self.rows.clean, self.cols.clean
 
     def border(self, side: str) -> tuple[slice, slice] | None:
-        """Rows and columns of one side's border, or None where the side has none.
+        """Return rows and columns of one side's border, or None where the side has none.
 
         The border is the outermost row or column, less what reads a second side; a corner is the one position where
         two outermost lines meet.
@@ -148,7 +148,7 @@ class Geometry:
         return {side: border for side in SIDES if (border := self.border(side)) is not None}
 
     def reads_padding(self, device: torch.device | str = "cpu") -> Tensor:
-        """Mask (height, width) of every output position that reads padding on any side."""
+        """Return a mask (height, width) of every output position that reads padding on any side."""
         on_axes = []
         for axis in (self.rows, self.cols):
             position = torch.arange(axis.outputs, device=device)
@@ -156,7 +156,7 @@ class Geometry:
         return on_axes[0][:, None] | on_axes[1][None, :]
 
     def reads(self, side: str) -> Tensor:
-        """Mask of every output position that reads the padding of one edge.
+        """Return a mask of every output position that reads the padding of one edge.
 
         Args:
             side: ``"top"``, ``"bottom"``, ``"left"`` or ``"right"``.
@@ -178,7 +178,7 @@ class Geometry:
 
 
 def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
-    """Padding of TensorFlow's "same", which depends on the input: ``ceil(n/s)`` outputs, the odd value after.
+    """Return the padding of TensorFlow's "same", by the input: ``ceil(n/s)`` outputs, the odd value after.
 
     Example:
         >>> same_padding(224, kernel=3, stride=2, dilation=1)
@@ -189,7 +189,7 @@ def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[in
 
 
 def source(coordinates: Tensor, size: int, mode: str) -> Tensor:
-    """Where a padding mode takes the value of a coordinate outside the input from.
+    """Return where a padding mode takes the value of a coordinate outside the input from.
 
     Args:
         coordinates: Integer input coordinates, negative or beyond ``size`` where they lie in the padding.
@@ -209,7 +209,7 @@ def source(coordinates: Tensor, size: int, mode: str) -> Tensor:
 
 
 def neutral_pad(x: Tensor, geometry: Geometry) -> Tensor:
-    """Pads an input with its own values: reflected, or replicated on an axis that is too small for that.
+    """Pad an input with its own values: reflected, or replicated on an axis that is too small for that.
 
     Args:
         x: Layer input without padding (images, channels, height, width).
@@ -222,114 +222,3 @@ def neutral_pad(x: Tensor, geometry: Geometry) -> Tensor:
     for axis, pads in ((cols, (cols.before, cols.after, 0, 0)), (rows, (0, 0, rows.before, rows.after))):
         x = F.pad(x, pads, mode="reflect" if max(pads) < axis.size else "replicate") if any(pads) else x
     return x
-
-
-def padding_effect(
-    x: Tensor,
-    weight: Tensor,
-    geometry: Geometry,
-    side: str,
-    *,
-    mode: str = "zeros",
-    value: float = 0.0,
-    groups: int = 1,
-) -> Tensor | None:
-    """What a layer's own padding adds to its border outputs, against neutral padding of the same input.
-
-    A convolution is linear, so the difference of the two outputs is the kernel applied to the difference of the two
-    paddings: just the taps that read padding are computed, and the layer is not run again.
-
-    Args:
-        x: Layer input without padding (images, in channels, height, width).
-        weight: Kernel (out channels, in channels / groups, k, k).
-        geometry: The layer's geometry at this input size.
-        side: One of :data:`SIDES`.
-        mode: The layer's padding mode, ``"zeros"`` for a constant.
-        value: The constant, for ``mode="zeros"``.
-        groups: Groups of the convolution.
-
-    Returns:
-        (images, out channels, rows, columns) of the border, output as it is minus output with neutral padding; None
-        where the side has no border.
-    """
-    border = geometry.border(side)
-    if border is None:
-        return None
-    corner = "-" in side
-    rows, row_taps, row_stride, row_dilation = _reads(geometry.rows, border[0], corner)
-    cols, col_taps, col_stride, col_dilation = _reads(geometry.cols, border[1], corner)
-    return F.conv2d(
-        _own_minus_neutral(x, rows, cols, mode, value),
-        weight[:, :, row_taps][..., col_taps],
-        stride=(row_stride, col_stride),
-        dilation=(row_dilation, col_dilation),
-        groups=groups,
-    )
-
-
-def mean_padding_effects(
-    x: Tensor, weight: Tensor, geometry: Geometry, *, mode: str = "zeros", value: float = 0.0, groups: int = 1
-) -> Tensor:
-    """Mean of :func:`padding_effect` over the positions of every side at once, for little more than reading the kernel.
-
-    What a tap adds on average is its weight times the mean difference of the two paddings at the inputs that it reads
-    from there. So the kernel is multiplied once with those means, and with nothing where no padding is read.
-
-    Args:
-        x: Layer input without padding (1, in channels, height, width); of several images their mean, as the effect is
-            affine in the input.
-        weight: Kernel (out channels, in channels / groups, k, k).
-        geometry: The layer's geometry at this input size.
-        mode: The layer's padding mode, ``"zeros"`` for a constant.
-        value: The constant, for ``mode="zeros"``.
-        groups: Groups of the convolution.
-
-    Returns:
-        (sides, out channels), for the sides that have a border, in the order of :data:`SIDES`.
-    """
-    rows, cols = geometry.rows, geometry.cols
-    down, across = (torch.arange(-axis.before, axis.size + axis.after) for axis in (rows, cols))
-    difference = _own_minus_neutral(x, down, across, mode, value)
-    kernel, options = (rows.kernel, cols.kernel), {"dilation": (rows.dilation, cols.dilation)}
-    seen = []
-    for border in geometry.borders.values():
-        r, c = (
-            slice(o.start * axis.stride, (o.stop - 1) * axis.stride + axis.extent + 1)
-            for o, axis in zip(border, (rows, cols), strict=True)
-        )
-        windows = F.unfold(difference[:, :, r, c], kernel, stride=(rows.stride, cols.stride), **options)
-        seen.append(windows.mean(-1))
-    if not seen:
-        return x.new_zeros(0, len(weight))
-    by_tap = torch.cat(seen).view(len(seen), groups, -1)  # mean difference that each tap reads
-    return torch.einsum("sgk,gok->sgo", by_tap, weight.reshape(groups, len(weight) // groups, -1)).flatten(1)
-
-
-def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | slice, int, int]:
-    """What some outputs of an axis read: input coordinates, taps of the kernel, stride and dilation of the reading.
-
-    Along an edge the outputs read no padding on this axis, and every tap is needed; across it there is one output, and
-    just the taps that read padding can make a difference. In a corner any tap can.
-    """
-    if outputs == axis.clean:
-        first, last = (i * axis.stride - axis.before for i in (outputs.start, outputs.stop - 1))
-        return torch.arange(first, last + axis.extent + 1), slice(None), axis.stride, axis.dilation
-    taps = axis.taps(outputs.start)
-    kept = torch.ones_like(taps, dtype=torch.bool) if corner else (taps < 0) | (taps >= axis.size)
-    return taps[kept], kept, 1, 1
-
-
-def _own_minus_neutral(x: Tensor, rows: Tensor, cols: Tensor, mode: str, value: float) -> Tensor:
-    """Padded input at the given coordinates, as the layer pads it minus as neutral padding would."""
-    height, width = x.shape[-2:]
-
-    def pick(padding: str) -> Tensor:
-        r = source(rows, height, padding).to(x.device)
-        c = source(cols, width, padding).to(x.device)
-        return x[:, :, r[:, None], c[None, :]]
-
-    neutral = pick("neutral")
-    if mode != "zeros":
-        return pick(mode) - neutral
-    outside = ((rows < 0) | (rows >= height))[:, None] | ((cols < 0) | (cols >= width))[None, :]
-    return torch.where(outside.to(x.device), value - neutral, torch.zeros_like(neutral))

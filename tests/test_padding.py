@@ -17,16 +17,8 @@ from timm.layers.padding import get_same_padding
 from torch import nn
 
 from pan_callbacks.layers import PaddedLayer
-from pan_callbacks.padding import (
-    EDGES,
-    SIDES,
-    Axis,
-    Geometry,
-    mean_padding_effects,
-    padding_effect,
-    same_padding,
-    source,
-)
+from pan_callbacks.measurement.effect import mean_padding_effects, padding_effect
+from pan_callbacks.padding import EDGES, SIDES, Axis, Geometry, same_padding, source
 
 MEETING = {side: frozenset(side.split("-")) for side in SIDES}
 

@@ -84,7 +84,7 @@ def _leftovers(model: nn.Module, convs: list[nn.Conv2d], image: Tensor, until: i
 
     def on_conv(conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         call = LayerCall.of(conv, args, kwargs, output)
-        pad = pads.pad_of(call.x)
+        pad = pads.pad_of(call)
         layer = call.layer(pad)
         geometry = layer.geometry(*layer.unpadded(call.x).shape[-2:])
         padded = why_unpadded(conv, pad) is None and geometry.output_size == tuple(output.shape[-2:])

@@ -120,8 +120,8 @@ def model_asymmetries(model: nn.Module, report: PANReport) -> dict[str, KernelSy
     """
     found, symmetries = convolutions(model), {}
     with quietly(model):  # some parametrisations change with every look in training mode
-        for name, layer in report.layers.items():
-            if layer.skipped is not None or max(layer.kernel_size) == 1:
+        for name, layer in report.measured.items():
+            if max(layer.kernel_size) == 1:
                 continue
             if name not in found:
                 raise PANError(f"the report was made for another model: layer {name!r} is none of its convolutions")

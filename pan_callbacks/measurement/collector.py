@@ -15,12 +15,13 @@ from torchmetrics import Metric
 from pan_callbacks._runtime import Shard
 from pan_callbacks.layers import Reason, Skip
 from pan_callbacks.measurement.contrast import thin
+from pan_callbacks.measurement.effect import padding_effect
 from pan_callbacks.measurement.hooks import LayerCall, replaced_channels
 from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect
 from pan_callbacks.measurement.readings import evenly
 from pan_callbacks.measurement.reference import Position, SitePlan
 from pan_callbacks.measurement.views import Role, View
-from pan_callbacks.padding import SIDES, Geometry, padding_effect
+from pan_callbacks.padding import SIDES, Geometry
 from pan_callbacks.reports.layer_report import LayerReport
 
 #: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.

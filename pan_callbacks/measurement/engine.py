@@ -152,14 +152,13 @@ class Measurement:
         lines: dict[str, LayerReport] = {}
         for name, conv in self._selected.items():
             how = self._how_measured(name)
-            collector = self._collectors.get(name)
-            if collector is not None:
-                lines[name] = collector.line(how)
+            if name in self._collectors:
+                lines[name] = self._collectors[name].line(how)
             else:
                 lines[name] = line_of(conv, how, why_unpadded(conv) or how.skipped)
         images = max((line.images for line in lines.values()), default=0)
-        were = "image was" if images == 1 else "images were"
-        few = [f"only {images} {were} probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
+        probed = f"{images} image was" if images == 1 else f"{images} images were"
+        few = [f"only {probed} probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
         ended = [f"the measurement ended early: {self.failure}"] if self.failure else []
         return PANReport(lines, self.settings.threshold, self.settings.reference, (*few, *notes, *ended))
 

@@ -26,17 +26,19 @@ class LayerCall:
         conv: The convolution.
         x: Its input (images, in channels, height, width), as padded by a pad module before it, if there is one.
         output: Its output (images, channels, rows, columns).
+        given: The very tensor that it was called with, which a :class:`PadTracker` knows; None if that is not at hand.
     """
 
     conv: nn.Conv2d
     x: Tensor
     output: Tensor
+    given: Tensor | None = None
 
     @classmethod
     def of(cls, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> LayerCall:
         """Make one of what torch gives a forward hook; a single image becomes a batch of one."""
         x = args[0] if args else kwargs["input"]
-        return cls(conv, x, output) if output.ndim == 4 else cls(conv, x[None], output[None])
+        return cls(conv, x, output, x) if output.ndim == 4 else cls(conv, x[None], output[None], x)
 
     def first(self, images: int) -> LayerCall:
         """Return the call on the first images alone, without a gradient."""
@@ -74,9 +76,9 @@ class PadTracker:
         if self._watching:
             self._made.append((output, pad))
 
-    def pad_of(self, x: Tensor) -> PadModule | None:
-        """Return the pad module that a convolution's input comes from directly, None if it comes from none."""
-        return next((pad for made, pad in reversed(self._made) if made is x), None)
+    def pad_of(self, call: LayerCall) -> PadModule | None:
+        """Return the pad module that the input of a call comes from directly, None if it comes from none."""
+        return next((pad for made, pad in reversed(self._made) if made is call.given), None)
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of the module gets a hook that keeps nothing."""

@@ -216,8 +216,8 @@ class BorderBias(_SideMoments):
 class PaddingEffect(_SideMoments):
     """Mean paired difference that a layer's own padding makes, in standard deviations of the reference.
 
-    Input to ``update``: the differences of :func:`pan_callbacks.padding.padding_effect` in place of border readings,
-    and the reference. Output of ``compute``: (sides, channels), NaN where there is no border or no scale.
+    Input to ``update``: the differences of :func:`~pan_callbacks.measurement.effect.padding_effect` in place of border
+    readings, and the reference. Output of ``compute``: (sides, channels), NaN where there is no border or no scale.
     """
 
     def compute(self) -> Tensor:

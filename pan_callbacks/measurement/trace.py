@@ -50,7 +50,7 @@ def trace(call: EntryCall, probes: Probes, until: Collection[Site] = ()) -> dict
     pads = PadTracker()
 
     def listen(name: str, layer_call: LayerCall) -> None:
-        sites[name, calls[name]] = _trace_site(layer_call, pads.pad_of(layer_call.x))
+        sites[name, calls[name]] = _trace_site(layer_call, pads.pad_of(layer_call))
         calls[name] += 1
         if until and sites.keys() >= set(until):
             raise StopForward

@@ -231,7 +231,7 @@ class _Tap:
                 self.seen.append(view)
 
     def _view(self, call: LayerCall, node: Any) -> CallView | None:
-        pad = self.pads.pad_of(call.x)
+        pad = self.pads.pad_of(call)
         self.nothing = why_unpadded(call.conv, pad)
         view = None if self.nothing else CallView.of(call, pad, node, self.kind, self.max_images)
         if view is None and self.nothing is None:

@@ -112,6 +112,11 @@ def assert_same_weights(one, two):
         assert torch.equal(a, b), name
 
 
+def assert_same_parameters(one, two):
+    for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b), name
+
+
 def scaler():
     """float16 with loss scaling, as on a GPU."""
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=64.0))
@@ -320,7 +325,21 @@ def test_a_forward_without_gradients_beside_a_checkpoint_is_no_reentrant_one(tmp
                 self.net(batch[0])
             return loss
 
-    fit(tmp_path, build(Distils), [PANPenalty(every_n_steps=1)])
+    added, _ = fit(tmp_path, build(Distils), [PANPenalty(**OPTIONS)])
+    assert_same_weights(added, fit(tmp_path, build(Distils, True))[0])
+    assert not torch.equal(added.net[0].weight, fit(tmp_path, build(Distils))[0].net[0].weight)
+
+
+def test_a_reentrant_checkpoint_around_everything_is_refused(tmp_path):
+    class Everything(Module):
+        def network(self, x):
+            return checkpoint(self.net, x.requires_grad_(), use_reentrant=True)
+
+    module = build(Everything)
+    before = [parameter.clone() for parameter in module.parameters()]
+    with pytest.raises(PANError, match=r"layer net.0 runs under a reentrant .* use_reentrant=False"):
+        fit(tmp_path, module, [PANPenalty()])
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
 class BothForwardsFirst(Module):
@@ -358,7 +377,10 @@ def test_a_manual_step_that_skips_its_batch_is_no_offence(tmp_path):
                 return
             super().training_step(batch, batch_idx)
 
-    fit(tmp_path, build(Skips), [PANPenalty(every_n_steps=1)])
+    penalised, run = fit(tmp_path, build(Skips), [PANPenalty(**OPTIONS)])
+    without, _ = fit(tmp_path, build(Skips))
+    assert run.global_step == 4  # of 3 batches an epoch the second is skipped
+    assert not torch.equal(penalised.net[0].weight, without.net[0].weight)
 
 
 def test_two_penalties_add_up_and_leave_nothing_behind(tmp_path):
@@ -404,7 +426,8 @@ def test_a_validation_step_may_call_the_training_step(tmp_path):
         def training_step(self, batch, batch_idx):
             return F.cross_entropy(self.net(batch[0]), batch[1])
 
-    fit(tmp_path, build(Calls), [PANPenalty(every_n_steps=1)])
+    called, _ = fit(tmp_path, build(Calls), [PANPenalty(**OPTIONS)])
+    assert_same_parameters(called, fit(tmp_path, build(), [PANPenalty(**OPTIONS)])[0])
 
 
 def test_a_loader_without_length_warms_up_by_epochs_and_says_so(tmp_path):
@@ -490,7 +513,9 @@ def test_a_training_step_may_skip_a_batch(tmp_path):
             loss = super().training_step(batch, batch_idx)
             return None if batch_idx == 0 else loss
 
-    fit(tmp_path, build(Skips), [PANPenalty(every_n_steps=1)])
+    added, _ = fit(tmp_path, build(Skips), [PANPenalty(**OPTIONS)])
+    assert_same_weights(added, fit(tmp_path, build(Skips, True))[0])
+    assert not torch.equal(added.net[0].weight, fit(tmp_path, build(Skips))[0].net[0].weight)
 
 
 def test_bad_arguments_are_named(tmp_path):

@@ -335,6 +335,12 @@ def test_an_entry_can_be_called_on_other_images():
     assert call.images is call.args[0] and len(call.images) == 1 and call.args[1:] == (3,) and call.kwargs == {"a": 1}
 
 
+def taking(x: torch.Tensor) -> LayerCall:
+    """A convolution's call on a tensor."""
+    conv = nn.Conv2d(1, 1, 3)
+    return LayerCall.of(conv, (x,), {}, conv(x))
+
+
 class TestPadTracker:
     def tracked(self) -> tuple[nn.Sequential, PadTracker]:
         net, pads = nn.Sequential(nn.ZeroPad2d(1), nn.ReflectionPad2d(1)), PadTracker()
@@ -346,15 +352,20 @@ class TestPadTracker:
         pads.watch()
         first = net[0](IMAGES)
         second = net[1](IMAGES)
-        assert pads.pad_of(first) is net[0] and pads.pad_of(second) is net[1] and pads.pad_of(IMAGES) is None
+        assert [pads.pad_of(taking(x)) for x in (first, second, IMAGES)] == [net[0], net[1], None]
+
+    def test_knows_the_pad_of_a_single_image(self):
+        net, pads = self.tracked()
+        pads.watch()
+        assert pads.pad_of(taking(net[0](IMAGES[0]))) is net[0]
 
     def test_keeps_nothing_unless_it_watches(self):
         net, pads = self.tracked()
-        assert pads.pad_of(net[0](IMAGES)) is None
+        assert pads.pad_of(taking(net[0](IMAGES))) is None
         pads.watch()
         made = net[0](IMAGES)
         pads.watch(False)
-        assert pads.pad_of(made) is None
+        assert pads.pad_of(taking(made)) is None
 
     @pytest.mark.parametrize("how", [copy.deepcopy, pickled])
     def test_a_copy_keeps_nothing(self, how):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import pickle
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -552,9 +551,9 @@ def ranks(tmp_path_factory) -> list[dict]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_give_what_one_gives(kind, split, ranks):
     together = fed_with(kind, [update for part in SPLITS[split] for update in part])
-    close = partial(torch.testing.assert_close, equal_nan=True, rtol=0 if kind == "contrast" else 1e-6, atol=0)
+    rtol = 0 if kind == "contrast" else 1e-6
     for results in ranks:
-        close(results[kind, split], together)
+        torch.testing.assert_close(results[kind, split], together, equal_nan=True, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("result", ["computed after every update", "after a reset"])

@@ -466,7 +466,8 @@ def test_the_file_is_json_that_other_languages_read(tmp_path):
     def refuse(constant: str):
         raise AssertionError(f"{constant} is not JSON")
 
-    json.loads((tmp_path / "pans.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    read = json.loads((tmp_path / "pans.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert [layer["name"] for layer in read["layers"]] == list(full().layers)
 
 
 def test_saving_makes_the_folder(tmp_path):
