@@ -1,5 +1,7 @@
 # make demo    a training with PANMonitor, from nothing: virtual environment, packages, real images, findings
-# make test    the whole test suite          make lint    style and formatting
+# make test    the whole test suite          make lint    style, formatting and types
+# make test-one T=tests/reports              make format  puts style and formatting right
+# make test-cov  the same with coverage, written into docs/coverage.md
 PYTHON ?= python3# 3.11 or newer, for the versions in constraints.txt
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -10,7 +12,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test lint screenshot bench-suppression study clean
+.PHONY: install demo test test-one test-cov lint format screenshot bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -27,9 +29,23 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --durations=10
 
+# one file, one folder or one test: make test-one T=tests/reports/test_tables.py::test_csv_is_read_back_as_it_was
+T ?= tests
+test-one: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/python -m pytest $(T)
+
+test-cov: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=json:.coverage.json
+	$(BIN)/python tools/coverage_page.py .coverage.json docs/coverage.md
+
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+format: $(INSTALLED)
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
 
 # an hour or more on two cores; what is done is kept in runs/suppression.jsonl
 bench-suppression: $(INSTALLED)

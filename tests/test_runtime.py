@@ -1,12 +1,14 @@
-"""Work that runs out of memory is done in smaller batches, and nothing else is."""
+"""Work that runs out of memory is done in smaller batches, and nothing else is; processes agree exactly."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
 from pan_callbacks import PANError
-from pan_callbacks._runtime import in_smaller_batches, is_out_of_memory
+from pan_callbacks._runtime import ALONE, Shard, in_any_process, in_smaller_batches, is_out_of_memory, sum_of_processes
 
 
 class Work:
@@ -87,3 +89,35 @@ def test_memory_that_runs_out_before_the_first_forward_is_an_error():
 
     with pytest.raises(PANError, match="out of memory"):
         in_smaller_batches(work)
+
+
+LARGE = 2**24 + 1  # the first whole number that float32 does not hold
+
+
+def run_rank(rank: int, folder: str) -> None:
+    """What each of two processes does; its results are read by the tests."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    results = {
+        "sum": sum_of_processes(LARGE * (1 - rank)),
+        "any": in_any_process(rank == 1),
+        "none": in_any_process(False),
+    }
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_processes_add_whole_numbers_up_exactly_and_agree(tmp_path):
+    mp.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
+    for rank in range(2):
+        assert torch.load(tmp_path / f"rank{rank}.pt") == {"sum": LARGE, "any": True, "none": False}
+
+
+def test_a_process_alone_has_all():
+    assert (sum_of_processes(LARGE), in_any_process(True), ALONE.shared) == (LARGE, True, False)
+
+
+@pytest.mark.parametrize("world", [1, 2, 5])
+def test_every_batch_has_one_number_whoever_has_it(world):
+    numbers = [Shard(rank, world).number(batch) for batch in range(4) for rank in range(world)]
+    assert numbers == list(range(4 * world))
