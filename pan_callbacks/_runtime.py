@@ -35,7 +35,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def halving(work: Callable[[int], T], size: int) -> T:
-    """Does some work with batches of a size, and where memory runs out with half of it, and so on.
+    """Do some work with batches of a size, and if memory runs out with half of it, and so on.
 
     Raises:
         Exception: What the work raises, out of memory on a single image included.
@@ -51,7 +51,7 @@ def halving(work: Callable[[int], T], size: int) -> T:
 
 
 def in_smaller_batches(work: Callable[[int | None], Iterator[int]], restartable: bool = True) -> list[str]:
-    """Does some work, and where memory runs out starts it anew with batches half as large.
+    """Do some work, and if memory runs out start it anew with batches half as large.
 
     Args:
         work: Takes the largest batch allowed (None for any), starts from the beginning, and yields the number of images
@@ -158,7 +158,7 @@ def in_any_process(here: bool, device: torch.device | str = "cpu") -> bool:
 
 
 def of_all_processes(found: list[T]) -> list[T]:
-    """What all processes found, without repetition."""
+    """Return what all processes found, without repetition."""
     if not _several():
         return found
     every: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
@@ -167,7 +167,7 @@ def of_all_processes(found: list[T]) -> list[T]:
 
 
 def give_up_together(failure: Exception | None, device: torch.device | str = "cpu") -> None:
-    """Raises what went wrong here, and an error that says so where it went wrong elsewhere.
+    """Raise what went wrong here, or an error that says so if it went wrong elsewhere.
 
     Raises:
         Exception: ``failure``, if it is one.
@@ -185,7 +185,7 @@ def give_up_together(failure: Exception | None, device: torch.device | str = "cp
 
 @contextmanager
 def progress_bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """A progress bar over images that goes away when the work is done, or nothing.
+    """Show a progress bar over images that goes away when the work is done, or nothing.
 
     Args:
         what: Word before the bar.

@@ -1,4 +1,4 @@
-"""Where pickles of metrics, made by earlier versions, look for their classes."""
+"""Where code of earlier versions imports the metrics from."""
 
 from pan_callbacks.measurement.metrics import BorderBias as BorderBias
 from pan_callbacks.measurement.metrics import PaddingAwareness as PaddingAwareness

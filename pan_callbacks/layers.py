@@ -71,7 +71,7 @@ class Reason(str):
 
 
 def clean_name(name: str) -> str:
-    """Module name without what compilation and wrappers add to it.
+    """Return module name without what compilation and wrappers add to it.
 
     Example:
         >>> clean_name("net._orig_mod.layer1.0.conv1")
@@ -86,7 +86,7 @@ def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
 
 
 def select(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[str, nn.Conv2d]:
-    """The convolutions whose names match a glob.
+    """Return the convolutions whose names match a glob.
 
     Args:
         model: Model to look into.
@@ -114,7 +114,7 @@ def select(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[
 
 
 def check_fits(found: Mapping[str, nn.Conv2d], name: str, channels: Sequence[int]) -> None:
-    """Raises PANError where a layer of a report, or a channel of it, is not among a model's convolutions."""
+    """Raise PANError if a layer of a report, or a channel of it, is not among a model's convolutions."""
     if name not in found:
         ends = [known for known in found if known.endswith("." + name) or name.endswith("." + known)]
         close = ends or difflib.get_close_matches(name, found, 3) or list(found)
@@ -182,14 +182,14 @@ class PaddedLayer:
         return float(getattr(self.pad, "value", 0.0))
 
     def unpadded(self, x: Tensor) -> Tensor:
-        """The input as it was before the pad module: a view of what the convolution receives."""
+        """Return the input as it was before the pad module: a view of what the convolution receives."""
         if self.pad is None:
             return x
         left, right, top, bottom = self.pad.padding
         return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
     def geometry(self, height: int, width: int) -> Geometry:
-        """The layer's geometry for an unpadded input of the given size, in values."""
+        """Return the layer's geometry for an unpadded input of the given size, in values."""
         sizes = (height, width)
         return Geometry(*(self._axis(axis, sizes[axis]) for axis in (0, 1)))
 
@@ -208,7 +208,7 @@ class PaddedLayer:
         return Axis(size, kernel, stride, dilation, int(before), int(after))
 
     def weight(self, x: Tensor) -> Tensor:
-        """The kernel that this layer convolves with, also where a subclass computes it anew in each forward.
+        """Return the kernel that this layer convolves with, also where a subclass computes it anew in each forward.
 
         Args:
             x: An input as the convolution receives it; one image of it is run where the kernel must be observed.

@@ -38,8 +38,8 @@ def page(report: dict) -> str:
     lines = [
         "# Coverage",
         "",
-        f"Written by `{COMMAND}`: statements and branches of `pan_callbacks` that the test suite runs, in processes that",
-        "the tests start as well.",
+        f"Written by `{COMMAND}`: statements and branches of `pan_callbacks` that the test suite runs, those of",
+        "processes that it starts included.",
         "",
         "| | statements | branches | covered |",
         "|---|---:|---:|---:|",

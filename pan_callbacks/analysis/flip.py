@@ -1,4 +1,4 @@
-"""Flip score: how much a neuron's mean activation tells an image from its mirror image."""
+"""Flip score: how much a neuron's mean activation distinguishes an image from its mirror image."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ class _Activation:
 def _watch(
     measurement: Measurement, pans: list[PAN], images: Tensor, examples: int
 ) -> dict[tuple[str, int], _Activation]:
-    """What each neuron answers to the sample images, at its layer's first call."""
+    """Return what each neuron answers to the sample images, at its layer's first call."""
     channels: dict[str, list[int]] = {}
     for pan in pans:
         channels.setdefault(pan.layer, []).append(pan.channel)

@@ -33,7 +33,7 @@ def can_show(logger: Any) -> bool:
 
 
 def is_silent(logger: Any) -> bool:
-    """Return whether a logger throws away whatever it is given, so that there is nobody to tell what it cannot show.
+    """Return whether a logger throws away whatever it is given, so that nothing need be said of what it cannot show.
 
     That is the ``DummyLogger`` of ``fast_dev_run``, and every logger on a rank other than zero.
 
@@ -157,7 +157,7 @@ def _show(logger: Any, what: str, *args: Any) -> bool:
 
 
 def _pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A figure as (height, width, 3) bytes. The loggers' own ways lead through pyplot, which ours stay out of."""
+    """Return a figure as (height, width, 3) bytes. The loggers' own ways lead through pyplot, ours stay out of it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

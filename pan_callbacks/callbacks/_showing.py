@@ -103,6 +103,6 @@ def _draw(report: PANReport, history: list[Entry], measurement: Measurement | No
 
 
 def _step(trainer: Trainer) -> int:
-    """The step at which Lightning itself logs, the x axis of the scalars."""
+    """Return the step at which Lightning itself logs, the x axis of the scalars."""
     loop = getattr(getattr(trainer, "fit_loop", None), "epoch_loop", None)
     return int(getattr(loop, "_batches_that_stepped", trainer.global_step))

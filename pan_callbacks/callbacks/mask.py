@@ -144,7 +144,7 @@ class PANMask(Callback):
             self._attach(pl_module, self._wanted_outside_fit())
 
     def _wanted_outside_fit(self) -> Mapping[str, Target]:
-        """What a fit or a checkpoint left behind, or else what the report says."""
+        """Return what a fit or a checkpoint left behind, or else what the report says."""
         if self.report is None or self._begun or self._restored:
             return self._targets
         return targets(self.report)

@@ -30,7 +30,7 @@ class PANMonitor(Callback):
     layers once more on their middle. Weights, random numbers, batch statistics, outputs and the user's metrics stay
     what they are without it, and an error of its own ends the measurement, not the training.
 
-    The first point of every curve is the network before its first step: random weights tell a border, too.
+    The first point of every curve is the network before its first step: random weights distinguish a border, too.
 
     Args:
         layers: Glob or globs over module names; None for all convolutions.
@@ -90,7 +90,7 @@ class PANMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells two monitors apart in one checkpoint."""
+        """What distinguishes two monitors in one checkpoint."""
         return self._generate_state_key(layers=self.layers, reference=self.reference, threshold=self.threshold)
 
     def state_dict(self) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class PANPenalty(Callback):
 
     @property
     def state_key(self) -> str:
-        """Tells two penalties apart in one checkpoint."""
+        """What distinguishes two penalties in one checkpoint."""
         return self._generate_state_key(kind=self.kind, layers=self.layers)
 
     def state_dict(self) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class PANPenalty(Callback):
     # --- around the module's own methods -----------------------------------------------------------------------------
 
     def _around_step(self, trainer: Trainer, pl_module: LightningModule, own: Method, *args: Any, **kwargs: Any) -> Any:
-        """The module's training step; where optimization is automatic, the penalty is in the loss that it returns."""
+        """Run the module's training step; if optimization is automatic, the penalty is in the loss that it returns."""
         if not trainer.training:  # a validation step that calls it
             return own(*args, **kwargs)
         penalty, self._weight_now = self._attached, self._scheduled(trainer)
@@ -184,7 +184,7 @@ class PANPenalty(Callback):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """The module's manual_backward, of the loss and the penalty of the forwards that it was computed from."""
+        """Run the module's manual_backward, of the loss and the penalty of the forwards that it was computed from."""
         self._in_backward = True
         try:
             own(self._added(pl_module, loss, lambda: self._attached.take(loss)), *args, **kwargs)
@@ -192,7 +192,7 @@ class PANPenalty(Callback):
             self._in_backward = False
 
     def _added(self, pl_module: LightningModule, loss: Tensor, take: Callable[[], Tensor | None]) -> Tensor:
-        """The loss with the penalty, if this step has one."""
+        """Return the loss with the penalty, if this step has one."""
         if self._attached.idle:
             return loss
         if not self._ever_ran:

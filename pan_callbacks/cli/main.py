@@ -173,7 +173,7 @@ def _write(job: Job, measured: _Measured) -> bool:
 
 
 def _about(job: Job, measured: _Measured) -> dict[str, str]:
-    """What was surveyed, in words."""
+    """Return what was surveyed, in words."""
     import timm
     import torch
 

@@ -203,7 +203,7 @@ def class_names(folders: Sequence[str] | None, outputs: int | None) -> list[str]
 
 
 def metric_of(path: str | None, outputs: int | None) -> Metric | None:
-    """Return a torchmetrics metric by the name of its class, told the number of classes if it asks for it."""
+    """Return a torchmetrics metric by the name of its class, with the number of classes if it asks for it."""
     if path is None:
         return None
     import importlib

@@ -111,5 +111,5 @@ def pictures_of(measurement: Measurement, report: PANReport, sync: bool = False)
 
 
 def _companions(model: nn.Module, report: PANReport, images: Iterable[Tensor], size: int) -> Companions:
-    """The companion measures, in batches of no more than ``size`` images."""
+    """Return the companion measures, in batches of no more than ``size`` images."""
     return companions(model, [part for batch in images for part in torch.split(batch, size)], report)

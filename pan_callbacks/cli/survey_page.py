@@ -93,7 +93,7 @@ def _impact(impact: ImpactReport) -> list[Part]:
 
 
 def _classes(impact: ImpactReport, mode: str, shown: Iterable[Part]) -> list[Part]:
-    """What a mode does to each class; nothing if the model is no classifier, or nothing was masked."""
+    """Return what a mode does to each class; nothing if the model is no classifier, or nothing was masked."""
     arm = impact.arm("pans", mode)
     if arm.classes is None or not arm.neurons:
         return []
@@ -104,7 +104,7 @@ def _classes(impact: ImpactReport, mode: str, shown: Iterable[Part]) -> list[Par
 
 
 def _reproducible(impact: ImpactReport, mode: str, changes: ClassChanges) -> str:
-    """What the split-half correlation says, and what it does not."""
+    """Return what the split-half correlation says, and what it does not."""
     rho, accuracy = changes.split_half, changes.split_half_accuracy
     if math.isnan(rho):
         two = len(changes.shift) < 3

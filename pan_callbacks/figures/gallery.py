@@ -132,7 +132,7 @@ def _limits(values: FloatArray) -> tuple[float, float]:
 
 
 def _mark(axes: Axes, shape: tuple[int, ...], side: str) -> None:
-    """Marks a side outside a map."""
+    """Mark a side outside a map."""
     from matplotlib.patches import Rectangle
 
     height, width = shape

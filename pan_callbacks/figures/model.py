@@ -81,7 +81,7 @@ def layer_sides(report: PANReport) -> Figure:
 
 
 def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
-    """The cells of the heat map, hatched if there is no border."""
+    """Draw the cells of the heat map, hatched if there is no border."""
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
@@ -103,7 +103,7 @@ def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
 
 
 def _write_counts(axes: Axes, image: AxesImage, counts: IntArray, borders: BoolArray, size: int) -> None:
-    """The number in each cell, white on dark colours."""
+    """Write the number into each cell, white on dark colours."""
     for row, column in np.argwhere(borders).tolist():
         count = counts[row, column]
         dark = np.dot(image.cmap(image.norm(count))[:3], (0.299, 0.587, 0.114)) < 0.55

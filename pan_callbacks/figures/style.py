@@ -70,7 +70,7 @@ def sequential() -> Colormap:
 
 
 def shorten(name: str, most: int = 34) -> str:
-    """Return a name of at most ``most`` characters: the middle gives way, since both ends tell layers apart.
+    """Return a name of at most ``most`` characters: the middle gives way, since both ends distinguish layers.
 
     Example:
         >>> shorten("features.denseblock3.denselayer12.conv2", most=20)

@@ -79,7 +79,7 @@ def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
 
 
 def _timeline_rows(history: Sequence[Mapping[str, Any]], limit: int) -> tuple[list[tuple[str, int]], int]:
-    """The neurons to draw, (layer, channel) from top to bottom, and how many there were to choose from."""
+    """Return the neurons to draw, (layer, channel) from top to bottom, and how many there were to choose from."""
     layers: dict[str, int] = {}
     born: dict[tuple[str, int], int] = {}
     alive: dict[tuple[str, int], int] = {}
@@ -159,7 +159,7 @@ def _label_rows(axes: Axes, rows: list[tuple[str, int]], inches: float, named: b
 
 
 def _spread(centres: list[float], gap: float, low: float, high: float) -> list[float]:
-    """The nearest places to ``centres``, in order, that keep ``gap`` from one another and stay within the bounds."""
+    """Return the nearest places to ``centres``, in order, that keep ``gap`` from one another, within the bounds."""
     places: list[float] = []
     for centre in centres:
         places.append(max(centre, places[-1] + gap) if places else max(centre, low))

@@ -148,7 +148,7 @@ class LayerCollector:
         return -(-total // view.every)
 
     def _part(self, values: Tensor, view: View, images: int, number: int) -> Tensor:
-        """A batch's part of the readings that are kept in all, if the number of images is known; else all."""
+        """Return a batch's part of the readings that are kept in all, if the number of images is known; else all."""
         if self._total is None:
             return values
         step = -(-len(values) * self._images(self._total, view) // (images * self._capacity))
@@ -212,7 +212,7 @@ def line_of(conv: nn.Conv2d, how: HowMeasured, skipped: Reason | None, figures: 
 
 
 def _at(output: Tensor, where: Position) -> Tensor:
-    """A map's values at some rows and columns, (images * positions, channels)."""
+    """Return a map's values at some rows and columns, (images * positions, channels)."""
     return output[:, :, where[0], where[1]].permute(0, 2, 3, 1).flatten(0, 2)
 
 
@@ -222,7 +222,7 @@ def _of_sides(readings: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _padding_effects(site: SitePlan, x: Tensor) -> dict[str, Tensor]:
-    """What the layer's own padding adds at the border, by side (images * positions, channels)."""
+    """Return what the layer's own padding adds at the border, by side (images * positions, channels)."""
     layer = site.layer
     weight, masked = layer.weight(x), replaced_channels(layer.module)
     x = layer.unpadded(x).to(weight.dtype)

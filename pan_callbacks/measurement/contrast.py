@@ -75,7 +75,7 @@ def _sorted_rows(values: Tensor) -> Tensor:
 
 
 def _signed_extreme(difference: Tensor, cell: Tensor) -> Tensor:
-    """The entry of largest absolute value in each row, looking only where a run of equal cells ends."""
+    """Return the entry of largest absolute value in each row, looking only where a run of equal cells ends."""
     ends = torch.ones_like(cell, dtype=torch.bool)
     ends[:, :-1] = cell[:, 1:] != cell[:, :-1]
     seen = torch.where(ends, difference, torch.zeros_like(difference))
@@ -112,7 +112,7 @@ def moments(readings: Tensor) -> Tensor:
 def mean_and_std(sums: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (of the population) from :func:`moments`, over its first dimension.
 
-    A spread below rounding is returned as exactly 0, so that a constant channel can be told.
+    A spread below rounding is returned as exactly 0, so that a constant channel can be recognised.
 
     Args:
         sums: (3, ...), as :func:`moments` gives them, possibly added up.

@@ -95,7 +95,7 @@ def mean_padding_effects(
 
 
 def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | slice, int, int]:
-    """What some outputs of an axis read: input coordinates, taps of the kernel, stride and dilation of the reading.
+    """Return what some outputs of an axis read: input coordinates, taps of the kernel, stride and dilation of it.
 
     Along an edge the outputs read no padding on this axis, and every tap is needed; across it there is one output, and
     just the taps that read padding can make a difference. In a corner any tap can.
@@ -109,7 +109,7 @@ def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | s
 
 
 def _own_minus_neutral(x: Tensor, rows: Tensor, cols: Tensor, mode: str, value: float) -> Tensor:
-    """Padded input at the given coordinates, as the layer pads it minus as neutral padding would."""
+    """Return padded input at the given coordinates, as the layer pads it minus as neutral padding would."""
     height, width = x.shape[-2:]
 
     def pick(padding: str) -> Tensor:

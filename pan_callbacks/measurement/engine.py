@@ -281,7 +281,7 @@ class Measurement:
         self._probes.listen(self._guarded(reading), {name for name, _ in forward.reads})
 
     def _guarded(self, function: Callable[P, None]) -> Callable[P, None]:
-        """The function; if errors are tolerated, one becomes a warning and the end of the measurement."""
+        """Return the function; if errors are tolerated, one becomes a warning and the end of the measurement."""
         if not self._tolerant:
             return function
 

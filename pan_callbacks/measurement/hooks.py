@@ -81,7 +81,7 @@ class PadTracker:
         return next((pad for made, pad in reversed(self._made) if made is call.given), None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of the module gets a hook that keeps nothing."""
+        """Give a copy of the module a hook that keeps nothing."""
         return {"_watching": False, "_made": []}
 
 
@@ -160,7 +160,7 @@ class LayerProbe:
             self.listener(self.name, LayerCall.of(conv, args, kwargs, output))
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of the module gets a hook that listens to nobody."""
+        """Give a copy of the module a hook that listens to nobody."""
         return {"name": self.name, "listener": None}
 
 
@@ -183,7 +183,7 @@ class EntryProbe:
             self.left(EntryCall(self.name, module, args, kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of the module gets a hook that listens to nobody."""
+        """Give a copy of the module a hook that listens to nobody."""
         return {"name": self.name, "entered": None, "left": None}
 
 

@@ -107,7 +107,7 @@ class PaddingAwareness(Metric):
         return border, reference if len(reference) else store.readings(self._sample(None, _REFERENCE))
 
     def _sample(self, side: str | None, kind: int) -> int:
-        """Number of a sample in the store: two for each side, and one for a reference that all sides share."""
+        """Return number of a sample in the store: two for each side, and one for a reference that all sides share."""
         if side is None:
             return 2 * len(self.sides) + kind
         if side not in self.sides:
@@ -126,7 +126,8 @@ class PaddingAwareness(Metric):
             if not self.values:
                 self.values = [torch.empty(0, self.channels, device=self.device)]
                 self.heads = [torch.tensor([[0, 1, 0, 0]])]
-            self.heads = [head.to(self.device) for head in self.heads]  # they are made where Python can read them
+            if self.heads[0].device != self.device:  # they are made where Python can read them without waiting
+                self.heads = [head.to(self.device) for head in self.heads]
         super().sync(*args, **kwargs)
 
     def reset(self) -> None:

@@ -160,7 +160,7 @@ class ReadingStore:
         return 2 * moved / (self.weight(sample) * len(kept)) if len(kept) else 0.0
 
     def _levelled(self, sample: int) -> tuple[Tensor, int]:
-        """Readings of a sample with its largest weight, and ranks by which they may be off."""
+        """Return readings of a sample with its largest weight, and ranks by which they may be off."""
         known = self._known.get(sample, _Known())
         by_weight: dict[int, list[Tensor]] = {}
         moved = known.unsaid

@@ -165,7 +165,7 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
 
 
 def _centre(view: View, sites: Mapping[Site, _Native]) -> _Attempt:
-    """The inner half of each site's own map, as far as it reads no padding."""
+    """Return the inner half of each site's own map, as far as it reads no padding."""
     attempt = _Attempt({}, {})
     for site, (layer, geometry) in sites.items():
         inner = geometry.rows.inner, geometry.cols.inner
@@ -180,7 +180,7 @@ def _centre(view: View, sites: Mapping[Site, _Native]) -> _Attempt:
 def _best(
     view: View, call: EntryCall, probes: Probes, own: Mapping[Site, Trace], sites: Mapping[Site, _Native]
 ) -> _Attempt:
-    """The offset at which most sites can be measured, the first of those in the order of :func:`_offsets`."""
+    """Return the offset at which most sites can be measured, the first of those in the order of :func:`_offsets`."""
     best = _Attempt({}, dict.fromkeys(sites, f"{view.name}: no offset fits the image"))
     for offset in _offsets(view, call.images, sites):
         try:
@@ -236,7 +236,7 @@ def _offsets(view: View, images: Tensor, sites: Mapping[Site, _Native]) -> list[
 
 
 def _pair(view: View, small: Trace | None, large: Trace | None, native: Geometry) -> SitePlan | str:
-    """The plan of a site seen in the two inputs of a view, or why they cannot be compared there."""
+    """Return the plan of a site seen in the two inputs of a view, or why they cannot be compared there."""
     if small is None or large is None or small.geometry is None or large.geometry is None:
         return "not called, or called otherwise, on another size"
     if small.layer is None:
@@ -264,7 +264,7 @@ def _pair(view: View, small: Trace | None, large: Trace | None, native: Geometry
 
 
 def _shift(inner: Axis, outer: Axis) -> int | None:
-    """Outputs from the first of a larger map to the first of a smaller one's place in it; None if they do not align."""
+    """Return how many outputs of a larger map come before a smaller one's place in it; None if they do not align."""
     shift, odd = divmod(outer.outputs - inner.outputs, 2)
     in_phase = outer.size - inner.size == 2 * shift * inner.stride
     same_padding = (inner.before, inner.after) == (outer.before, outer.after)

@@ -46,7 +46,7 @@ def scan(
         reference: What the border is compared with: ``"crop"`` (the default, the same pixels inside the full image),
             ``"zoom"``, ``"mirror"`` or ``"centre"``. A layer that it does not suit takes another, as the report says.
         threshold: Absolute contrast from which a neuron is a PAN. At 0.8, one threshold on this single activation
-            tells border from interior with a balanced accuracy of 90 %.
+            distinguishes border from interior with a balanced accuracy of 90 %.
         max_images: Images to look at, at most. At 256 chance adds 0.1 to the contrast of a corner at most.
         progress: Whether to show a progress bar.
 

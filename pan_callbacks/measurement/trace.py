@@ -87,6 +87,6 @@ def _trace_site(call: LayerCall, pad: PadModule | None) -> Trace:
 
 
 def _middle_slice(n: int) -> slice:
-    """The middle of an axis, as even or odd as the axis, so that the middles of two maps have one centre."""
+    """Return the middle of an axis, as even or odd as the axis, so that the middles of two maps have one centre."""
     kept = n if n <= _CONTEXT else _CONTEXT - n % 2
     return slice((n - kept) // 2, (n + kept) // 2)

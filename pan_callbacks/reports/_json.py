@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
-    """Writes data to a file, whole or not at all.
+    """Write data to a file, whole or not at all.
 
     Args:
         path: File to write; its folder is made where it is missing.
@@ -30,7 +30,7 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str], make: Callable[[Any], T]) -> T:
-    """Reads what :func:`write_json` wrote, and makes something of it.
+    """Read what :func:`write_json` wrote, and make something of it.
 
     Raises:
         ValueError: If the file is no JSON, or ``make`` raises one; the message names the file.
@@ -46,7 +46,7 @@ def read_json(path: str | os.PathLike[str], make: Callable[[Any], T]) -> T:
 
 
 def check_schema(data: Any, what: str, schema: str, version: int) -> None:
-    """Raises ValueError where data are not of a schema, or of a later version of it.
+    """Raise ValueError if data are not of a schema, or of a later version of it.
 
     Args:
         data: What was read.
@@ -61,7 +61,7 @@ def check_schema(data: Any, what: str, schema: str, version: int) -> None:
 
 
 def finite(value: Any) -> Any:
-    """Data with None in place of every number that is not finite.
+    """Return data with None in place of every number that is not finite.
 
     Example:
         >>> finite({"a": [1.0, float("nan")]})
@@ -75,7 +75,7 @@ def finite(value: Any) -> Any:
 
 
 def with_nan(value: Any) -> Any:
-    """Data with NaN in place of every None, also within lists."""
+    """Return data with NaN in place of every None, also within lists."""
     if isinstance(value, list):
         return [with_nan(v) for v in value]
     return math.nan if value is None else value

@@ -104,7 +104,7 @@ class ImpactReport:
         return tuple(arm.mode for arm in self.arms if arm.kind == "pans")
 
     def arm(self, kind: str, mode: str) -> Arm:
-        """The arm of a kind and mode; of controls the first draw.
+        """Return the arm of a kind and mode; of controls the first draw.
 
         Raises:
             KeyError: If there is none.
@@ -182,12 +182,12 @@ class ImpactReport:
         return "\n".join([f"{self.images} images", self.table.text(), *self.notes])
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the report as JSON, whole or not at all."""
+        """Write the report as JSON, whole or not at all."""
         write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ImpactReport:
-        """Reads a report that :meth:`save` wrote.
+        """Read a report that :meth:`save` wrote.
 
         Raises:
             ValueError: If the file is no impact report, or one of a later schema version.
@@ -195,7 +195,7 @@ class ImpactReport:
         return read_json(path, cls.from_dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as dicts, lists, numbers and strings only."""
+        """Return the report as dicts, lists, numbers and strings only."""
         return {
             "schema": SCHEMA,
             "version": SCHEMA_VERSION,
@@ -208,7 +208,7 @@ class ImpactReport:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ImpactReport:
-        """The report that :meth:`to_dict` described.
+        """Make the report that :meth:`to_dict` described.
 
         Raises:
             ValueError: If the data are no impact report, or one of a later schema version.

@@ -76,7 +76,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
-    """What a file holds, read by timm, which runs no code of the file."""
+    """Return what a file holds, read by timm, which runs no code of the file."""
     from timm.models._helpers import load_state_dict
 
     try:
@@ -99,7 +99,7 @@ def _load(path: Path) -> Any:
 
 
 def _strip(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """The entries under the prefix that makes the most names fit, without it; and the prefix."""
+    """Return the entries under the prefix that makes the most names fit, without it; and the prefix."""
     fits: Counter[str] = Counter()
     for key in state:
         starts = [0, *(match.end() for match in re.finditer(r"\.", key))]
@@ -109,7 +109,7 @@ def _strip(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict
 
 
 def _problems(state: Mapping[str, Tensor], model: nn.Module) -> str:
-    """What keeps a state dict from fitting, in words; nothing if it fits."""
+    """Return what keeps a state dict from fitting, in words; nothing if it fits."""
     own = model.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]  # optional to torch
     unexpected = [key for key in state if key not in own]

@@ -33,7 +33,7 @@ def reachable(url: str, timeout: float = 5.0) -> bool:
 
 @contextmanager
 def pretrained_of(name: str) -> Iterator[None]:
-    """Whatever goes wrong inside is told as :func:`no_weights` of the model of that name."""
+    """Turn whatever goes wrong inside into :func:`no_weights` of the model of that name."""
     try:
         yield
     except Exception as error:  # huggingface_hub, httpx, urllib and torch.hub each have errors of their own
@@ -41,6 +41,6 @@ def pretrained_of(name: str) -> Iterator[None]:
 
 
 def no_weights(name: str, why: str) -> PANError:
-    """The error that says so, with the ways out: a file, random weights, and for Lite0 a package."""
+    """Return the error that says so, with the ways out: a file, random weights, and for Lite0 a package."""
     package = f", --weights {LITE0_PACKAGE}" if name.split(".")[0] == "tf_efficientnet_lite0" else ""
     return PANError(f"the pretrained weights of {name} cannot be had ({why}): --weights FILE, --weights none{package}")

@@ -100,7 +100,7 @@ class FactoryModel:
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
-    """The folder can be imported from, as it can for a script that lies in it."""
+    """Have the folder imported from, as a script that lies in it can."""
     entry = str(folder.resolve())
     sys.path.insert(0, entry)
     try:

@@ -107,7 +107,7 @@ class ImageSource:
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """A terminal sends Ctrl-C to every process; a worker that dies of it would turn a stop into an error."""
+    """Leave Ctrl-C, which a terminal sends to every process, to the parent: a worker that dies of it is an error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -237,7 +237,7 @@ def _image_paths(folder: Path) -> Iterator[str]:
 
 
 def _classes(folder: Path, paths: list[str]) -> tuple[list[str], tuple[str, ...]]:
-    """The paths that have a class, and the classes that have an image."""
+    """Return the paths that have a class, and the classes that have an image."""
     inside = [path for path in paths if "/" in path]
     classes = tuple(sorted({path.split("/")[0] for path in inside}))
     if not classes:

@@ -106,7 +106,7 @@ def _outputs(model: nn.Module, preprocessing: Preprocessing) -> int | None:
     try:
         with torch.no_grad():
             scores = model(torch.zeros(1, preprocessing.channels, *preprocessing.size))
-    except Exception:  # a model that is not called with images alone: the scan itself will tell
+    except Exception:  # a model that is not called with images alone: the scan itself will show
         return None
     return scores.shape[1] if isinstance(scores, Tensor) and scores.ndim == 2 else None
 

@@ -181,7 +181,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _in_mode(image: Image, channels: int) -> Image:
-    """The image in PIL's mode RGB or L; F, from 0 to 1, where 8 bits are too few."""
+    """Return the image in PIL's mode RGB or L; F, from 0 to 1, where 8 bits are too few."""
     import numpy as np
     from PIL.Image import fromarray
 
@@ -199,7 +199,7 @@ def _in_mode(image: Image, channels: int) -> Image:
 
 
 def _middle_of_a_huge_one(image: Image, preprocessing: Preprocessing) -> Image:
-    """The image; of one so long that it would not fit into memory once it is resized, the middle that is cropped."""
+    """Return the image; of one that would not fit into memory once it is resized, the middle that is cropped."""
     rows, columns = (edge / preprocessing.crop_share for edge in preprocessing.size)
     scale = max(rows / image.height, columns / image.width)
     if preprocessing.crop_mode != "center" or image.width * image.height * scale**2 <= MOST_PIXELS:

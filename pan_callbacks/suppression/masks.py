@@ -76,7 +76,7 @@ class ChannelMask(nn.Module):
         return output.index_copy(1, self.channels, replaced.to(output.dtype))
 
     def _neutral(self, conv: nn.Conv2d, x: Tensor, own: Tensor) -> Tensor:
-        """The masked channels alone (images, masked, rows, columns), their border recomputed with neutral padding."""
+        """Return the masked channels (images, masked, rows, columns), their border recomputed with neutral padding."""
         layer = PaddedLayer(conv, self._pad[0])
         weight, bias = layer.weight(x)[self.channels], conv.bias
         x = layer.unpadded(x)

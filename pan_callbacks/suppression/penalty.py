@@ -239,7 +239,7 @@ class _Tap:
         return view
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of the module gets a hook that keeps nothing."""
+        """Give a copy of the module a hook that keeps nothing."""
         return {**self.__dict__, "looking": False, "seen": []}
 
 
@@ -251,7 +251,7 @@ def _reentrant(layer: str) -> PANError:
 
 
 def _may_be_padded(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, nn.Conv2d]:
-    """The convolutions that are padded layers, or may be fed by a pad module, which shows when they run."""
+    """Return the convolutions that are padded layers, or may be fed by a pad module, which shows when they run."""
     pads, found = pad_modules(model), select(model, layers)
     return {name: conv for name, conv in found.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
 

@@ -129,5 +129,5 @@ def _root(variance: Tensor) -> Tensor:
 
 
 def _copied(part: Tensor) -> Tensor:
-    """A copy in float32 that does not keep alive what it is a part of."""
+    """Return a copy in float32 that does not keep alive what it is a part of."""
     return part.to(torch.float32, copy=True)
