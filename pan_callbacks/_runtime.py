@@ -59,7 +59,7 @@ def in_smaller_batches(work: Callable[[int | None], Iterator[int]], restartable:
         restartable: Whether the work can be started a second time.
 
     Returns:
-        Sentences for a report: that memory ran out, and with which batches the work was done; empty where it did not.
+        Sentences for a report: that memory ran out, and with which batches the work was done; empty if it did not.
 
     Raises:
         PANError: If memory does not suffice for a single image, or does not suffice and the work cannot be restarted.
@@ -153,7 +153,7 @@ def sum_of_processes(value: int, device: torch.device | str = "cpu") -> int:
 
 
 def in_any_process(here: bool, device: torch.device | str = "cpu") -> bool:
-    """Whether something holds in any process; where one gives up all must, or the others wait for it for ever."""
+    """Whether something holds in any process; if one gives up all must, or the others wait for it for ever."""
     return sum_of_processes(int(here), device) > 0
 
 
@@ -189,7 +189,7 @@ def progress_bar(what: str, total: int | None, show: bool = True) -> Iterator[Ca
 
     Args:
         what: Word before the bar.
-        total: Images in all, None where nobody knows.
+        total: Images in all, None if nobody knows.
         show: Whether there is a bar; it is drawn in terminals alone.
 
     Yields:

@@ -2,8 +2,8 @@
 
 
 class PANError(RuntimeError):
-    """Raised where ``pan_callbacks`` cannot do what it was asked; the message names the thing and the way out."""
+    """Raised if ``pan_callbacks`` cannot do what it was asked; the message names the thing and the way out."""
 
 
 class UsageError(PANError):
-    """Raised where something was asked for that does not exist or makes no sense; the command line answers with 2."""
+    """Raised if something was asked for that does not exist or makes no sense; the command line answers with 2."""

@@ -208,10 +208,10 @@ class PaddedLayer:
         return Axis(size, kernel, stride, dilation, int(before), int(after))
 
     def weight(self, x: Tensor) -> Tensor:
-        """Return the kernel that this layer convolves with, also where a subclass computes it anew in each forward.
+        """Return the kernel that this layer convolves with, also if a subclass computes it anew in each forward.
 
         Args:
-            x: An input as the convolution receives it; one image of it is run where the kernel must be observed.
+            x: An input as the convolution receives it; one image of it is run if the kernel must be observed.
         """
         forward = type(self.module).forward
         if forward is nn.Conv2d.forward or pads_inside(self.module) and not hasattr(self.module, "same_pad"):

@@ -74,12 +74,12 @@ class Axis:
 
     @property
     def clean(self) -> slice:
-        """Outputs that read no padding; empty where there are none."""
+        """Outputs that read no padding; empty if there are none."""
         return slice(self.leading, max(self.leading, self.outputs - self.trailing))
 
     @property
     def inner(self) -> slice:
-        """At most 8 evenly spaced outputs of the inner half that read no padding; empty where there are none."""
+        """At most 8 evenly spaced outputs of the inner half that read no padding; empty if there are none."""
         start = max(self.clean.start, self.outputs // 4)
         stop = min(self.clean.stop, self.outputs - self.outputs // 4)
         return slice(start, max(start, stop), max(1, -(-(stop - start) // 8)))
@@ -127,7 +127,7 @@ class Geometry:
         return self.rows.clean, self.cols.clean
 
     def border(self, side: str) -> tuple[slice, slice] | None:
-        """Return rows and columns of one side's border, or None where the side has none.
+        """Return rows and columns of one side's border, or None if the side has none.
 
         The border is the outermost row or column, less what reads a second side; a corner is the one position where
         two outermost lines meet.
@@ -192,13 +192,13 @@ def source(coordinates: Tensor, size: int, mode: str) -> Tensor:
     """Return where a padding mode takes the value of a coordinate outside the input from.
 
     Args:
-        coordinates: Integer input coordinates, negative or beyond ``size`` where they lie in the padding.
+        coordinates: Integer input coordinates, negative or beyond ``size`` if they lie in the padding.
         size: Length of the axis.
-        mode: ``"reflect"``, ``"replicate"``, ``"circular"``, or ``"neutral"``: reflect, where the map is large
+        mode: ``"reflect"``, ``"replicate"``, ``"circular"``, or ``"neutral"``: reflect, if the map is large
             enough for it, else replicate.
 
     Returns:
-        Coordinates inside ``0 ... size-1``; unchanged where they were inside already.
+        Coordinates inside ``0 ... size-1``; unchanged if they were inside already.
     """
     if mode == "circular":
         return coordinates % size

@@ -187,7 +187,7 @@ def _by_layer(report: PANReport, values: Mapping[str, float], measure: str, sour
 
 
 def _spearman(a: Tensor, b: Tensor) -> float:
-    """Rank correlation; NaN where there are fewer than three values, or all are the same."""
+    """Rank correlation; NaN if there are fewer than three values, or all are the same."""
     if len(a) < 3 or bool((a == a[0]).all()) or bool((b == b[0]).all()):
         return math.nan
     return float(spearman_corrcoef(a.float(), b.float()))

@@ -30,7 +30,7 @@ def flip_scores(model: nn.Module, batches: Iterable[Tensor], layers: Sequence[st
 
     Returns:
         Layer name to scores (2, channels): for the flip from left to right, and for the flip from top to bottom. NaN
-        where the mean activation is the same for all images, or there is just one.
+        if the mean activation is the same for all images, or there is just one.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 1, (1, 2), bias=False)).eval()

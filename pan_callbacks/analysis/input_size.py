@@ -30,7 +30,7 @@ def next_size_without_leftover(
         limit: Pixels to add at most; 64 is two periods of a network of stride 32.
 
     Returns:
-        Height and width, or None where no size up to ``limit`` pixels larger will do. A size on which the model does
+        Height and width, or None if no size up to ``limit`` pixels larger will do. A size on which the model does
         not run will not do.
 
     Raises:

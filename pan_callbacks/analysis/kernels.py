@@ -37,7 +37,7 @@ def mean_kernel(conv: nn.Conv2d, weight: Tensor | None = None) -> Tensor:
 
     Args:
         conv: The convolution.
-        weight: Its kernel (out channels, in channels / groups, rows, columns), where it is not ``conv.weight``.
+        weight: Its kernel (out channels, in channels / groups, rows, columns), if it is not ``conv.weight``.
 
     Returns:
         (rows, columns), on the CPU.
@@ -76,7 +76,7 @@ def effective_kernel(conv: nn.Conv2d) -> Tensor:
 def kernel_asymmetry(mean_kernel: Tensor) -> tuple[float, float]:
     """Return how unlike its mirror image a kernel is, top against bottom and left against right.
 
-    ``sum |K - flip(K)| / sum (|K| + |flip(K)|)``: 0 for a kernel that equals its mirror image, 1 where a value never
+    ``sum |K - flip(K)| / sum (|K| + |flip(K)|)``: 0 for a kernel that equals its mirror image, 1 if a value never
     meets one of its own sign. A kernel of zeros is symmetric.
 
     Args:
@@ -138,7 +138,7 @@ def padding_taps(geometry: Geometry, side: str) -> tuple[list[int], list[int]]:
         side: One of :data:`pan_callbacks.padding.SIDES`; in a corner, the taps of both edges.
 
     Returns:
-        Indices of rows and of columns; none on the axis along an edge, and none where a side has no border.
+        Indices of rows and of columns; none on the axis along an edge, and none if a side has no border.
 
     Example:
         >>> from pan_callbacks.padding import Axis

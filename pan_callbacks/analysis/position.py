@@ -80,7 +80,7 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
                 for part in images:
                     if len(part) > start:
                         model(part[start::2].to(device))
-                    start = (start + len(part)) % 2  # every other image, also where batches are of one image
+                    start = (start + len(part)) % 2  # every other image, also if batches are of one image
     finally:
         probes.detach()
     return {

@@ -55,7 +55,7 @@ def show_figure(logger: Any, tag: str, figure: Figure, step: int) -> bool:
         step: The Trainer's step.
 
     Returns:
-        Whether the logger can; False also where :func:`is_silent`.
+        Whether the logger can; False also if :func:`is_silent`.
     """
     return _show(logger, "figure", tag, figure, step)
 
@@ -70,7 +70,7 @@ def show_histogram(logger: Any, tag: str, values: Tensor, step: int) -> bool:
         step: The Trainer's step.
 
     Returns:
-        Whether the logger can; False also where :func:`is_silent`.
+        Whether the logger can; False also if :func:`is_silent`.
     """
     return _show(logger, "histogram", tag, values, step)
 
@@ -85,7 +85,7 @@ def show_text(logger: Any, tag: str, markdown: str, step: int) -> bool:
         step: The Trainer's step.
 
     Returns:
-        Whether the logger can; False also where :func:`is_silent`.
+        Whether the logger can; False also if :func:`is_silent`.
     """
     return _show(logger, "text", tag, markdown, step)
 
@@ -98,7 +98,7 @@ def show_layout(logger: Any, layout: Layout) -> bool:
         layout: What :func:`scalar_layout` returns.
 
     Returns:
-        Whether the logger can; False also where :func:`is_silent`.
+        Whether the logger can; False also if :func:`is_silent`.
     """
     return _show(logger, "layout", layout)
 

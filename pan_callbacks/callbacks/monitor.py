@@ -37,10 +37,10 @@ class PANMonitor(Callback):
         reference: What the border is compared with, see :func:`pan_callbacks.scan`.
         threshold: Absolute contrast from which a neuron is a PAN, in (0, 1).
         max_images: Images to probe, at most, over all ranks; the first ones of the first validation loader, so that
-            they are the same every epoch where the loader does not shuffle.
+            they are the same every epoch if the loader does not shuffle.
         every_n_epochs: Probe every so many epochs; in between the last figures are logged again, so that a
             ``ModelCheckpoint(monitor="pan/count")`` finds its key.
-        figures: Whether to show pictures and tables where the logger can (TensorBoard, W&B).
+        figures: Whether to show pictures and tables if the logger can (TensorBoard, W&B).
         batches: Images to probe instead of those of the validation loop: any iterable of batches that can be iterated
             again and again. They are handed to the part of the model that holds the monitored layers.
 
@@ -226,7 +226,7 @@ class PANMonitor(Callback):
         self._measuring = False
 
     def _probe(self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any] | None) -> None:
-        """Hand batches to the model ourselves, where none pass by."""
+        """Hand batches to the model ourselves, if none pass by."""
         self._start(trainer)
         feed(trainer, pl_module, self._attached, batches)
 

@@ -26,7 +26,7 @@ Method = Callable[..., Any]
 class PANPenalty(Callback):
     """Adds ``weight * PaddingBiasPenalty`` to the loss of every training step; the LightningModule stays as it is.
 
-    ``training_step`` is wrapped for the time of ``fit``, and ``manual_backward`` where optimization is manual, so that
+    ``training_step`` is wrapped for the time of ``fit``, and ``manual_backward`` if optimization is manual, so that
     the gradient is the one of a loss with the penalty in it, whatever accumulates, scales or distributes it. What the
     module itself logs as its loss is its own loss. Logs ``pan_penalty/loss``, the penalty before it is weighted, and
     ``pan_penalty/weight``.

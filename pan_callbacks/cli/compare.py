@@ -25,7 +25,7 @@ class Entry:
         name: Folder or file of its report.
         model: What it is, as far as the folder says.
         report: Its padding aware neurons.
-        impact: What masking did, where it was measured.
+        impact: What masking did, if it was measured.
         about: What was surveyed, in words, as far as the folder says.
     """
 
@@ -97,7 +97,7 @@ def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
 
 
 def _change(impact: ImpactReport, mode: str) -> str:
-    """Change of the metric, or the divergence where there is no metric."""
+    """Change of the metric, or the divergence if there is no metric."""
     row = next(row for arm, row in zip(_single(impact), impact.rows(), strict=True) if arm == ("pans", mode))
     return row[3] if row[3] != "-" else f"KL {row[4]}"
 

@@ -186,7 +186,7 @@ def check_shares(sources: Mapping[str, ImageSource], processes: int) -> None:
 
 
 def class_names(folders: Sequence[str] | None, outputs: int | None) -> list[str] | None:
-    """Return names of the model's outputs: ImageNet's where it has as many outputs, else those of the class folders."""
+    """Return names of the model's outputs: ImageNet's if it has as many outputs, else those of the class folders."""
     if outputs is None:
         return None
     names = [f"class {i}" for i in range(outputs)]

@@ -36,8 +36,8 @@ class Survey:
         size: Height and width of the images.
         next_size: The next larger size without leftover padding, None if none was found.
         pictures: Its strongest neurons of each type.
-        companions: Other measures, None where they were left out.
-        impact: What masking did, None where it was not measured.
+        companions: Other measures, None if they were left out.
+        impact: What masking did, None if it was not measured.
         skipped: Images that could not be read, and why.
         notes: What else a reader should know.
     """

@@ -83,7 +83,7 @@ def shorten(name: str, most: int = 34) -> str:
 
 
 def shorten_all(names: Sequence[str], most: int = 34) -> list[str]:
-    """Return names of at most ``most`` characters; where one is longer, all lose the modules that they lie in together.
+    """Return names of at most ``most`` characters; if one is longer, all lose the modules that they lie in together.
 
     Example:
         >>> shorten_all(["backbone.encoder.stages.0.conv", "backbone.encoder.stages.1.conv"], most=20)

@@ -97,7 +97,7 @@ def _timeline_rows(history: Sequence[Mapping[str, Any]], limit: int) -> tuple[li
 
 
 def _timeline_grid(history: Sequence[Mapping[str, Any]], rows: list[tuple[str, int]]) -> np.ma.MaskedArray:
-    """Signed contrast (neurons, probes), masked where a neuron is no PAN."""
+    """Signed contrast (neurons, probes), masked if a neuron is no PAN."""
     where = {neuron: row for row, neuron in enumerate(rows)}
     grid = np.full((len(rows), len(history)), np.nan)
     for column, probe in enumerate(history):

@@ -20,7 +20,7 @@ def contrast(border: Tensor, reference: Tensor) -> Tensor:
     """Signed two-sample Kolmogorov-Smirnov statistic between border and reference readings.
 
     ``max over t of |F_reference(t) - F_border(t)|`` with F the empirical distribution functions (Kolmogorov 1933,
-    Smirnov 1939), signed + where the border readings are larger. Exact, with ties, but for one thing: values that
+    Smirnov 1939), signed + if the border readings are larger. Exact, with ties, but for one thing: values that
     differ by less than rounding (:data:`RESOLUTION`) count as equal. Rounding to a grid could still split a tie that
     lies on a grid line, so two grids half a cell apart are used and the smaller result is taken.
 
@@ -118,7 +118,7 @@ def mean_and_std(sums: Tensor) -> tuple[Tensor, Tensor]:
         sums: (3, ...), as :func:`moments` gives them, possibly added up.
 
     Returns:
-        Two tensors (...); NaN where the count is 0.
+        Two tensors (...); NaN if the count is 0.
     """
     count, total, square = sums
     mean = total / count

@@ -62,7 +62,7 @@ def mean_padding_effects(
     """Return the mean of :func:`padding_effect` over positions, of every side, for little more than reading the kernel.
 
     What a tap adds on average is its weight times the mean difference of the two paddings at the inputs that it reads
-    from there. So the kernel is multiplied once with those means, and with nothing where no padding is read.
+    from there. So the kernel is multiplied once with those means, and with nothing if no padding is read.
 
     Args:
         x: Layer input without padding (1, in channels, height, width); of several images their mean, as the effect is

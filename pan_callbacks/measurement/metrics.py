@@ -26,7 +26,7 @@ class PaddingAwareness(Metric):
     number of images (:class:`~pan_callbacks.measurement.readings.ReadingStore`). Batches and ranks merge.
 
     As input to ``update``: border and reference readings, side name to a tensor (readings, channels). The reference
-    may be one tensor that all sides share. As output of ``compute``: the signed contrast (sides, channels), NaN where a
+    may be one tensor that all sides share. As output of ``compute``: the signed contrast (sides, channels), NaN if a
     side has fewer than ``min_readings`` readings.
 
     Args:
@@ -182,7 +182,7 @@ class BorderBias(_SideMoments):
 
     ``mean over sides and channels of |mean(border) - mean(reference)| / std(reference)``. Channels whose reference is
     constant have no scale and are left out. Input to ``update`` as for :class:`PaddingAwareness`; output of ``compute``
-    is a scalar, NaN where nothing could be compared.
+    is a scalar, NaN if nothing could be compared.
 
     Args:
         channels: Number of neurons.
@@ -218,7 +218,7 @@ class PaddingEffect(_SideMoments):
     """Mean paired difference that a layer's own padding makes, in standard deviations of the reference.
 
     Input to ``update``: the differences of :func:`~pan_callbacks.measurement.effect.padding_effect` in place of border
-    readings, and the reference. Output of ``compute``: (sides, channels), NaN where there is no border or no scale.
+    readings, and the reference. Output of ``compute``: (sides, channels), NaN if there is no border or no scale.
     """
 
     def compute(self) -> Tensor:

@@ -16,7 +16,7 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Write data to a file, whole or not at all.
 
     Args:
-        path: File to write; its folder is made where it is missing.
+        path: File to write; its folder is made if it is missing.
         data: Dicts, lists, strings, finite numbers and None.
     """
     path = Path(path)

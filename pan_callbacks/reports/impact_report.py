@@ -24,14 +24,14 @@ class ClassChanges:
 
     Args:
         images: Images of the class, 0 without labels.
-        change: Change of accuracy on the images of the class, NaN where there are none.
+        change: Change of accuracy on the images of the class, NaN if there are none.
         low: Lower end of its interval (:func:`~pan_callbacks.suppression.predictions.paired_interval`).
         high: Upper end.
         shift: Change of the mean probability that the model gives the class, over all images.
         shift_low: Lower end of its interval (:func:`~pan_callbacks.suppression.predictions.shift_interval`).
         shift_high: Upper end.
         split_half: Correlation of ``shift`` between two halves of the images: near 1 other images show the same bias,
-            near 0 it is noise. NaN for fewer than three classes, or where nothing moves.
+            near 0 it is noise. NaN for fewer than three classes, or if nothing moves.
         split_half_accuracy: The same of ``change``, over the classes that both halves have.
     """
 
@@ -59,7 +59,7 @@ class Arm:
         draw: Number of the random draw of a control.
         interval: Ends of the 95 % interval of the change of accuracy against the baseline; None for other metrics.
         kl: Mean Kullback-Leibler divergence ``sum p * log(p / q)`` in nats, p as predicted by the baseline and q by
-            this arm; None where the model is no classifier, like all that follows.
+            this arm; None if the model is no classifier, like all that follows.
         flips: Share of the images whose predicted class is another.
         classes: Changes by class.
     """
@@ -83,7 +83,7 @@ class ImpactReport:
         metric: Name of the metric.
         images: Number of images.
         arms: The baseline, then every mask.
-        class_names: Names of the classes, where they are known.
+        class_names: Names of the classes, if they are known.
         notes: Sentences a reader of the figures should know.
     """
 
@@ -121,7 +121,7 @@ class ImpactReport:
     def likeness(self, mode: str) -> float:
         """Correlation over classes of the PANs' shift with the controls' mean shift.
 
-        Where it is high, masking any neurons of these layers has this bias; where it is low, it is the PANs' own.
+        If it is high, masking any neurons of these layers has this bias; if it is low, it is the PANs' own.
         """
         controls = [arm.classes.shift for arm in self.controls(mode) if arm.classes is not None]
         own = self.arm("pans", mode).classes

@@ -34,10 +34,10 @@ class LayerReport:
         images: Number of images behind the figures.
         border_bias: Mean over channels and sides of ``|mean(border) - mean(reference)| / std(reference)``.
         drift: Largest absolute contrast of interior positions, the control: what the view alone changes.
-        contrast: Signed contrast (8 sides, channels), NaN where a side has no border.
+        contrast: Signed contrast (8 sides, channels), NaN if a side has no border.
         effect: Padding effect (8 sides, channels) in standard deviations of the reference, NaN likewise.
         mean: Mean reference activation (channels,).
-        pad: Name of the pad module that feeds the layer, None where it pads itself.
+        pad: Name of the pad module that feeds the layer, None if it pads itself.
     """
 
     channels: int

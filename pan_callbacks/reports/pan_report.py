@@ -202,7 +202,7 @@ class PANReport:
         """Write the report as JSON, whole or not at all.
 
         Args:
-            path: File to write; its folder is made where it is missing.
+            path: File to write; its folder is made if it is missing.
         """
         write_json(path, self.to_dict())
 

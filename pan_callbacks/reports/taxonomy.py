@@ -19,7 +19,7 @@ class PANType(NamedTuple):
         origin: ``"nascent"`` or ``"inherited"``.
         depth: ``"early"``, ``"middle"`` or ``"late"``: third of the measured layers that it lies in.
         kernel: Kernel size of its layer, rows×columns.
-        stride: Stride of its layer; one number where rows and columns have the same.
+        stride: Stride of its layer; one number if rows and columns have the same.
     """
 
     side: str

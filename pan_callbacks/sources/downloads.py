@@ -18,7 +18,7 @@ def reachable(url: str, timeout: float = 5.0) -> bool:
 
     Args:
         url: Where to ask.
-        timeout: Seconds to wait; the libraries' own downloads wait for minutes where a firewall is silent.
+        timeout: Seconds to wait; the libraries' own downloads wait for minutes if a firewall is silent.
     """
     try:
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=timeout).close()

@@ -30,7 +30,7 @@ class _Unreadable(NamedTuple):
 class ImageSource:
     """Batches of images that can be iterated again and again; the same ones, in the same order, every time.
 
-    Yields ``(images, labels)``, or ``(images,)`` where there are no labels: normalised images (batch, channels,
+    Yields ``(images, labels)``, or ``(images,)`` if there are no labels: normalised images (batch, channels,
     height, width) and int64 labels (batch,). An image that cannot be read is left out of its batch.
 
     Args:
@@ -178,7 +178,7 @@ def class_indices(names: Sequence[str], outputs: int | None) -> list[int]:
     """Return the model's output of each class folder.
 
     As many folders as outputs are taken in sorted order, as torchvision does; else folders may be named by output
-    (0, 1, ...), or by ImageNet's WordNet ids where the model has ImageNet's outputs.
+    (0, 1, ...), or by ImageNet's WordNet ids if the model has ImageNet's outputs.
 
     Args:
         names: Names of the folders.

@@ -27,7 +27,7 @@ class LoadedModel:
         name: What it was asked for as.
         preprocessing: What it expects of its images.
         weights: Where its weights come from, in words for a report.
-        outputs: Number of classes; None where it does not answer with one row of scores an image.
+        outputs: Number of classes; None if it does not answer with one row of scores an image.
         configured: Whether the model itself says what images it expects; else ``preprocessing`` is a guess.
     """
 

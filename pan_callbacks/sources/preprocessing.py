@@ -181,7 +181,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _in_mode(image: Image, channels: int) -> Image:
-    """Return the image in PIL's mode RGB or L; F, from 0 to 1, where 8 bits are too few."""
+    """Return the image in PIL's mode RGB or L; F, from 0 to 1, if 8 bits are too few."""
     import numpy as np
     from PIL.Image import fromarray
 

@@ -59,7 +59,7 @@ class TorchvisionModel:
         return model
 
     def check_pretrained(self) -> None:
-        """Ask for the weights' host before torch does, which would wait for minutes where a firewall is silent."""
+        """Ask for the weights' host before torch does, which would wait for minutes if a firewall is silent."""
         if self.weights is None:
             raise PANError(f"there are no pretrained weights of {self.name}: --weights FILE, or --weights none")
         url = self.weights.url

@@ -137,7 +137,7 @@ def masked(
         report: Which neurons to mask, the layers' padding, and the means for mode ``"mean"``.
         mode: ``"zero"`` silences a channel: it answers 0 everywhere. ``"mean"`` makes it answer its mean reference
             activation everywhere. ``"neutral"``, the default as it takes the least away, recomputes the outputs that
-            read padding with the input's own values in its place (reflected, replicated where the map is too small
+            read padding with the input's own values in its place (reflected, replicated if the map is too small
             for that): the channel keeps its content and loses the border.
         neurons: Layer name to channels, to mask these instead of the report's PANs.
 

@@ -158,7 +158,7 @@ def shift_interval(images: int, moved: Tensor, squares: Tensor) -> tuple[Tensor,
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Return the Pearson correlation of two vectors; NaN where one of them is constant or shorter than three.
+    """Return the Pearson correlation of two vectors; NaN if one of them is constant or shorter than three.
 
     Example:
         >>> round(correlation(torch.tensor([1.0, 2, 3]), torch.tensor([6.0, 4, 2])), 6)

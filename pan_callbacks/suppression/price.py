@@ -1,7 +1,7 @@
 """What the border behaviour of one layer costs.
 
 Neuron by neuron and side by side a gap is compared with the spread of the reference, the inner half of the same map,
-and priced with ``log(1 + gap² / variance)``: zero where there is no gap, the same at every gain of the channel, and
+and priced with ``log(1 + gap² / variance)``: zero if there is no gap, the same at every gain of the channel, and
 flat enough at the far end that a few strong padding aware neurons do not drown the task (docs/suppression.md).
 """
 
@@ -75,7 +75,7 @@ class CallView:
         return cls(layer, geometry, reference, strips, mean_input, node)
 
     def price(self, channels: Tensor | None) -> Tensor | None:
-        """Return the price of this call, a scalar; None where no side has a border.
+        """Return the price of this call, a scalar; None if no side has a border.
 
         Args:
             channels: The neurons to average over, None for all.
@@ -101,7 +101,7 @@ class CallView:
 
 
 def price(squared_gap: Tensor, variance: Tensor) -> Tensor:
-    """Return ``log(1 + gap² / variance)``, with a finite value and gradient where the variance is 0.
+    """Return ``log(1 + gap² / variance)``, with a finite value and gradient if the variance is 0.
 
     Args:
         squared_gap: Any shape.

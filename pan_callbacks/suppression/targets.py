@@ -21,7 +21,7 @@ class Target:
 
     Args:
         channels: Output channels of the convolution.
-        pad: Name of the pad module that feeds the layer, None where it pads itself.
+        pad: Name of the pad module that feeds the layer, None if it pads itself.
         mean: Reference mean of all the layer's channels, for mode ``"mean"``.
     """
 
