@@ -256,10 +256,10 @@ class Measurement:
         if visit.plan is not None and visit.images is not None:
             with self._probes.running(call.module):
                 for forward in visit.plan.ours:
-                    share = visit.share(forward.view)
-                    if share and forward.make is not None:
+                    count = visit.count_for(forward.view)
+                    if count and forward.make is not None:
                         self._listen(forward, visit)
-                        call.on(forward.make(visit.images[:share].detach(), forward.offset)).run()
+                        call.on(forward.make(visit.images[:count].detach(), forward.offset)).run()
             self._taken[call.name] += len(visit.images)
         self._visit = None
 

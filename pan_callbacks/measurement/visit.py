@@ -33,8 +33,12 @@ class Visit:
     number: int = 0
     before: int | None = None
 
-    def share(self, view: View | None) -> int:
-        """How many of the images a view is run on: all, or so many that it comes out even over the batches."""
+    def count_for(self, view: View | None) -> int:
+        """Return how many of the images a view is run on: all, or so many that it comes out even over the batches.
+
+        Args:
+            view: The view, None for the user's own forward.
+        """
         take = 0 if self.images is None else len(self.images)
         if view is None or view.every == 1:
             return take
@@ -68,11 +72,11 @@ class Reading:
         if roles is None or self._visit.plan is None:
             return
         site = self._visit.plan.sites[name, number]
-        share = self._visit.share(site.view)
-        if share:
+        count = self._visit.count_for(site.view)
+        if count:
             for role in roles:
                 first = number == self._first[name]
-                self._collectors[name].add(role, site, call.first(share), self._visit.number, first)
+                self._collectors[name].add(role, site, call.first(count), self._visit.number, first)
         self._left.discard((name, number))
         if self._forward.view is not None and not self._left:
             raise StopForward  # what follows, a classifier of fixed size perhaps, need not run
