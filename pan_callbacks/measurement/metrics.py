@@ -126,7 +126,7 @@ class PaddingAwareness(Metric):
             if not self.values:
                 self.values = [torch.empty(0, self.channels, device=self.device)]
                 self.heads = [torch.tensor([[0, 1, 0, 0]])]
-            if self.heads[0].device != self.device:  # they are made where Python can read them without waiting
+            if any(head.device != self.device for head in self.heads):  # made where Python reads them without waiting
                 self.heads = [head.to(self.device) for head in self.heads]
         super().sync(*args, **kwargs)
 

@@ -98,7 +98,7 @@ class ReadingStore:
         self.channels, self.capacity = channels, capacity
         self.values: list[Tensor] = [] if values is None else values
         self.heads: list[Tensor] = [] if heads is None else heads
-        self._heads = [_Head(*row) for row in torch.cat(self.heads).tolist()] if self.heads else []
+        self._heads = [_Head(*head.flatten().tolist()) for head in self.heads]
         self._known: dict[int, _Known] = {}
         for head in self._heads:
             self._count(head)

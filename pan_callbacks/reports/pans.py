@@ -40,7 +40,7 @@ def margin(contrast: Tensor, threshold: float) -> Tensor:
     beyond = size - threshold
     vertical, horizontal = size[:2].repeat_interleave(2, 0), size[2:4].repeat(2, 1)  # in the order of the corners
     quiet = threshold - 2 * torch.maximum(vertical, horizontal)
-    quiet = quiet.nextafter(torch.tensor(-math.inf))  # below half of the threshold, and not half of it
+    quiet = quiet.nextafter(quiet.new_tensor(-math.inf))  # below half of the threshold, and not half of it
     return torch.cat([beyond[:4], torch.minimum(beyond[4:], quiet)]).amax(0)
 
 

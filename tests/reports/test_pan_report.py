@@ -123,6 +123,14 @@ def test_the_margin_agrees_with_a_loop_over_sides_and_channels():
     assert (margin(contrast, 0.8) >= 0).tolist() == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_corner_whose_edge_is_at_half_the_threshold_is_none_of_its_own(dtype):
+    contrast = torch.zeros(8, 3, dtype=dtype)
+    contrast[4] = 0.9  # top-left
+    contrast[0] = torch.tensor([0.4, 0.3999, 0.4001])
+    assert (margin(contrast, 0.8) >= 0).tolist() == [False, True, False]
+
+
 # ---- what is said about one
 
 
