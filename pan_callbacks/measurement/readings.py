@@ -113,7 +113,7 @@ class ReadingStore:
             values: Blocks of all stores, concatenated (readings, channels).
             heads: Their heads (blocks, 4).
         """
-        return cls(channels, capacity, list(torch.split(values, heads[:, 2].tolist())), list(torch.split(heads, 1)))
+        return cls(channels, capacity, list(torch.split(values, heads[:, 2].tolist())), list(heads[:, None]))
 
     def add(self, sample: int, readings: Tensor) -> None:
         """Add readings to a sample.
