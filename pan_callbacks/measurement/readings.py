@@ -59,13 +59,13 @@ class _Known:
         weight: Largest weight of its blocks.
         rows: Readings kept.
         unsaid: Ranks by which values may be off, as far as no head says it yet.
-        added: Calls of ``add``.
+        left_out: Batches of which nothing was kept since readings were last dropped.
     """
 
     weight: int = 1
     rows: int = 0
     unsaid: int = 0
-    added: int = 0
+    left_out: int = 0
 
 
 class ReadingStore:
@@ -123,12 +123,13 @@ class ReadingStore:
             readings: (n, channels).
         """
         known = self._known.setdefault(sample, _Known())
-        known.added += 1
         if known.weight == 1:
             readings = readings.clone()  # the caller may overwrite them
         else:
-            readings = thin(readings, known.weight, start=int(known.weight * evenly(known.added)))
+            number = len(self._heads) + sum(one.left_out for one in self._known.values())
+            readings = thin(readings, known.weight, start=int(known.weight * evenly(number)))
             known.unsaid += known.weight - 1
+            known.left_out += len(readings) == 0
         if len(readings):
             self._append(sample, known.weight, readings)
             self._fit(sample)
@@ -179,14 +180,14 @@ class ReadingStore:
 
     def _fit(self, sample: int) -> None:
         """Drop every second reading of a sample until it fits."""
-        known = self._known[sample]
+        known, start = self._known[sample], len(self._heads) % 2
         while known.rows > self.capacity:
             readings, moved = self._levelled(sample)
-            weight, start = known.weight, len(self._heads) % 2
+            weight = known.weight
             keep = [i for i, head in enumerate(self._heads) if head.sample != sample]
             self.values[:], self.heads[:] = [self.values[i] for i in keep], [self.heads[i] for i in keep]
             self._heads = [self._heads[i] for i in keep]
-            known.rows, known.unsaid = 0, moved + weight
+            known.rows, known.unsaid, known.left_out = 0, moved + weight, 0
             self._append(sample, 2 * weight, thin(readings, 2, start))
 
     def _append(self, sample: int, weight: int, readings: Tensor) -> None:
@@ -199,4 +200,4 @@ class ReadingStore:
 
     def _count(self, head: _Head) -> None:
         known = self._known.setdefault(head.sample, _Known())
-        known.weight, known.rows, known.added = max(known.weight, head.weight), known.rows + head.rows, known.added + 1
+        known.weight, known.rows = max(known.weight, head.weight), known.rows + head.rows
