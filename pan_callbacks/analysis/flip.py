@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from pan_callbacks.layers import select
 from pan_callbacks.measurement.batches import device_of
-from pan_callbacks.measurement.hooks import LayerCall, Probes, quietly
+from pan_callbacks.measurement.calls import LayerCall
+from pan_callbacks.measurement.hooks import Probes, quietly
 
 #: Flips in the order of the scores' rows: left to right, and top to bottom.
 FLIPS = ("horizontal", "vertical")

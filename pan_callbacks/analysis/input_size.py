@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import convolutions, select, why_unpadded
-from pan_callbacks.measurement.hooks import LayerCall, PadTracker, StopForward, quietly
+from pan_callbacks.measurement.calls import LayerCall, StopForward
+from pan_callbacks.measurement.hooks import quietly
+from pan_callbacks.measurement.pads import PadTracker
 
 
 def next_size_without_leftover(

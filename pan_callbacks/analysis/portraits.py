@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pan_callbacks._runtime import halving
 from pan_callbacks.analysis.kernels import padding_taps
+from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.engine import Measurement
-from pan_callbacks.measurement.hooks import LayerCall
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.pans import PAN
 from pan_callbacks.reports.taxonomy import place_of

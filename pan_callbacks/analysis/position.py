@@ -11,7 +11,8 @@ from torchmetrics.functional.regression import spearman_corrcoef
 
 from pan_callbacks.layers import select
 from pan_callbacks.measurement.batches import device_of
-from pan_callbacks.measurement.hooks import LayerCall, Probes, quietly
+from pan_callbacks.measurement.calls import LayerCall
+from pan_callbacks.measurement.hooks import Probes, quietly
 
 #: What is read out, each a map from 0 to 1: position from top to bottom, from left to right, nearness to the centre.
 TARGETS = ("row", "column", "centre")

@@ -11,6 +11,16 @@ from torch import Tensor, nn
 from pan_callbacks.errors import PANError
 
 
+def is_images(value: object) -> bool:
+    """Whether something is a batch of images: (images, channels, height, width), of floats or bytes."""
+    return (
+        isinstance(value, Tensor)
+        and value.ndim == 4
+        and len(value) > 0
+        and (value.is_floating_point() or value.dtype == torch.uint8)
+    )
+
+
 def first_images(batch: Any) -> Tensor | None:
     """Return the first tensor of images in a batch, looking into tuples, lists and dicts; None if there is none.
 

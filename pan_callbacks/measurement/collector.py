@@ -14,9 +14,10 @@ from torchmetrics import Metric
 
 from pan_callbacks._runtime import Shard
 from pan_callbacks.layers import Reason, Skip
+from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.contrast import thin
 from pan_callbacks.measurement.effect import padding_effect
-from pan_callbacks.measurement.hooks import LayerCall, replaced_channels
+from pan_callbacks.measurement.hooks import replaced_channels
 from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect
 from pan_callbacks.measurement.readings import evenly
 from pan_callbacks.measurement.reference import Position, SitePlan

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from pan_callbacks._runtime import ALONE, Shard
 from pan_callbacks.layers import Reason, convolutions, pad_modules, select, why_unpadded
+from pan_callbacks.measurement.calls import EntryCall, Listener, StopForward
 from pan_callbacks.measurement.collector import SAMPLES, HowMeasured, LayerCollector, line_of
-from pan_callbacks.measurement.hooks import EntryCall, Listener, Probes, StopForward, entry_modules
+from pan_callbacks.measurement.hooks import Probes, entry_modules
 from pan_callbacks.measurement.reference import FALLBACKS, Forward, Plan, plan
 from pan_callbacks.measurement.visit import Reading, Visit
 from pan_callbacks.padding import Geometry

@@ -7,82 +7,15 @@ check. It holds no tensor, no module and no trainer, so that models stay picklab
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pan_callbacks.layers import PaddedLayer, PadModule, clean_name, pad_modules
-
-
-@dataclass(eq=False)
-class LayerCall:
-    """One call of a convolution: what it received, and what it returned.
-
-    Args:
-        conv: The convolution.
-        x: Its input (images, in channels, height, width), as padded by a pad module before it, if there is one.
-        output: Its output (images, channels, rows, columns).
-        given: The very tensor that it was called with, which a :class:`PadTracker` knows; None if that is not at hand.
-    """
-
-    conv: nn.Conv2d
-    x: Tensor
-    output: Tensor
-    given: Tensor | None = None
-
-    @classmethod
-    def of(cls, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> LayerCall:
-        """Make one of what torch gives a forward hook; a single image becomes a batch of one."""
-        x = args[0] if args else kwargs["input"]
-        return cls(conv, x, output, x) if output.ndim == 4 else cls(conv, x[None], output[None], x)
-
-    def first(self, images: int) -> LayerCall:
-        """Return the call on the first images alone, without a gradient."""
-        return LayerCall(self.conv, self.x[:images].detach(), self.output[:images].detach())
-
-    def layer(self, pad: PadModule | None = None) -> PaddedLayer:
-        """Return the convolution together with what pads its input."""
-        return PaddedLayer(self.conv, pad)
-
-
-#: Is called with a layer's name and what passed it.
-Listener = Callable[[str, LayerCall], None]
-
-
-class PadTracker:
-    """Forward hook of all pad modules of a model: knows which of them made a tensor.
-
-    It holds what they made while it is watching, so that no other tensor can be mistaken for it.
-    """
-
-    def __init__(self) -> None:
-        self._watching = False
-        self._made: list[tuple[Tensor, PadModule]] = []
-
-    def attach(self, model: nn.Module) -> list[RemovableHandle]:
-        """Put the hook on every pad module of a model; nothing is kept before :meth:`watch`."""
-        return [pad.register_forward_hook(self) for pad in pad_modules(model).values()]
-
-    def watch(self, on: bool = True) -> None:
-        """Start or stop watching, and forget what was seen."""
-        self._watching, self._made = on, []
-
-    def __call__(self, pad: PadModule, args: tuple[Any, ...], output: Tensor) -> None:
-        """Is called by torch after the pad module's forward; changes nothing."""
-        if self._watching:
-            self._made.append((output, pad))
-
-    def pad_of(self, call: LayerCall) -> PadModule | None:
-        """Return the pad module that the input of a call comes from directly, None if it comes from none."""
-        return next((pad for made, pad in reversed(self._made) if made is call.given), None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Give a copy of the module a hook that keeps nothing."""
-        return {"_watching": False, "_made": []}
+from pan_callbacks.layers import clean_name
+from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
 
 
 class ReplacingHook:
@@ -99,48 +32,6 @@ def replaced_channels(conv: nn.Module) -> Tensor | None:
     hooks: list[object] = list(conv._forward_hooks.values())
     found = (hook.replaced for hook in hooks if isinstance(hook, ReplacingHook))
     return next((channels for channels in found if channels is not None), None)
-
-
-@dataclass(eq=False)
-class EntryCall:
-    """A call of a module that images enter by.
-
-    Args:
-        name: Name of the module.
-        module: The module.
-        args: Its arguments, the first one images.
-        kwargs: Its keyword arguments.
-    """
-
-    name: str
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    @property
-    def has_images(self) -> bool:
-        """Whether the first argument is a batch of images: floats (images, channels, height, width)."""
-        first = self.args[0] if self.args else None
-        return isinstance(first, Tensor) and first.ndim == 4 and first.is_floating_point() and len(first) > 0
-
-    @property
-    def images(self) -> Tensor:
-        """The images that enter (images, channels, height, width)."""
-        images: Tensor = self.args[0]
-        return images
-
-    def on(self, images: Tensor) -> EntryCall:
-        """Return the same call on other images."""
-        return EntryCall(self.name, self.module, (images, *self.args[1:]), self.kwargs)
-
-    def run(self) -> None:
-        """Run the module until it ends or a listener stops it."""
-        with suppress(StopForward):
-            self.module(*self.args, **self.kwargs)
-
-
-class StopForward(Exception):
-    """Ends a forward of ours early; never raised in a forward of the user's."""
 
 
 class LayerProbe:

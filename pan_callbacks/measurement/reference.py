@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.layers import PaddedLayer, Reason, Skip
-from pan_callbacks.measurement.hooks import EntryCall, Probes
+from pan_callbacks.measurement.calls import EntryCall
+from pan_callbacks.measurement.hooks import Probes
 from pan_callbacks.measurement.trace import Site, Trace, trace
 from pan_callbacks.measurement.views import VIEWS, Input, Role, View
 from pan_callbacks.padding import EDGES, Axis, Geometry

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from pan_callbacks.layers import PaddedLayer, PadModule, Reason, Skip, why_unpadded
-from pan_callbacks.measurement.hooks import EntryCall, LayerCall, PadTracker, Probes, StopForward
+from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
+from pan_callbacks.measurement.hooks import Probes
+from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.padding import EDGES, Geometry
 
 _CONTEXT = 12  # rows and columns of a map that are kept to check that two views of it line up

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from pan_callbacks.measurement.calls import LayerCall, StopForward
 from pan_callbacks.measurement.collector import LayerCollector
-from pan_callbacks.measurement.hooks import LayerCall, StopForward
 from pan_callbacks.measurement.readings import evenly
 from pan_callbacks.measurement.reference import Forward, Plan
 from pan_callbacks.measurement.views import View

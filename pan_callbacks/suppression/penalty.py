@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import check_fits, pad_modules, select, why_unpadded
-from pan_callbacks.measurement.hooks import LayerCall, PadTracker
+from pan_callbacks.measurement.calls import LayerCall
+from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.price import CallView
 
 KINDS = ("both", "effect", "moments")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.layers import PaddedLayer, PadModule
+from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.effect import mean_padding_effects
-from pan_callbacks.measurement.hooks import LayerCall
 from pan_callbacks.padding import Geometry
 
 #: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.

@@ -11,17 +11,9 @@ import torch
 from torch import nn
 
 from pan_callbacks.layers import convolutions
-from pan_callbacks.measurement.hooks import (
-    EntryCall,
-    EntryProbe,
-    LayerCall,
-    LayerProbe,
-    PadTracker,
-    Probes,
-    StopForward,
-    entry_modules,
-    quietly,
-)
+from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
+from pan_callbacks.measurement.hooks import EntryProbe, LayerProbe, Probes, entry_modules, quietly
+from pan_callbacks.measurement.pads import PadTracker
 
 
 class Net(nn.Module):
@@ -320,14 +312,25 @@ def test_the_first_images_of_a_call_have_no_gradient():
     [
         ((IMAGES, 3), True),
         ((), False),
-        ((IMAGES.to(torch.uint8),), False),
+        ((IMAGES.to(torch.uint8),), True),
+        ((IMAGES.to(torch.int64),), False),
         ((IMAGES[0],), False),
         ((IMAGES[:0],), False),
         (([IMAGES],), False),
     ],
 )
-def test_images_are_batches_of_floats(args, has):
+def test_images_are_batches_of_floats_or_bytes(args, has):
     assert EntryCall("", nn.Identity(), args, {}).has_images is has
+
+
+def test_images_may_come_by_keyword_or_in_a_dict():
+    labels = torch.arange(len(IMAGES))
+    for call in (
+        EntryCall("", nn.Identity(), (), {"labels": labels, "pixel_values": IMAGES}),
+        EntryCall("", nn.Identity(), ({"labels": labels, "pixel_values": IMAGES},), {}),
+    ):
+        assert call.images is IMAGES
+        assert call.first(2).images.shape[0] == 2
 
 
 def test_an_entry_can_be_called_on_other_images():

@@ -1,0 +1,164 @@
+"""What passes a layer, and what enters a model: one call of a module each."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from pan_callbacks.layers import PaddedLayer, PadModule
+from pan_callbacks.measurement.batches import is_images
+
+
+@dataclass(eq=False)
+class LayerCall:
+    """One call of a convolution: what it received, and what it returned.
+
+    Args:
+        conv: The convolution.
+        x: Its input (images, in channels, height, width), as padded by a pad module before it, if there is one.
+        output: Its output (images, channels, rows, columns).
+        given: The very tensor that it was called with, which a :class:`PadTracker` knows; None if that is not at hand.
+    """
+
+    conv: nn.Conv2d
+    x: Tensor
+    output: Tensor
+    given: Tensor | None = None
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> LayerCall:
+        """Make one of what torch gives a forward hook; a single image becomes a batch of one."""
+        x = args[0] if args else kwargs["input"]
+        return cls(conv, x, output, x) if output.ndim == 4 else cls(conv, x[None], output[None], x)
+
+    def first(self, images: int) -> LayerCall:
+        """Return the call on the first images alone, without a gradient."""
+        return LayerCall(self.conv, self.x[:images].detach(), self.output[:images].detach())
+
+    def layer(self, pad: PadModule | None = None) -> PaddedLayer:
+        """Return the convolution together with what pads its input."""
+        return PaddedLayer(self.conv, pad)
+
+
+#: Is called with a layer's name and what passed it.
+Listener = Callable[[str, LayerCall], None]
+
+
+class StopForward(Exception):
+    """Ends a forward of ours early; never raised in a forward of the user's."""
+
+
+@dataclass(eq=False)
+class EntryCall:
+    """A call of a module that images enter by.
+
+    Args:
+        name: Name of the module.
+        module: The module.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+        method: Name of the method that is called.
+    """
+
+    name: str
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    method: str = "__call__"
+
+    @property
+    def has_images(self) -> bool:
+        """Whether there are images among the arguments: :func:`~pan_callbacks.measurement.batches.is_images`."""
+        return self._images() is not None
+
+    @property
+    def images(self) -> Tensor:
+        """The images that enter (images, channels, height, width): the first among the arguments."""
+        images = self._images()
+        assert images is not None, "no images enter by this call"
+        return images
+
+    def _images(self) -> Tensor | None:
+        for value in (*self.args, *self.kwargs.values()):
+            if is_images(value):
+                found: Tensor = value
+                return found
+            if isinstance(value, Mapping):  # a batch as a dict, which a network may be called with
+                for item in value.values():
+                    if is_images(item):
+                        return item  # type: ignore[no-any-return]  # a tensor, as is_images says
+        return None
+
+    def first(self, count: int) -> EntryCall:
+        """Return the call on the first images alone, and on the rows of other tensors that belong to them."""
+        images = len(self.images)
+        return self._with(lambda tensor: tensor[:count] if tensor.ndim and len(tensor) == images else tensor)
+
+    def pick(self, chosen: Tensor) -> EntryCall:
+        """Return the call on some of the images, with what belongs to them.
+
+        Args:
+            chosen: Whether each image is one of them (images).
+        """
+        images = len(self.images)
+        return self._with(
+            lambda tensor: tensor[chosen.to(tensor.device)] if tensor.ndim and len(tensor) == images else tensor
+        )
+
+    def copied(self) -> EntryCall:
+        """Return the call on tensors that nobody else writes into."""
+        return self._with(lambda tensor: tensor.detach().clone())
+
+    def on(self, images: Tensor) -> EntryCall:
+        """Return the call on other images."""
+        own = self.images
+        return self._with(lambda tensor: images if tensor is own else tensor)
+
+    def seen(self, make: Callable[[Tensor, int], Tensor], offset: int) -> EntryCall:
+        """Return the call on a view of the images, and of whatever has their height and width (a mask, a depth map).
+
+        Args:
+            make: Makes the view from images and an offset.
+            offset: In pixels.
+        """
+        shape = self.images.shape
+
+        def view(tensor: Tensor) -> Tensor:
+            if tensor.ndim != 4 or (len(tensor), *tensor.shape[2:]) != (shape[0], *shape[2:]):
+                return tensor
+            tensor = tensor.detach()
+            if tensor.is_floating_point():
+                return make(tensor, offset)
+            return make(tensor.float(), offset).round().to(tensor.dtype)
+
+        return self._with(view)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> EntryCall:
+        args, kwargs = _changed(self.args, change), _changed(self.kwargs, change)
+        return EntryCall(self.name, self.module, args, kwargs, self.method)
+
+    def run(self) -> None:
+        """Run the module until it ends or a listener stops it."""
+        with suppress(StopForward):
+            getattr(self.module, self.method)(*self.args, **self.kwargs)
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return arguments with their tensors changed, also those in tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if type(value) in (tuple, list):
+        return type(value)(_changed(item, change) for item in value)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_changed(item, change) for item in value))
+    if isinstance(value, MutableMapping):
+        changed = copy.copy(value)
+        for key, item in value.items():
+            changed[key] = _changed(item, change)
+        return changed
+    return value
