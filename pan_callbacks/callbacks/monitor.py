@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pan_callbacks._runtime import Shard
+from pan_callbacks.callbacks._curve import Curve
 from pan_callbacks.callbacks._lightning import Callback
-from pan_callbacks.callbacks._probing import InputCheck, feed, validation_batches
-from pan_callbacks.callbacks._showing import Show
+from pan_callbacks.callbacks._probing import feed, step_call
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import Skip
-from pan_callbacks.measurement.engine import Measurement, Settings
-from pan_callbacks.measurement.scan import check_measured
-from pan_callbacks.reports.history import Entry, History, entry_of, scalars
+from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.settings import Settings
+from pan_callbacks.reports.history import Entry
 from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
-
-START = -1  # the epoch of the network before its first step
+_BATCHES = "PANMonitor(batches=...) probes images of your choice"
 
 
 class PANMonitor(Callback):
     """Finds the padding aware neurons of a model epoch by epoch, and logs their number, sides, layers and origin.
 
-    During validation it takes the images that pass anyway and runs the part of the model that holds the monitored
-    layers once more on their middle. Weights, random numbers, batch statistics, outputs and the user's metrics stay
-    what they are without it, and an error of its own ends the measurement, not the training.
+    During validation it takes the images that pass anyway, and runs a copy of the model on their middle. Weights,
+    random numbers, batch statistics, outputs and the user's metrics stay what they are without it, no image is read
+    that validation does not read, and an error of its own ends the measurement, not the training.
 
-    The first point of every curve is the network before its first step: random weights distinguish a border, too.
+    The first point of every curve is the network before its first step: random weights distinguish a border, too. It is
+    measured on the images of the first validation, with a copy of the network as it was.
 
     Args:
         layers: Glob or globs over module names; None for all convolutions.
@@ -44,12 +44,10 @@ class PANMonitor(Callback):
         batches: Images to probe instead of those of the validation loop: any iterable of batches that can be iterated
             again and again. They are handed to the part of the model that holds the monitored layers.
 
-    Attributes:
-        report: The latest :class:`~pan_callbacks.PANReport`, None before the first probe.
-
     Raises:
         ValueError: If an argument is out of range.
         PANError: At the start of fit, if there is neither a validation loop nor ``batches``, or a glob matches nothing.
+            If validation is only switched off (``limit_val_batches=0``) the curve pauses instead.
     """
 
     def __init__(
@@ -70,23 +68,26 @@ class PANMonitor(Callback):
             raise ValueError("batches can be iterated once only; pass a list or a DataLoader, it is read every epoch")
         self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
         self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
-        self.report: PANReport | None = None
-        self._history = History(threshold)
+        self._curve = Curve(threshold, figures)
         self._measurement: Measurement | None = None
-        self._inputs = InputCheck()
-        self._measuring = self._told_of_nothing = False
-        self._scalars: dict[str, float] = {}
-        self._show = Show(figures)
+        self._initial: Measurement | None = None  # of the network before its first step, until there are images for it
+        self._measuring = self._restored = False
+        self._module: weakref.ref[LightningModule] | None = None
+
+    @property
+    def report(self) -> PANReport | None:
+        """The latest report, None before the first probe."""
+        return self._curve.report
 
     @property
     def history(self) -> list[Entry]:
         """One dict a probed epoch: ``epoch`` (-1 before the first step), ``step``, ``count``, ``born``, ``gone`` ..."""
-        return self._history.entries
+        return self._curve.history.entries
 
     @property
     def births(self) -> dict[str, dict[int, int]]:
         """Layer name to channel to the epoch in which this living PAN was born."""
-        return self._history.births
+        return self._curve.history.births
 
     @property
     def state_key(self) -> str:
@@ -95,73 +96,83 @@ class PANMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return history and births, for the checkpoint."""
-        return {**self._history.state_dict(), "scalars": self._scalars}
+        return self._curve.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the curves and the timeline of a checkpoint."""
-        self._history.load_state_dict(state_dict)
-        self._scalars = dict(state_dict["scalars"])
+        self._curve.load_state_dict(state_dict)
+        self._restored = True
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach; after the model was configured, before the first forward."""
-        if self.batches is None and not trainer.enable_validation:
+        off = self.batches is None and not trainer.enable_validation
+        if off and trainer.limit_val_batches != 0:
             raise PANError(
                 "PANMonitor has no images to probe: this Trainer runs no validation. "
                 "Give it a validation loop, or PANMonitor(batches=...) a loader of images"
             )
+        if off:
+            why = "limit_val_batches=0 leaves no images to probe"
+            warnings.warn(f"PANMonitor's curve pauses: {why}. {_BATCHES}", stacklevel=2)
+        if self._is_another_run(trainer, pl_module):
+            self._curve = Curve(self.threshold, self.figures)
+        self._module, self._restored = weakref.ref(pl_module), False
         self._attach(trainer, pl_module)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look how images reach the model; what is measured here is a point only if they do not reach it otherwise."""
-        if self.batches is None and not self._history.entries:
-            self._inputs = InputCheck()
-            self._attached.on_entry = self._inputs.entered
+        """Listen: a mask wants a report before the first epoch, and a copy is smaller if it is known what runs."""
+        if self.batches is None and self._is_at_start(trainer):
             self._start(trainer)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop listening until the first point is taken."""
-        self._pause()
-        self._attached.on_entry = None
+        """Take a first report; it is none of the curve, for it has few images."""
+        if self._measuring:
+            self._measuring = False
+            self._curve.take(self._attached)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the first point: the network before its first step."""
-        if self._history.entries or trainer.global_step > 0:
-            return  # resumed
+        """Take the first point, the network before its first step, or a copy of the network to take it of later."""
+        if not self._is_at_start(trainer):
+            return
         if self.batches is not None:
             self._probe(trainer, pl_module, self.batches)
-        elif not self._inputs.changed:  # else the sanity check's own images are what there is
-            self._probe(trainer, pl_module, validation_batches(trainer))
-        if self._conclude():
-            self._record(trainer, START)
-            for logger in trainer.loggers:
-                logger.log_metrics(self._scalars, step=0)
-            return
-        why = self._attached.failure or "reading the validation loader ahead would use it up"
-        warnings.warn(
-            f"PANMonitor could not probe the network before its first step ({why}). The curve begins after the "
-            "first epoch; PANMonitor(batches=...) probes images of your choice",
-            stacklevel=2,
-        )
+            self._take_start(trainer, self._attached)
+        elif trainer.enable_validation:
+            self._keep_initial(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start listening, in an epoch that is due."""
-        if trainer.sanity_checking or not self._is_due(trainer):
+        if trainer.sanity_checking or not (self._is_due(trainer) or self._initial):
             return
         if self._measurement is None:  # trainer.validate
             self._attach(trainer, pl_module)
         if self.batches is None:
-            self._start(trainer)
+            self._start(trainer, measure=self._is_due(trainer))
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Leave out every loader but the first."""
+        """Hand on what the step is about to get; leave out every loader but the first."""
         if self._measuring and dataloader_idx > 0:
             self._attached.stop()
-        elif self._measuring and trainer.sanity_checking and batch_idx == 0:
-            self._inputs.expect(batch)
+        elif self._measuring:
+            self._attached.enter(step_call(trainer, pl_module, batch, batch_idx, dataloader_idx))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Measure the rest of what the step got."""
+        if self._measuring and dataloader_idx == 0:
+            with trainer.precision_plugin.forward_context():
+                self._attached.leave(step_call(trainer, pl_module, batch, batch_idx, dataloader_idx))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was found, and log it."""
@@ -175,8 +186,7 @@ class PANMonitor(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the last state in full."""
-        if self.report is not None and self._history.entries:
-            self._show.all(trainer, self._attached, self.report, self.history)
+        self._curve.show_all(trainer, self._attached)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach and listen."""
@@ -185,6 +195,7 @@ class PANMonitor(Callback):
             self._start(trainer)
 
     on_test_batch_start = on_validation_batch_start
+    on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -197,8 +208,18 @@ class PANMonitor(Callback):
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
+    def _is_another_run(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """Whether a fit begins something new: another model, or a Trainer that has made no step."""
+        same = self._module is not None and self._module() is pl_module
+        return not self._restored and (not same or trainer.global_step == 0)
+
+    def _is_at_start(self, trainer: Trainer) -> bool:
+        """Whether the network has made no step yet, in this run or the one that it resumes."""
+        return not self.history and trainer.global_step == 0
+
     def _is_due(self, trainer: Trainer) -> bool:
-        return trainer.state.fn != "fit" or (trainer.current_epoch + 1) % self.every_n_epochs == 0 or not self._scalars
+        due = (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return trainer.state.fn != "fit" or due or not (self._curve.scalars or self._initial)
 
     @property
     def _attached(self) -> Measurement:
@@ -215,80 +236,63 @@ class PANMonitor(Callback):
     def _detach(self) -> None:
         if self._measurement is not None:
             self._measurement.detach()
-        self._measurement, self._measuring = None, False
+        self._measurement, self._initial, self._measuring = None, None, False
 
-    def _start(self, trainer: Trainer) -> None:
-        self._attached.start(-(-self.max_images // trainer.world_size))
+    def _start(self, trainer: Trainer, measure: bool = True) -> None:
+        """Measure what passes from now on, and with it the network as it was before its first step, if that is open."""
+        images = -(-self.max_images // trainer.world_size)
+        if not self._attached.fits:  # layers were replaced meanwhile
+            initial = self._initial
+            self._attach(trainer, trainer.lightning_module)
+            self._initial = initial
+        self._attached.also = self._initial
+        if self._initial is not None:
+            self._initial.start(images, listen=False)
+        self._attached.start(images if measure else 0)
         self._measuring = True
 
-    def _pause(self) -> None:
-        self._attached.stop()
-        self._measuring = False
+    def _keep_initial(self, trainer: Trainer) -> None:
+        """Keep a copy of the network to measure on the images of the first validation."""
+        try:
+            self._initial = self._attached.frozen() if self._attached.layers else None
+        except Exception as error:  # whatever cannot be copied
+            if self.report is not None:
+                self._curve.record_start(trainer)  # what the sanity check fed has to do
+            else:
+                self._take_start(trainer, None, f"it cannot be copied: {error}")
 
-    def _probe(self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any] | None) -> None:
+    def _probe(self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any]) -> None:
         """Hand batches to the model ourselves, if none pass by."""
-        self._start(trainer)
+        self._attached.start(-(-self.max_images // trainer.world_size), listen=False)
         feed(trainer, pl_module, self._attached, batches)
 
     def _take_point(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a point to the curves, if one is due, and log the last one."""
-        if self._is_due(trainer):
-            if self.batches is not None:
-                self._probe(trainer, pl_module, self.batches)
-            self._conclude()
-            self._record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
-        self._log(pl_module)
+        due, self._measuring = self._is_due(trainer), False
+        if self._initial is not None:
+            initial, self._initial = self._initial, None
+            self._take_start(trainer, initial)
+        if due and self.batches is not None:
+            self._probe(trainer, pl_module, self.batches)
+        if not due:
+            self._attached.stop()
+            values = self._curve.scalars
+        elif self._curve.take(self._attached):
+            values = self._curve.record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
+        else:
+            values = self._curve.nothing()
+        if values:
+            pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
-    def _conclude(self) -> bool:
-        """Take the report of the images that passed, on every rank, as ranks reduce what they saw.
-
-        Returns:
-            Whether there is one: if no image passed, the last report stays.
-        """
-        self._pause()
-        report = self._attached.report()
-        seen = bool(report.images or self._attached.images)
-        if seen or not self._attached.layers:
-            self.report = report
-            self._warn(report)
-            return True
-        if self._scalars:
-            warnings.warn(
-                "PANMonitor saw no image pass through the monitored layers; it keeps its last figures", stacklevel=2
-            )
-        return False
-
-    def _record(self, trainer: Trainer, epoch: int, keep: bool = True) -> None:
-        """Add the report to the curves (in fit) and show it."""
-        if self.report is None:
+    def _take_start(self, trainer: Trainer, measurement: Measurement | None, why: str | None = None) -> None:
+        """Take the first point of what was measured of the network before its first step, or say why there is none."""
+        if measurement is not None and self._curve.take(measurement):
+            self._curve.record_start(trainer)
             return
-        step = trainer.global_step
-        entry = self._history.add(self.report, epoch, step) if keep else entry_of(self.report, epoch, step)
-        self._scalars = scalars(self.report, entry)
-        if keep:
-            self._show.epoch(trainer, self.report, self.history)
-
-    def _log(self, pl_module: LightningModule) -> None:
-        if self._scalars:
-            pl_module.log_dict(self._scalars, on_step=False, on_epoch=True, batch_size=1)
-
-    def _warn(self, report: PANReport) -> None:
-        """Warn once of what is wrong with the measurement, if anything is."""
-        for name, line in report.layers.items():
-            if line.skip is Skip.NOT_FINITE:
-                warnings.warn(
-                    f"layer {name} has NaN or infinite activations and is left out of this epoch's figures",
-                    stacklevel=3,
-                )
-                break
-        if report.neurons == 0 and not self._told_of_nothing:
-            self._told_of_nothing = True
-            why = "no padded convolution was found in this model"
-            try:
-                check_measured(report)
-            except PANError as error:
-                why = str(error)
-            warnings.warn(f"PANMonitor logs a count of 0: {why}", stacklevel=3)
+        failure = None if measurement is None else measurement.failure or self._attached.failure
+        why = why or failure or "no image passed through the monitored layers"
+        text = f"PANMonitor could not probe the network before its first step ({why})."
+        warnings.warn(f"{text} The curve begins after the first epoch; {_BATCHES}", stacklevel=2)
 
 
 def find_monitor(trainer: Trainer) -> PANMonitor | None:

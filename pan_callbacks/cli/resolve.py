@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from pan_callbacks.cli.arguments import SurveyOptions
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.layers import check_fits, convolutions, select
-from pan_callbacks.measurement.engine import Settings
+from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.sources.images import ImageSource
 from pan_callbacks.sources.models import LoadedModel, load_model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sized
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pan_callbacks.errors import PANError
 
 
-def is_images(value: object) -> bool:
+def is_images(value: object) -> TypeGuard[Tensor]:
     """Whether something is a batch of images: (images, channels, height, width), of floats or bytes."""
     return (
         isinstance(value, Tensor)
@@ -25,13 +25,15 @@ def first_images(batch: Any) -> Tensor | None:
     """Return the first tensor of images in a batch, looking into tuples, lists and dicts; None if there is none.
 
     Args:
-        batch: As a loader yields it; images are floats (images, channels, height, width).
+        batch: As a loader yields it; images are floats or bytes (images, channels, height, width).
     """
     if isinstance(batch, Tensor):
-        return batch if batch.ndim == 4 and batch.is_floating_point() else None
+        return batch if is_images(batch) else None
     if isinstance(batch, Mapping):
         batch = batch.values()
-    if isinstance(batch, (tuple, list)) or hasattr(batch, "__iter__") and not isinstance(batch, (str, bytes)):
+    if isinstance(batch, (str, bytes)) or hasattr(batch, "__next__"):  # the latter would be used up
+        return None
+    if hasattr(batch, "__iter__"):
         return next((found for item in batch if (found := first_images(item)) is not None), None)
     return None
 

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pan_callbacks.layers import PaddedLayer, PadModule
-from pan_callbacks.measurement.batches import is_images
+from pan_callbacks.measurement.batches import first_images, is_images
 
 
 @dataclass(eq=False)
@@ -84,15 +84,11 @@ class EntryCall:
         return images
 
     def _images(self) -> Tensor | None:
-        for value in (*self.args, *self.kwargs.values()):
-            if is_images(value):
-                found: Tensor = value
-                return found
-            if isinstance(value, Mapping):  # a batch as a dict, which a network may be called with
-                for item in value.values():
-                    if is_images(item):
-                        return item  # type: ignore[no-any-return]  # a tensor, as is_images says
-        return None
+        given = (*self.args, *self.kwargs.values())
+        if self.method != "__call__":  # a step of a LightningModule, whose batch may hold them anywhere
+            return first_images(given)
+        inside = [item for value in given if isinstance(value, Mapping) for item in value.values()]
+        return next((value for value in (*given, *inside) if is_images(value)), None)
 
     def first(self, count: int) -> EntryCall:
         """Return the call on the first images alone, and on the rows of other tensors that belong to them."""

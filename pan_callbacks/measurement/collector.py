@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from pan_callbacks._runtime import Shard
-from pan_callbacks.layers import Reason, Skip
+from pan_callbacks.layers import PaddedLayer, Reason, Skip
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.contrast import thin
 from pan_callbacks.measurement.effect import padding_effect
@@ -30,6 +30,15 @@ EFFECT_IMAGES = 64
 _GROUPS = (*SIDES, "interior")
 #: Samples kept of each neuron: border and reference of every side and of the interior.
 SAMPLES = 2 * len(_GROUPS)
+#: Memory for the readings of all neurons together; docs/statistics.md says what it buys.
+MEMORY = 64 * 2**20
+#: Readings kept of each side: enough for a contrast within 0.01 of the exact one, and no more than is of use.
+MIN_CAPACITY, MAX_CAPACITY = 512, 2**16
+
+
+def capacity_of(neurons: int) -> int:
+    """Return how many readings of a sample are kept, if this many neurons share the memory."""
+    return min(max(MEMORY // (4 * SAMPLES * max(1, neurons)), MIN_CAPACITY), MAX_CAPACITY)
 
 
 @dataclass(frozen=True)
@@ -141,7 +150,7 @@ class LayerCollector:
             x = call.x[: -(-images * EFFECT_IMAGES // self._images(self._total, site.view))]
         if len(x):
             self._effect_images += len(x)
-            self.effect.update(_padding_effects(site, x), {})
+            self.effect.update(_padding_effects(replace(site.layer, module=call.conv), site, x), {})
 
     @staticmethod
     def _images(total: int, view: View) -> int:
@@ -222,9 +231,8 @@ def _of_sides(readings: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {side: values for side, values in readings.items() if side in SIDES}
 
 
-def _padding_effects(site: SitePlan, x: Tensor) -> dict[str, Tensor]:
+def _padding_effects(layer: PaddedLayer, site: SitePlan, x: Tensor) -> dict[str, Tensor]:
     """Return what the layer's own padding adds at the border, by side (images * positions, channels)."""
-    layer = site.layer
     weight, masked = layer.weight(x), replaced_channels(layer.module)
     x = layer.unpadded(x).to(weight.dtype)
     options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}

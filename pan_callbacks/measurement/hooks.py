@@ -6,16 +6,20 @@ check. It holds no tensor, no module and no trainer, so that models stay picklab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from pan_callbacks.layers import clean_name
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
+
+_TABLES = ("_forward_pre_hooks", "_forward_hooks")
 
 
 class ReplacingHook:
@@ -90,7 +94,6 @@ class Probes:
         self.layers = {name: LayerProbe(name) for name in layers}
         self.entries = {name: EntryProbe(name) for name in entries}
         self.layer_modules, self.entry_modules = dict(layers), dict(entries)
-        self.ours = False  # whether the forward that runs now is one of ours
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -126,20 +129,6 @@ class Probes:
         for entry in self.entries.values():
             entry.entered = entry.left = None
 
-    @contextmanager
-    def running(self, module: nn.Module) -> Iterator[None]:
-        """Run a module for us: without a trace, and without being taken for the user's forward.
-
-        Every forward of ours is run within this: the place to run a copy of the user's module in its stead.
-        """
-        self.ours = True
-        try:
-            with quietly(module):
-                yield
-        finally:
-            self.listen(None)
-            self.ours = False
-
 
 @contextmanager
 def quietly(model: nn.Module) -> Iterator[None]:
@@ -149,6 +138,7 @@ def quietly(model: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices), torch.no_grad():
         try:
             for module, training in modes:
@@ -158,32 +148,46 @@ def quietly(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+            random.setstate(python)
+            np.random.set_state(numpy)
 
 
-def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module]:
-    """Return the smallest module that holds all layers, and every module below it that holds one.
+def is_ours(hook: object) -> bool:
+    """Whether a hook is one of this package's."""
+    return _home(hook).startswith("pan_callbacks.")
 
-    Images enter by the outermost of them that is called with images: a container is never called itself, and a
-    detector is called with a list. A layer alone is held by its parent, for its own input need not be an image.
 
-    Args:
-        model: Model whose modules are searched.
-        layers: Names of the layers, as :func:`pan_callbacks.layers.convolutions` gives them.
-    """
-    wanted = list(layers)
-    if not wanted:
-        return {}
-    modules = {clean_name(name): module for name, module in model.named_modules()}
-    paths = [name.split(".") for name in wanted]
-    common: list[str] = []
-    for parts in zip(*(path[:-1] for path in paths), strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    root = ".".join(common)
-    holders = {""} | {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
-    return {
-        name: modules[name]
-        for name in sorted(holders, key=lambda name: (name.count(".") if name else -1, name))
-        if name in modules and (name == root or not root or name.startswith(root + "."))
-    }
+def belongs(hook: object) -> bool:
+    """Whether a hook is part of what a module computes: a mask of ours, or torch's own (weight norm, pruning)."""
+    return isinstance(hook, ReplacingHook) or _home(hook).startswith("torch.")
+
+
+def _home(hook: object) -> str:
+    return str(getattr(hook, "__module__", None) or type(hook).__module__) + "."
+
+
+@contextmanager
+def own_hooks_alone(model: nn.Module) -> Iterator[None]:
+    """Take away all forward hooks of a model but those that are part of what it computes."""
+    kept = [(module, name, vars(module)[name]) for module in model.modules() for name in _TABLES]
+    try:
+        for module, name, table in kept:
+            vars(module)[name] = OrderedDict((key, hook) for key, hook in table.items() if belongs(hook))
+        yield
+    finally:
+        for module, name, table in kept:
+            vars(module)[name] = table
+
+
+@contextmanager
+def global_hooks_off() -> Iterator[None]:
+    """Take away the forward hooks that somebody put on all modules there are."""
+    tables = [getattr(nn.modules.module, f"_global{name}") for name in _TABLES]
+    kept = [dict(table) for table in tables]
+    try:
+        for table in tables:
+            table.clear()
+        yield
+    finally:
+        for table, hooks in zip(tables, kept, strict=True):
+            table.update(hooks)

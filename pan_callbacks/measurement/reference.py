@@ -82,6 +82,7 @@ class Plan:
         offsets: View to the pixels that its small input lacks on each side.
         geometries: Geometry of every padded site at the model's own input size.
         in_place: Whether the module writes into its input, so that the views need a copy of it.
+        calls: Number of calls of the layers, measured or not.
     """
 
     sites: dict[Site, SitePlan] = field(default_factory=dict)
@@ -89,6 +90,7 @@ class Plan:
     offsets: dict[str, int] = field(default_factory=dict)
     geometries: dict[Site, Geometry] = field(default_factory=dict)
     in_place: bool = False
+    calls: int = 0
 
     @cached_property
     def own(self) -> Forward:
@@ -140,10 +142,11 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
         probes: Attached hooks.
         reference: The reference asked for.
     """
-    image = call.images[:1].clone()
-    own = trace(call.on(image), probes)
+    image = call.first(1).copied()
+    own = trace(image, probes)
     result = Plan(geometries={site: seen.geometry for site, seen in own.items() if seen.geometry is not None})
-    result.in_place = not torch.equal(image, call.images[:1])
+    result.calls = len(own)
+    result.in_place = not torch.equal(image.images, call.images[:1])
     result.skipped = {name: seen.why_not for (name, _), seen in own.items() if seen.why_not is not None}
     open_sites = {site: _Native(t.layer, t.geometry) for site, t in own.items() if t.layer and t.geometry}
     tried: dict[Site, list[str]] = {site: [] for site in open_sites}
@@ -207,7 +210,7 @@ def _at_offset(
 ) -> _Attempt:
     """Which sites can be measured in a view at an offset, found by running the model on the view's inputs."""
     seen = {
-        role: own if make is None else trace(call.on(make(call.images[:1], offset)), probes, until=sites)
+        role: own if make is None else trace(call.first(1).seen(make, offset), probes, until=sites)
         for role, make in view.inputs.items()
     }
     attempt = _Attempt({}, {}, offset)

@@ -21,8 +21,10 @@ from pan_callbacks._runtime import (
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Skip
 from pan_callbacks.measurement.batches import describe_batch, device_of, first_images
-from pan_callbacks.measurement.engine import Measurement, Settings
+from pan_callbacks.measurement.calls import EntryCall
+from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.hooks import quietly
+from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.reports.pan_report import PANReport
 
 
@@ -37,7 +39,7 @@ def scan(
 ) -> PANReport:
     """Find the padding aware neurons of a model from its activations on a few images.
 
-    The model is left as it was: module modes, random state and weights; no hook stays, also after an exception.
+    The model is left as it was, whatever its forward writes to: a copy of it is run, without the hooks that are on it.
 
     Args:
         model: Model to scan; it is called with a batch of images, on the device it is on.
@@ -89,7 +91,7 @@ def scanned(
     failure, notes = None, []
     try:
         try:
-            with quietly(model):
+            with quietly(model):  # for the random state, which batches may draw from
                 feed = partial(_feed, measurement, model, batches, progress=progress)
                 notes = in_smaller_batches(feed, restartable=not isinstance(batches, Iterator))
             if measurement.images == 0 and measurement.layers:
@@ -108,7 +110,7 @@ def _feed(
     measurement: Measurement, model: nn.Module, batches: Iterable[Any], largest: int | None, progress: bool
 ) -> Iterator[int]:
     """One pass over the batches; yields the size of each forward before it is made."""
-    measurement.start()
+    measurement.start(listen=False)
     device, wanted = device_of(model), measurement.settings.max_images
     with progress_bar("scan", wanted, progress) as advance:
         for batch in batches:
@@ -121,7 +123,7 @@ def _feed(
             for part in torch.split(images[: wanted - measurement.images], largest or len(images) or 1):
                 yield len(part)
                 before = measurement.images
-                model(part.to(device))
+                measurement.measure(EntryCall("", model, (part.to(device),), {}))
                 advance(measurement.images - before)
             if measurement.satisfied:
                 break

@@ -61,7 +61,7 @@ def trace(call: EntryCall, probes: Probes, until: Collection[Site] = ()) -> dict
     pads.watch()
     try:
         probes.listen(listen)
-        call.on(call.images[:1]).run()
+        call.first(1).run()
     finally:
         probes.listen(None)
         for handle in handles:

@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from pan_callbacks.measurement.calls import LayerCall, StopForward
+from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
 from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.readings import evenly
 from pan_callbacks.measurement.reference import Forward, Plan
@@ -20,16 +18,14 @@ class Visit:
     """One forward of the user's.
 
     Args:
-        name: Module that images entered by.
-        plan: How its layers are measured; None if nothing is left to measure.
-        images: The images that are measured.
+        call: The call that images entered by, on the images that are measured.
+        plan: How its layers are measured.
         number: Number of the batch among those of all processes.
         before: Images that were measured before; None if it is not to depend on them.
     """
 
-    name: str
-    plan: Plan | None = None
-    images: Tensor | None = None
+    call: EntryCall
+    plan: Plan
     number: int = 0
     before: int | None = None
 
@@ -39,7 +35,7 @@ class Visit:
         Args:
             view: The view, None for the user's own forward.
         """
-        take = 0 if self.images is None else len(self.images)
+        take = len(self.call.images)
         if view is None or view.every == 1:
             return take
         if self.before is None:  # up at first, so that a single batch has some
@@ -54,10 +50,13 @@ class Reading:
         forward: The forward, and what is read in it.
         visit: The images.
         collectors: Layer name to what collects.
+        ours: Whether the forward is one of ours, which ends with the last site that is read in it.
     """
 
-    def __init__(self, forward: Forward, visit: Visit, collectors: Mapping[str, LayerCollector]) -> None:
-        self._forward, self._visit, self._collectors = forward, visit, collectors
+    def __init__(
+        self, forward: Forward, visit: Visit, collectors: Mapping[str, LayerCollector], ours: bool = True
+    ) -> None:
+        self._forward, self._visit, self._collectors, self._ours = forward, visit, collectors, ours
         self._calls: Counter[str] = Counter()
         self._left = set(forward.reads)
         self._first: dict[str, int] = {}
@@ -69,7 +68,7 @@ class Reading:
         number = self._calls[name]
         self._calls[name] += 1
         roles = self._forward.reads.get((name, number))
-        if roles is None or self._visit.plan is None:
+        if roles is None:
             return
         site = self._visit.plan.sites[name, number]
         count = self._visit.count_for(site.view)
@@ -78,5 +77,5 @@ class Reading:
                 first = number == self._first[name]
                 self._collectors[name].add(role, site, call.first(count), self._visit.number, first)
         self._left.discard((name, number))
-        if self._forward.view is not None and not self._left:
+        if self._ours and not self._left:
             raise StopForward  # what follows, a classifier of fixed size perhaps, need not run

@@ -201,8 +201,22 @@ def test_an_error_of_ours_ends_the_measurement_and_not_the_training(tmp_path, mo
 
 
 def test_a_trainer_without_validation_and_batches_is_refused_at_the_start(tmp_path):
+    class TrainOnly(SmallModule):
+        validation_step = pl.LightningModule.validation_step
+
     with pytest.raises(PANError, match=r"no images to probe.*PANMonitor\(batches=\.\.\.\)"):
-        trainer(tmp_path, [PANMonitor()], limit_val_batches=0).fit(SmallModule(), *loaders())
+        trainer(tmp_path, [PANMonitor()]).fit(TrainOnly(), loaders()[0])
+
+
+def test_validation_that_is_switched_off_pauses_the_curve(tmp_path):
+    monitor, module = PANMonitor(), SmallModule()
+    run = trainer(tmp_path, [monitor], epochs=1, limit_val_batches=0)
+    with pytest.warns(UserWarning, match=r"curve pauses: limit_val_batches=0.*PANMonitor\(batches=\.\.\.\)"):
+        run.fit(module, *loaders())
+    assert (monitor.history, monitor.report) == ([], None)
+    again = trainer(tmp_path, [monitor], epochs=1)
+    again.fit(module, *loaders())
+    assert [entry["epoch"] for entry in monitor.history] == [-1, 0]
 
 
 def test_batches_of_the_users_choice_are_probed_without_a_validation_loop(tmp_path):
@@ -237,8 +251,8 @@ def test_images_that_the_validation_step_changes_are_probed_as_the_model_sees_th
     monitor = PANMonitor()
     pl.seed_everything(1, verbose=False)
     fit(tmp_path, monitor, Normalising(), num_sanity_val_steps=2)
+    images = [(batch[0] - 1) * 5 for batch in loaders()[1]]
     pl.seed_everything(1, verbose=False)
-    images = [(dataset(40).tensors[0][:32] - 1) * 5]  # two sanity batches
     expected = scan(SmallModule(), images, progress=False)
     assert monitor.history[0]["count"] == expected.count
     assert monitor.history[0]["border_bias"] == pytest.approx(expected.border_bias)
@@ -253,10 +267,9 @@ def test_a_stream_is_not_read_ahead(tmp_path):
             yield from zip(*dataset(32).tensors, strict=True)
 
     monitor = PANMonitor()
-    with pytest.warns(UserWarning, match="curve begins after the first epoch"):
-        fit(tmp_path, monitor, data=(loaders()[0], DataLoader(Stream(), batch_size=16)), num_sanity_val_steps=0)
-    assert Stream.reads == 2
-    assert [entry["epoch"] for entry in monitor.history] == [0, 1]
+    fit(tmp_path, monitor, data=(loaders()[0], DataLoader(Stream(), batch_size=16)), num_sanity_val_steps=0)
+    assert Stream.reads == 2  # once an epoch, by validation alone
+    assert [entry["epoch"] for entry in monitor.history] == [-1, 0, 1]
 
 
 def test_only_the_first_of_several_validation_loaders_is_probed(tmp_path):

@@ -8,9 +8,9 @@ from torch import nn
 
 from pan_callbacks import impact, scan
 from pan_callbacks._runtime import Shard
-from pan_callbacks.measurement import engine
-from pan_callbacks.measurement.engine import Settings
+from pan_callbacks.measurement import collector
 from pan_callbacks.measurement.scan import scanned
+from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.padding import SIDES
 
 
@@ -24,8 +24,8 @@ def network() -> nn.Sequential:
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
     """Room for 64 readings of each side, so that large maps are thinned."""
-    monkeypatch.setattr(engine, "MIN_CAPACITY", 64)
-    monkeypatch.setattr(engine, "MAX_CAPACITY", 64)
+    monkeypatch.setattr(collector, "MIN_CAPACITY", 64)
+    monkeypatch.setattr(collector, "MAX_CAPACITY", 64)
 
 
 def kept(batches, total: int, rank: int = 0, world: int = 1):
@@ -65,11 +65,11 @@ def test_no_batch_is_too_small_to_leave_readings(size):
 
 def test_what_is_kept_of_batches_is_close_to_everything(monkeypatch):
     images = torch.rand(128, 1, 24, 24, generator=torch.Generator().manual_seed(1)).split(16)
-    monkeypatch.setattr(engine, "MIN_CAPACITY", 512)
-    monkeypatch.setattr(engine, "MAX_CAPACITY", 512)
+    monkeypatch.setattr(collector, "MIN_CAPACITY", 512)
+    monkeypatch.setattr(collector, "MAX_CAPACITY", 512)
     thinned = kept(images, 128)[1].contrast("0")
-    monkeypatch.setattr(engine, "MAX_CAPACITY", 10**6)
-    monkeypatch.setattr(engine, "MIN_CAPACITY", 10**6)
+    monkeypatch.setattr(collector, "MAX_CAPACITY", 10**6)
+    monkeypatch.setattr(collector, "MIN_CAPACITY", 10**6)
     everything = scan(network(), images, max_images=128, progress=False).contrast("0")
     assert (thinned - everything).abs().max() < 0.02
 

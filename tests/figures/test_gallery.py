@@ -13,8 +13,9 @@ from torch import nn
 
 from pan_callbacks.analysis.portraits import NeuronPicture, by_type, displayed, neuron_pictures
 from pan_callbacks.figures.gallery import gallery
-from pan_callbacks.measurement.engine import Measurement, Settings
+from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.hooks import quietly
+from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport

@@ -12,7 +12,8 @@ from torch import nn
 
 from pan_callbacks.layers import convolutions
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
-from pan_callbacks.measurement.hooks import EntryProbe, LayerProbe, Probes, entry_modules, quietly
+from pan_callbacks.measurement.entries import entry_modules
+from pan_callbacks.measurement.hooks import EntryProbe, LayerProbe, Probes, quietly
 from pan_callbacks.measurement.pads import PadTracker
 
 

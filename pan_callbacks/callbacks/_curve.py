@@ -1,0 +1,127 @@
+"""What a monitor found so far: the latest report, the curves, and what it shows of them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from pan_callbacks.callbacks._showing import Show
+from pan_callbacks.errors import PANError
+from pan_callbacks.layers import Skip
+from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.scan import check_measured
+from pan_callbacks.reports.history import History, entry_of, scalars
+from pan_callbacks.reports.pan_report import PANReport
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+#: What is logged of any network, so that whoever watches it finds it.
+ALWAYS = tuple(f"pan/{key}" for key in ("count", "fraction", "nascent", "inherited", "born", "gone"))
+START = -1  # the epoch of the network before its first step
+
+
+class Curve:
+    """The report, history and logged figures of one run.
+
+    Args:
+        threshold: Absolute contrast from which a neuron is a PAN.
+        figures: Whether to show pictures.
+
+    Attributes:
+        report: The latest report, None before the first.
+        scalars: What was logged last of this run, by tag.
+        history: The entries and births.
+    """
+
+    def __init__(self, threshold: float, figures: bool) -> None:
+        self.report: PANReport | None = None
+        self.history = History(threshold)
+        self.scalars: dict[str, float] = {}
+        self._show = Show(figures)
+        self._told_of_nothing = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return history and births, for the checkpoint."""
+        return {**self.history.state_dict(), "scalars": self.scalars}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue the curves and the timeline of a checkpoint."""
+        self.history.load_state_dict(state_dict)
+        self.scalars = dict(state_dict["scalars"])
+
+    def take(self, measurement: Measurement) -> bool:
+        """Take the report of the images that passed, on every rank, as ranks reduce what they saw.
+
+        Returns:
+            Whether there is one: if no image passed, the last report stays.
+        """
+        measurement.stop()
+        report = measurement.report()
+        seen = bool(report.images or measurement.images) or not measurement.layers
+        if seen:
+            self.report = report
+            self._warn(report)
+        return seen
+
+    def record_start(self, trainer: Trainer) -> None:
+        """Make the report the first point: the network before its first step."""
+        values = self.record(trainer, START, step=0)
+        for logger in trainer.loggers:
+            try:
+                logger.log_metrics(values, step=0)
+            except Exception as error:  # a full disk, a server that is away: the next point is Lightning's to log
+                warnings.warn(
+                    f"PANMonitor could not log its first point: {type(error).__name__}: {error}", stacklevel=2
+                )
+
+    def record(self, trainer: Trainer, epoch: int, step: int | None = None, keep: bool = True) -> dict[str, float]:
+        """Add the report to the curves and show it.
+
+        Args:
+            trainer: The running Trainer.
+            epoch: Epoch of the entry.
+            step: Step of the entry; None for the Trainer's.
+            keep: Whether it is part of the run; what ``validate`` finds is not.
+
+        Returns:
+            What is to be logged, by tag.
+        """
+        assert self.report is not None, "there is no report to record"
+        step = trainer.global_step if step is None else step
+        if not keep:
+            return scalars(self.report, entry_of(self.report, epoch, step))
+        self.scalars = scalars(self.report, self.history.add(self.report, epoch, step))
+        self._show.epoch(trainer, self.report, self.history.entries)
+        return self.scalars
+
+    def nothing(self) -> dict[str, float]:
+        """Return what is to be logged of an epoch that should have been measured, and was not: NaN, as nobody knows."""
+        warnings.warn(
+            "PANMonitor saw no image pass through the monitored layers; its figures of this epoch are NaN", stacklevel=2
+        )
+        return dict.fromkeys(self.scalars or ALWAYS, math.nan)
+
+    def show_all(self, trainer: Trainer, measurement: Measurement) -> None:
+        """Show the last state in full."""
+        if self.report is not None and self.history.entries:
+            self._show.all(trainer, measurement, self.report, self.history.entries)
+
+    def _warn(self, report: PANReport) -> None:
+        """Warn once of what is wrong with the measurement, if anything is."""
+        for name, line in report.layers.items():
+            if line.skip is Skip.NOT_FINITE:
+                warnings.warn(
+                    f"layer {name} has NaN or infinite activations and is left out of this epoch's figures",
+                    stacklevel=3,
+                )
+                break
+        if report.neurons == 0 and not self._told_of_nothing:
+            self._told_of_nothing = True
+            why = "no padded convolution was found in this model"
+            try:
+                check_measured(report)
+            except PANError as error:
+                why = str(error)
+            warnings.warn(f"PANMonitor logs a count of 0: {why}", stacklevel=3)

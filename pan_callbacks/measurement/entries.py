@@ -1,0 +1,139 @@
+"""Which module images enter by, found while a forward of the user's runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pan_callbacks.layers import clean_name
+from pan_callbacks.measurement.calls import EntryCall
+
+
+def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module]:
+    """Return the smallest module that holds all layers, and every module below it that holds one.
+
+    Args:
+        model: Model whose modules are searched.
+        layers: Names of the layers, as :func:`pan_callbacks.layers.convolutions` gives them.
+    """
+    wanted = list(layers)
+    if not wanted:
+        return {}
+    modules = {clean_name(name): module for name, module in model.named_modules()}
+    paths = [name.split(".") for name in wanted]
+    common: list[str] = []
+    for parts in zip(*(path[:-1] for path in paths), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(parts[0])
+    root = ".".join(common)
+    holders = {""} | {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
+    return {
+        name: modules[name]
+        for name in sorted(holders, key=lambda name: (name.count(".") if name else -1, name))
+        if name in modules and (name == root or not root or name.startswith(root + "."))
+    }
+
+
+def modules_above(model: nn.Module, name: str) -> dict[str, nn.Module]:
+    """Return the modules that hold another one, the outermost first.
+
+    Example:
+        >>> list(modules_above(nn.Sequential(nn.Sequential(nn.Sequential(nn.ReLU()))), "0.0"))
+        ['', '0']
+    """
+    modules = {clean_name(path): module for path, module in model.named_modules()}
+    parts = name.split(".") if name else []
+    return {path: modules[path] for depth in range(len(parts)) if (path := ".".join(parts[:depth])) in modules}
+
+
+class Entrance:
+    """Decides by which call images enter a model, as calls begin and end.
+
+    That is the call of the smallest module that holds all layers. If it is a container, which nobody calls, or is
+    called in parts, it is the innermost call above it that is going on: a layer below was reached, and without what
+    came before it, it would be measured on its own input and not on images. If there is none either (a detector is
+    called with a list), images enter by the outermost module below that is called with a batch.
+
+    Args:
+        model: The model.
+        layers: Names of the layers.
+
+    Attributes:
+        modules: Modules whose calls are to be told of, by name.
+        smallest: Name of the smallest module that holds all layers.
+        heard: Whether images entered since the last :meth:`reset`.
+        began: Is called when images enter; None for nobody.
+        ended: Is called when that call ends; None for nobody.
+    """
+
+    def __init__(self, model: nn.Module, layers: Iterable[str]) -> None:
+        entries = entry_modules(model, layers)
+        self.smallest = next(iter(entries), "")
+        self._above = modules_above(model, self.smallest) if entries else {}
+        self.modules = {**self._above, **entries}
+        self.heard = False
+        self.began: Callable[[EntryCall], None] | None = None
+        self.ended: Callable[[EntryCall], None] | None = None
+        self._open: list[_Open] = []  # calls above the smallest module that are going on
+        self._inside: EntryCall | None = None
+
+    @property
+    def candidates(self) -> list[str]:
+        """Names of the modules that may take images from us: the smallest that holds all layers, then those above."""
+        return [self.smallest, *reversed(self._above)] if self.modules else []
+
+    def reset(self) -> None:
+        """Forget what is going on: a forward that ended with an exception never tells of its end."""
+        self._open.clear()
+        self._inside, self.heard = None, False
+
+    def enter(self, call: EntryCall) -> None:
+        """Take note of a call that begins."""
+        if self._inside is not None and self._inside.name != call.name:
+            return
+        self._inside = None  # else that call ended with an exception, and this is the next one
+        if call.name in self._above or call.method != "__call__":
+            self._close(call.name)
+            self._open += [_Open(call, call.first(1).copied())] if call.has_images else []
+            return
+        entering = call if call.name == self.smallest or not self._open else self._open[-1].unchanged
+        if entering is not None and entering.has_images:
+            self._inside, self.heard = entering, True
+            if self.began is not None:
+                self.began(entering)
+
+    def leave(self, call: EntryCall) -> None:
+        """Take note of a call that ends."""
+        if self._inside is not None and self._inside.name == call.name:
+            entered, self._inside = self._inside, None
+            if self.ended is not None:
+                self.ended(entered)
+        self._close(call.name)
+
+    def unheard(self, call: EntryCall) -> EntryCall | None:
+        """Return a call that ends, if no image entered within it: compiled code may not tell of what it runs."""
+        mine = next((one for one in self._open if one.call.name == call.name), None)
+        return None if self.heard or mine is None else mine.unchanged
+
+    def _close(self, name: str) -> None:
+        names = [one.call.name for one in self._open]
+        if name in names:
+            del self._open[names.index(name) :]
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A call that is going on, and its first image as it was."""
+
+    call: EntryCall
+    before: EntryCall
+
+    @property
+    def unchanged(self) -> EntryCall | None:
+        """The call; None if its images were changed in place since, so that it cannot be made once more."""
+        now, before = self.call.first(1).images, self.before.images
+        return self.call if torch.equal(now.nan_to_num(), before.nan_to_num()) else None
