@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import DataLoader
@@ -32,11 +33,13 @@ def step_call(
         batch_idx: Its number.
         dataloader_idx: Number of its loader.
     """
-    step = "test_step" if trainer.testing else "validation_step"
-    parameters = inspect.signature(getattr(pl_module, step)).parameters
-    numbers = {"batch_idx": batch_idx, "dataloader_idx": dataloader_idx}
-    wanted = {name: number for name, number in numbers.items() if name in parameters}
-    return EntryCall(f"{step}()", pl_module, (batch,), wanted, step)
+    step, loaders = "validation_step", trainer.num_val_batches
+    if trainer.testing:
+        step, loaders = "test_step", trainer.num_test_batches
+    numbers = (batch_idx, dataloader_idx) if len(loaders) > 1 else (batch_idx,)
+    kinds = [parameter.kind for parameter in inspect.signature(getattr(pl_module, step)).parameters.values()]
+    several = kinds.count(Parameter.POSITIONAL_OR_KEYWORD) > 1 or Parameter.VAR_POSITIONAL in kinds
+    return EntryCall(f"{step}()", pl_module, (batch, *numbers) if several else (batch,), {}, step)
 
 
 def feed(trainer: Trainer, pl_module: LightningModule, measurement: Measurement, batches: Iterable[Any]) -> None:

@@ -97,7 +97,7 @@ class Shadow:
         made = [below for below in every if id(below) not in memo and _eager(below) is below]
         for below in made:
             memo[id(below)] = self._empty(below)
-        memo.update((id(below), memo[id(_eager(below))]) for below in every)  # the copy of a compiled one is not compiled
+        memo.update((id(below), memo[id(_eager(below))]) for below in every)  # that of a compiled one is not compiled
         for below in made:
             if not isinstance(below, torch.jit.ScriptModule):
                 self._fill(below, memo[id(below)])
