@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tests.attack import cases_keeping, cases_random, cases_structure  # noqa: F401  # they enter themselves
+from tests.attack import (  # noqa: F401  # they enter themselves
+    cases_batches,
+    cases_faults,
+    cases_keeping,
+    cases_loaders,
+    cases_random,
+    cases_structure,
+    cases_trainer,
+)
 from tests.attack.case import CASES, Case
 
 

@@ -90,7 +90,7 @@ class Module(pl.LightningModule):
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         loss = self.loss(batch)
-        self.log("val_loss", loss, add_dataloader_idx=False, batch_size=len(self.labels(batch)))
+        self.log("val_loss", loss, batch_size=len(self.labels(batch)))
         self.seen.append(float(loss))
         return loss
 
