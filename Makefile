@@ -1,6 +1,7 @@
 # make demo    a training with PANMonitor, from nothing: virtual environment, packages, real images, findings
 # make test    the whole test suite          make lint    style, formatting and types
 # make test-one T=tests/reports              make format  puts style and formatting right
+# make test-attack  some 500 hostile cases with and without every callback, written into docs/reliability.md
 # make test-cov  the same with coverage, written into docs/coverage.md
 PYTHON ?= python3# 3.11 or newer, for the versions in constraints.txt
 BIN := .venv/bin
@@ -12,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test test-one test-cov lint format screenshot bench-suppression study clean
+.PHONY: install demo test test-one test-attack test-cov lint format screenshot bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -33,6 +34,14 @@ test: $(INSTALLED)
 T ?= tests
 test-one: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest $(T)
+
+# every case of tests/attack, and more examples for tests/fuzz; half an hour on two cores
+FUZZ := $(wildcard tests/fuzz)
+test-attack: $(INSTALLED)
+	mkdir -p runs
+	PAN_ATTACK_RESULTS=runs/attack.json PAN_FUZZ_EXAMPLES=2000 $(ONE_THREAD) \
+		$(BIN)/python -m pytest -n 2 --dist worksteal -m "" tests/attack $(FUZZ); \
+		status=$$?; $(BIN)/python tools/reliability_page.py runs/attack.json docs/reliability.md; exit $$status
 
 test-cov: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=json:.coverage.json

@@ -141,6 +141,7 @@ class Case:
         build: Builds a run, in a folder of its own.
         arms: In which it is run.
         check: Looks at the run of each arm that watches and returns what is wrong with what was measured, or nothing.
+        repeats: Whether it is first run twice without us, to see that it repeats.
     """
 
     name: str
@@ -148,6 +149,7 @@ class Case:
     build: Callable[[Path], Setup]
     arms: tuple[Arm, ...] = ALL
     check: Callable[[Run], str | None] | None = None
+    repeats: bool = True
 
     @property
     def id(self) -> str:

@@ -148,24 +148,109 @@ def _bytes(count: int, seed: int) -> torch.Tensor:
 
 
 formed("bytes that the model makes float", pair, first, second, net=OfBytes, make=_bytes)
-formed("bytes with channels last", lambda x, y: (x.permute(1, 2, 0), y), lambda b: b[0].permute(0, 3, 1, 2) / 255.0, second, make=_bytes)
+formed(
+    "bytes with channels last",
+    lambda x, y: (x.permute(1, 2, 0), y),
+    lambda b: b[0].permute(0, 3, 1, 2) / 255.0,
+    second,
+    make=_bytes,
+)
 formed("integers", pair, lambda b: b[0].float(), second, make=lambda n, seed: pictures(n, seed=seed).long())
 formed("booleans", pair, lambda b: b[0].float(), second, make=lambda n, seed: pictures(n, seed=seed) > 1)
-formed("sixteen-bit integers", pair, lambda b: b[0].float() / 1000, second, make=lambda n, seed: (1000 * pictures(n, seed=seed)).short())
-formed("half precision that the step makes float", pair, lambda b: b[0].float(), second, make=lambda n, seed: pictures(n, seed=seed).half())
-formed("bfloat that the step makes float", pair, lambda b: b[0].float(), second, make=lambda n, seed: pictures(n, seed=seed).bfloat16())
-formed("double precision that the step makes float", pair, lambda b: b[0].float(), second, make=lambda n, seed: pictures(n, seed=seed).double())
-formed("a double network", pair, first, second, net=lambda: Net().double(), make=lambda n, seed: pictures(n, seed=seed).double())
-formed("a bfloat network", pair, first, second, net=lambda: Net().bfloat16(), make=lambda n, seed: pictures(n, seed=seed).bfloat16())
-formed("a half-precision network", pair, first, second, net=lambda: Net().half(), make=lambda n, seed: pictures(n, seed=seed).half())
+formed(
+    "sixteen-bit integers",
+    pair,
+    lambda b: b[0].float() / 1000,
+    second,
+    make=lambda n, seed: (1000 * pictures(n, seed=seed)).short(),
+)
+formed(
+    "half precision that the step makes float",
+    pair,
+    lambda b: b[0].float(),
+    second,
+    make=lambda n, seed: pictures(n, seed=seed).half(),
+)
+formed(
+    "bfloat that the step makes float",
+    pair,
+    lambda b: b[0].float(),
+    second,
+    make=lambda n, seed: pictures(n, seed=seed).bfloat16(),
+)
+formed(
+    "double precision that the step makes float",
+    pair,
+    lambda b: b[0].float(),
+    second,
+    make=lambda n, seed: pictures(n, seed=seed).double(),
+)
+formed(
+    "a double network",
+    pair,
+    first,
+    second,
+    net=lambda: Net().double(),
+    make=lambda n, seed: pictures(n, seed=seed).double(),
+)
+formed(
+    "a bfloat network",
+    pair,
+    first,
+    second,
+    net=lambda: Net().bfloat16(),
+    make=lambda n, seed: pictures(n, seed=seed).bfloat16(),
+)
+formed(
+    "a half-precision network",
+    pair,
+    first,
+    second,
+    net=lambda: Net().half(),
+    make=lambda n, seed: pictures(n, seed=seed).half(),
+)
 formed("complex images", lambda x, y: (torch.complex(x, x.flip(-1)), y), lambda b: b[0].abs(), second)
 formed("images as arrays", lambda x, y: (x.numpy(), y), lambda b: torch.as_tensor(b[0]), second)
-formed("a list of arrays", pair, lambda b: torch.stack([torch.as_tensor(a) for a in b[0]]), second, collate=lambda items: ([np.array(i) for i, _ in items], torch.stack([t for _, t in items])))
+formed(
+    "a list of arrays",
+    pair,
+    lambda b: torch.stack([torch.as_tensor(a) for a in b[0]]),
+    second,
+    collate=lambda items: ([np.array(i) for i, _ in items], torch.stack([t for _, t in items])),
+)
 formed("flattened images", lambda x, y: (x.flatten(), y), lambda b: b[0].view(-1, 3, SIZE, SIZE), second)
-formed("quantised codes that a table turns into images", lambda x, y: (y, y), lambda b: b[0], second, net=lambda: _Embedding())
-formed("a text in the place of images", lambda x, y: (["a", "b"], x, y), lambda b: b[1], lambda b: b[2], collate=lambda items: (["a"] * len(items), torch.stack([i[1] for i in items]), torch.stack([i[2] for i in items])))
-formed("a set of ids beside the images", pair, lambda b: b["x"], lambda b: b["y"], collate=lambda items: {"ids": {1, 2}, "x": torch.stack([i for i, _ in items]), "y": torch.stack([t for _, t in items])})
-formed("None beside the images", pair, lambda b: b[1], lambda b: b[2], collate=lambda items: (None, torch.stack([i for i, _ in items]), torch.stack([t for _, t in items])))
+formed(
+    "quantised codes that a table turns into images",
+    lambda x, y: (y, y),
+    lambda b: b[0],
+    second,
+    net=lambda: _Embedding(),
+)
+formed(
+    "a text in the place of images",
+    lambda x, y: (["a", "b"], x, y),
+    lambda b: b[1],
+    lambda b: b[2],
+    collate=lambda items: (["a"] * len(items), torch.stack([i[1] for i in items]), torch.stack([i[2] for i in items])),
+)
+formed(
+    "a set of ids beside the images",
+    pair,
+    lambda b: b["x"],
+    lambda b: b["y"],
+    collate=lambda items: {
+        "ids": {1, 2},
+        "x": torch.stack([i for i, _ in items]),
+        "y": torch.stack([t for _, t in items]),
+    },
+)
+formed(
+    "None beside the images",
+    pair,
+    lambda b: b[1],
+    lambda b: b[2],
+    collate=lambda items: (None, torch.stack([i for i, _ in items]), torch.stack([t for _, t in items])),
+)
 
 
 class _Embedding(nn.Module):
@@ -177,15 +262,27 @@ class _Embedding(nn.Module):
         return self.net(self.table(codes).view(-1, 3, SIZE, SIZE))
 
 
-# --- lists of images, videos, sizes --------------------------------------------------------------------------------------
+# --- lists of images, videos, sizes ----------------------------------------------------------------------------------
 
 
 def _detector_collate(items: Any) -> Any:
     return tuple(zip(*items, strict=True))
 
 
-formed("a tuple of images as detectors have it", pair, lambda b: torch.stack(b[0]), lambda b: torch.stack(b[1]), collate=_detector_collate)
-formed("a list of lists of images", pair, lambda b: torch.stack(b[0][0]), lambda b: torch.stack(b[1]), collate=lambda items: ([[i for i, _ in items]], [t for _, t in items]))
+formed(
+    "a tuple of images as detectors have it",
+    pair,
+    lambda b: torch.stack(b[0]),
+    lambda b: torch.stack(b[1]),
+    collate=_detector_collate,
+)
+formed(
+    "a list of lists of images",
+    pair,
+    lambda b: torch.stack(b[0][0]),
+    lambda b: torch.stack(b[1]),
+    collate=lambda items: ([[i for i, _ in items]], [t for _, t in items]),
+)
 formed(
     "images of different sizes in one batch",
     lambda x, y: (x[:, : SIZE - int(y)], y),
@@ -266,7 +363,13 @@ class OfPoints(nn.Module):
         return self.net(grid.view(-1, 1, SIZE, SIZE))
 
 
-formed("points that the model makes images of", lambda x, y: (x.flatten()[:40].view(20, 2) % 1, y), first, second, net=OfPoints)
+formed(
+    "points that the model makes images of",
+    lambda x, y: (x.flatten()[:40].view(20, 2) % 1, y),
+    first,
+    second,
+    net=OfPoints,
+)
 
 
 def sized(name: str, sizes: list[Any], **kwargs: Any) -> None:

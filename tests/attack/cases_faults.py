@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as other_pl
-import lightning.pytorch.loggers
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import loggers
@@ -16,12 +15,27 @@ from tests.attack.pieces import Module, setup
 from tests.attack.promises import Promise
 
 FAULT = Promise.FAULT
-HOOKS = (
-    "on_fit_start on_train_start on_train_epoch_start on_train_batch_start on_before_zero_grad on_after_backward "
-    "on_train_batch_end on_validation_start on_validation_epoch_start on_validation_batch_start on_validation_batch_end "
-    "on_validation_epoch_end on_validation_end on_train_epoch_end on_train_end on_fit_end on_validation_model_eval "
-    "on_validation_model_train configure_optimizers on_sanity_check_end"
-).split()
+HOOKS = [
+    "on_fit_start",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "on_before_zero_grad",
+    "on_after_backward",
+    "on_train_batch_end",
+    "on_validation_start",
+    "on_validation_epoch_start",
+    "on_validation_batch_start",
+    "on_validation_batch_end",
+    "on_validation_epoch_end",
+    "on_validation_end",
+    "on_train_epoch_end",
+    "on_train_end",
+    "on_fit_end",
+    "on_validation_model_eval",
+    "on_validation_model_train",
+    "configure_optimizers",
+]
 
 
 def failing(hook: str, error: BaseException, what: str) -> None:
@@ -31,7 +45,10 @@ def failing(hook: str, error: BaseException, what: str) -> None:
         def fail(self, *args, **kwargs):
             raise error
 
-        return setup(module=type("Failing", (Module,), {hook: fail, "__module__": __name__})(), options={"num_sanity_val_steps": 0})
+        return setup(
+            module=type("Failing", (Module,), {hook: fail, "__module__": __name__})(),
+            options={"num_sanity_val_steps": 0},
+        )
 
     add(Case(f"{what} in {hook}", FAULT, build))
 
@@ -96,7 +113,7 @@ def a_failing_callback_of_the_user_before_ours(folder):
     return setup(callbacks=[Failing()])
 
 
-# --- loggers -----------------------------------------------------------------------------------------------------------------
+# --- loggers ---------------------------------------------------------------------------------------------------------
 
 
 class _Experiment:
@@ -160,14 +177,22 @@ logging_to("a full disk at every picture", _tensorboard(FULL, "add_image", "add_
 logging_to("a full disk at every text", _tensorboard(FULL, "add_text"))
 logging_to("a full disk at every histogram", _tensorboard(FULL, "add_histogram"))
 logging_to("a full disk at every layout", _tensorboard(FULL, "add_custom_scalars"))
-logging_to("a full disk at all but numbers", _tensorboard(FULL, "add_image", "add_text", "add_histogram", "add_custom_scalars"))
+logging_to(
+    "a full disk at all but numbers", _tensorboard(FULL, "add_image", "add_text", "add_histogram", "add_custom_scalars")
+)
 logging_to("a logger that knows no pictures", _tensorboard(AttributeError("add_image"), "add_image"))
 logging_to("memory that runs out at a picture", _tensorboard(MemoryError("no memory"), "add_image"))
-logging_to("a server that is away at pictures", _tensorboard(ConnectionError("away"), "add_image", "add_text", "add_histogram"))
-logging_to("a server that is away before the first step", lambda folder: Table(lambda metrics, step: step == 0 and "val_loss" not in metrics))
-logging_to("a server that is away at whatever is ours alone", lambda folder: Table(lambda metrics, step: all(k.startswith(("pan", "border_bias", "epoch")) for k in metrics)))
+logging_to(
+    "a server that is away at pictures", _tensorboard(ConnectionError("away"), "add_image", "add_text", "add_histogram")
+)
+logging_to(
+    "a server that is away at whatever is ours alone",
+    lambda folder: Table(lambda metrics, step: all(k.startswith(("pan", "border_bias", "epoch")) for k in metrics)),
+)
 logging_to("a server that is away from the start", lambda folder: Table(lambda metrics, step: True))
-logging_to("a server that is away from the second epoch on", lambda folder: Table(lambda metrics, step: (step or 0) > 3))
+logging_to(
+    "a server that is away from the second epoch on", lambda folder: Table(lambda metrics, step: (step or 0) > 3)
+)
 logging_to("a folder of logs that is gone", lambda folder: _gone(folder))
 logging_to("a logger that is closed", lambda folder: _closed(folder))
 

@@ -51,9 +51,7 @@ def keeping(name: str, start: Any, keep: Any, kept: Any) -> None:
     add(Case(f"features kept {name}", MODEL, build))
 
 
-keeping(
-    "as an attribute", lambda: None, lambda self, x: setattr(self, "place", x), lambda self: self.place
-)
+keeping("as an attribute", lambda: None, lambda self, x: setattr(self, "place", x), lambda self: self.place)
 keeping(
     "detached as an attribute",
     lambda: None,
@@ -192,7 +190,7 @@ def skip_connections_kept_on_the_model_and_popped(folder):
     return setup(UNet())
 
 
-# --- counters ------------------------------------------------------------------------------------------------------
+# --- counters --------------------------------------------------------------------------------------------------------
 
 
 class CountsCalls(Net):
@@ -394,7 +392,7 @@ def keys_and_values_cached_in_evaluation(folder):
     return setup(net)
 
 
-# --- hooks of the user -------------------------------------------------------------------------------------------------
+# --- hooks of the user -----------------------------------------------------------------------------------------------
 
 
 @case(MODEL)
@@ -497,7 +495,9 @@ def backward_hook_of_the_user(folder):
 @case(MODEL)
 def hook_of_the_user_on_every_module(folder):
     calls = []
-    handle = nn.modules.module.register_module_forward_hook(lambda module, args, out: calls.append(type(module).__name__))
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, args, out: calls.append(type(module).__name__)
+    )
 
     def act(run):
         try:
@@ -552,7 +552,7 @@ def feature_extractor_of_torchvision(folder):
     return setup(Extracting())
 
 
-# --- metrics and logging in the forward ----------------------------------------------------------------------------------
+# --- metrics and logging in the forward ------------------------------------------------------------------------------
 
 
 @case(MODEL)
@@ -661,7 +661,7 @@ def auxiliary_loss_kept_on_a_layer(folder):
     return setup(module=Adding(net))
 
 
-# --- buffers that move ---------------------------------------------------------------------------------------------------
+# --- buffers that move -----------------------------------------------------------------------------------------------
 
 
 class Moving(nn.Module):

@@ -57,30 +57,42 @@ def _noise(self, x):
 
 READING = {
     "a dataset that counts its readings": lambda n, s: Changing(n, _count, s, read=0),
-    "a dataset with a generator of its own": lambda n, s: Changing(n, _noise, s, generator=torch.Generator().manual_seed(s)),
+    "a dataset with a generator of its own": lambda n, s: Changing(
+        n, _noise, s, generator=torch.Generator().manual_seed(s)
+    ),
     "a dataset with a numpy generator": lambda n, s: Changing(
         n, lambda d, x: x + d.generator.normal(), s, generator=np.random.default_rng(s)
     ),
     "a dataset with a RandomState": lambda n, s: Changing(
         n, lambda d, x: x + d.generator.randn(), s, generator=np.random.RandomState(s)
     ),
-    "a dataset with a Random": lambda n, s: Changing(n, lambda d, x: x * d.generator.random(), s, generator=random.Random(s)),
+    "a dataset with a Random": lambda n, s: Changing(
+        n, lambda d, x: x * d.generator.random(), s, generator=random.Random(s)
+    ),
     "a dataset that draws from torch": lambda n, s: Changing(n, lambda d, x: x + torch.randn(()), s),
     "a dataset that draws from numpy": lambda n, s: Changing(n, lambda d, x: x + np.random.rand(), s),
     "a dataset that draws from python": lambda n, s: Changing(n, lambda d, x: x * random.random(), s),
-    "a dataset that sets the seed": lambda n, s: Changing(n, lambda d, x: (torch.manual_seed(3), x + torch.randn(()))[1], s),
+    "a dataset that sets the seed": lambda n, s: Changing(
+        n, lambda d, x: (torch.manual_seed(3), x + torch.randn(()))[1], s
+    ),
     "a dataset that caches by first use": lambda n, s: Changing(
         n, lambda d, x: x * d.cache.setdefault(float(x.sum()), 1 + 0.1 * len(d.cache)), s, cache={}
     ),
-    "a dataset that alternates": lambda n, s: Changing(n, lambda d, x: x.flip(-1) if next(d.turns) else x, s, turns=itertools.cycle([0, 1])),
-    "a dataset that hands out each item once": lambda n, s: Changing(n, lambda d, x: x + next(d.numbers), s, numbers=iter(range(10_000))),
+    "a dataset that alternates": lambda n, s: Changing(
+        n, lambda d, x: x.flip(-1) if next(d.turns) else x, s, turns=itertools.cycle([0, 1])
+    ),
+    "a dataset that hands out each item once": lambda n, s: Changing(
+        n, lambda d, x: x + next(d.numbers), s, numbers=iter(range(10_000))
+    ),
 }
 for _name, _make in READING.items():
 
     def _build(folder, make=_make):
         sets = make(12, 1), make(8, 0)
         return setup(
-            train=loader(sets[0], shuffle=True), val=loader(sets[1]), watched={"training": sets[0], "validation": sets[1]}
+            train=loader(sets[0], shuffle=True),
+            val=loader(sets[1]),
+            watched={"training": sets[0], "validation": sets[1]},
         )
 
     def _split(folder, make=_make):
@@ -99,7 +111,7 @@ def train_and_validation_from_one_loader(folder):
     return setup(train=both, val=both, watched={"dataset": source, "generator": both.generator})
 
 
-# --- samplers ------------------------------------------------------------------------------------------------------------
+# --- samplers --------------------------------------------------------------------------------------------------------
 
 
 class Stateful(Sampler):
@@ -177,7 +189,7 @@ sampled("a list as sampler", lambda: ({"batch_size": 3, "sampler": [5, 2, 7, 1]}
 sampled("last batch dropped", lambda: ({"batch_size": 5, "drop_last": True}, {}))
 
 
-# --- streams and iterables -------------------------------------------------------------------------------------------------
+# --- streams and iterables -------------------------------------------------------------------------------------------
 
 
 class Stream(IterableDataset):
@@ -272,7 +284,13 @@ def fed(name: str, make: Any, module: Any = Module, **options: Any) -> None:
 
     def both(folder):
         train, val = make(), make()
-        return setup(module=module(), train=train, val=val, watched={"training": _inner(train), "validation": _inner(val)}, **options)
+        return setup(
+            module=module(),
+            train=train,
+            val=val,
+            watched={"training": _inner(train), "validation": _inner(val)},
+            **options,
+        )
 
     add(Case(name, DATA, both))
 
@@ -317,7 +335,9 @@ def an_endless_stream_with_limits(folder):
                 yield pictures(4, seed=self.given), torch.arange(4) % CLASSES
 
     train, val = Endless(), Endless()
-    return setup(train=train, val=val, options={"limit_train_batches": 3, "limit_val_batches": 2}, watched={"t": train, "v": val})
+    return setup(
+        train=train, val=val, options={"limit_train_batches": 3, "limit_val_batches": 2}, watched={"t": train, "v": val}
+    )
 
 
 @case(DATA)
@@ -395,7 +415,7 @@ def a_dataset_whose_length_is_asked(folder):
     return setup(val=loader(dataset), watched={"dataset": dataset})
 
 
-# --- workers ---------------------------------------------------------------------------------------------------------------
+# --- workers ---------------------------------------------------------------------------------------------------------
 
 
 class NeedsWorkers(Dataset):
@@ -438,7 +458,7 @@ def persistent_workers(folder):
     return setup(val=val, options={"max_epochs": 2})
 
 
-# --- several loaders ---------------------------------------------------------------------------------------------------------
+# --- several loaders -------------------------------------------------------------------------------------------------
 
 
 def combined(mode: str) -> None:
@@ -449,7 +469,13 @@ def combined(mode: str) -> None:
                 return sum(super(Reading, self).loss(part) for part in parts)
 
             def labels(self, batch):
-                return batch["a"][1] if "a" in batch and batch["a"] is not None else torch.zeros(1) if "a" in batch else batch[1]
+                return (
+                    batch["a"][1]
+                    if "a" in batch and batch["a"] is not None
+                    else torch.zeros(1)
+                    if "a" in batch
+                    else batch[1]
+                )
 
         def loaders():
             return CombinedLoader({"a": loader(), "b": loader(data(4, seed=5))}, mode)
@@ -492,7 +518,7 @@ def two_training_loaders(folder):
     return setup(module=Both(), train=[loader(data(12, seed=1)), loader(data(8, seed=2))])
 
 
-# --- DataModules and transfer hooks ------------------------------------------------------------------------------------------
+# --- DataModules and transfer hooks ----------------------------------------------------------------------------------
 
 
 class Datamodule(pl.LightningDataModule):
@@ -586,7 +612,7 @@ def normalised_after_the_transfer(folder):
     return setup(module=Normalising(), train=loader(bytes_(12, 1)), val=loader(bytes_(8, 0)))
 
 
-# --- batches of the user's choice ----------------------------------------------------------------------------------------------
+# --- batches of the user's choice ------------------------------------------------------------------------------------
 
 
 def chosen(name: str, make: Any, **kwargs: Any) -> None:
@@ -626,7 +652,9 @@ def chosen_training_loader(name: str, **options: Any) -> None:
 
 
 chosen_training_loader("")
-chosen_training_loader(" with persistent workers", num_workers=1, persistent_workers=True, multiprocessing_context="fork")
+chosen_training_loader(
+    " with persistent workers", num_workers=1, persistent_workers=True, multiprocessing_context="fork"
+)
 
 
 @case(DATA, name="batches=the training loader, whose dataset draws from a generator", arms=BY_BATCHES)

@@ -357,7 +357,7 @@ def writes_into_the_input_between_convolutions(folder):
     return setup(Writing())
 
 
-# --- what hangs on models ----------------------------------------------------------------------------------------------
+# --- what hangs on models --------------------------------------------------------------------------------------------
 
 
 class Slotted:
@@ -457,7 +457,9 @@ attributed("a lambda", lambda self, folder: lambda: 2.0, lambda self: self.thing
 attributed("a method of itself", lambda self, folder: self.features, lambda self: 1.0)
 attributed("a lambda that counts on the module", lambda self, folder: [0], lambda self: _counted(self.thing))
 attributed("a weak reference to itself", lambda self, folder: weakref.ref(self), lambda self: self.thing() is self)
-attributed("a weak dictionary", lambda self, folder: weakref.WeakKeyDictionary({self.stem: 3.0}), lambda self: len(self.thing))
+attributed(
+    "a weak dictionary", lambda self, folder: weakref.WeakKeyDictionary({self.stem: 3.0}), lambda self: len(self.thing)
+)
 attributed("itself in a list", lambda self, folder: [self], lambda self: self.thing[0] is self)
 attributed("a tensor with a graph", lambda self, folder: self.stem.weight * 2, lambda self: self.thing.detach().mean())
 attributed("a thread-local value", lambda self, folder: threading.local(), lambda self: hasattr(self.thing, "x"))
@@ -466,7 +468,11 @@ attributed("a view of a weight", lambda self, folder: self.stem.weight.detach()[
 attributed("a socket", lambda self, folder: __import__("socket").socket(), lambda self: self.thing.fileno() > 0)
 attributed("a module of python", lambda self, folder: np, lambda self: self.thing.pi)
 attributed("a compiled pattern", lambda self, folder: __import__("re").compile("a+"), lambda self: bool(self.thing))
-attributed("an ordinary list of layers", lambda self, folder: [nn.Conv2d(3, 3, 3, padding=1)], lambda self: self.thing[0].weight.mean())
+attributed(
+    "an ordinary list of layers",
+    lambda self, folder: [nn.Conv2d(3, 3, 3, padding=1)],
+    lambda self: self.thing[0].weight.mean(),
+)
 
 
 def _counted(box):

@@ -19,7 +19,7 @@ from tests.attack.promises import Promise
 MODEL = Promise.MODEL
 
 
-# --- weights that are computed -----------------------------------------------------------------------------------------
+# --- weights that are computed ---------------------------------------------------------------------------------------
 
 
 class Symmetric(nn.Module):
@@ -121,7 +121,7 @@ def weights_predicted_from_the_images(folder):
     return setup(Dynamic())
 
 
-# --- quantisation --------------------------------------------------------------------------------------------------------
+# --- quantisation ----------------------------------------------------------------------------------------------------
 
 
 @case(MODEL)
@@ -161,12 +161,15 @@ observing("observer of extremes", torch.ao.quantization.MinMaxObserver)
 observing("observer of a moving average", torch.ao.quantization.MovingAverageMinMaxObserver)
 observing("observer of a histogram", torch.ao.quantization.HistogramObserver)
 observing("fake quantisation", torch.ao.quantization.FakeQuantize)
-observing("fake quantisation that learns", lambda: torch.ao.quantization.FakeQuantize.with_args(
-    observer=torch.ao.quantization.MovingAveragePerChannelMinMaxObserver, ch_axis=1, quant_min=0, quant_max=255
-)())
+observing(
+    "fake quantisation that learns",
+    lambda: torch.ao.quantization.FakeQuantize.with_args(
+        observer=torch.ao.quantization.MovingAveragePerChannelMinMaxObserver, ch_axis=1, quant_min=0, quant_max=255
+    )(),
+)
 
 
-# --- sharing and nesting -------------------------------------------------------------------------------------------------
+# --- sharing and nesting ---------------------------------------------------------------------------------------------
 
 
 @case(MODEL)
@@ -364,7 +367,7 @@ compiled("compiled and run before fit", _compiled_and_run)
 compiled("compiled in place, the body alone", _body_alone)
 
 
-# --- what comes out ----------------------------------------------------------------------------------------------------------
+# --- what comes out --------------------------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
@@ -432,7 +435,7 @@ returning("its map in a nested dict", lambda x: {"a": {"b": [x]}}, lambda out: o
 returning("a sparse map", lambda x: x.to_sparse(), lambda out: out.to_dense())
 
 
-# --- how it is called --------------------------------------------------------------------------------------------------------
+# --- how it is called ------------------------------------------------------------------------------------------------
 
 
 class Blocks(nn.Module):
@@ -452,7 +455,9 @@ class Blocks(nn.Module):
 class Named(nn.Module):
     def __init__(self):
         super().__init__()
-        self.blocks = nn.ModuleDict({"one": nn.Conv2d(3, WIDTH, 3, padding=1), "two": nn.Conv2d(WIDTH, WIDTH, 3, padding=1)})
+        self.blocks = nn.ModuleDict(
+            {"one": nn.Conv2d(3, WIDTH, 3, padding=1), "two": nn.Conv2d(WIDTH, WIDTH, 3, padding=1)}
+        )
         self.head = Head()
 
     def forward(self, x):
@@ -551,7 +556,9 @@ called("with a pair", OfPair, lambda net, x: net((x, x.flip(-1))))
 called("twice, the second time on noise", Net, lambda net, x: net(x) + net(torch.randn_like(x)))
 called("under functional_call", Net, lambda net, x: torch.func.functional_call(net, dict(net.named_parameters()), (x,)))
 called("image by image", lambda: _Unnormed(), lambda net, x: torch.cat([net(image[None]) for image in x]))
-called("without a batch dimension", lambda: _Unnormed(), lambda net, x: torch.stack([_single(net, image) for image in x]))
+called(
+    "without a batch dimension", lambda: _Unnormed(), lambda net, x: torch.stack([_single(net, image) for image in x])
+)
 called("under vmap", lambda: _Unnormed(), lambda net, x: torch.vmap(lambda image: net(image[None])[0])(x))
 called("under autocast of the step's own", Net, lambda net, x: _cast(net, x))
 
@@ -561,7 +568,11 @@ class _Unnormed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.second, self.head = nn.Conv2d(3, WIDTH, 3, padding=1), nn.Conv2d(WIDTH, 3, 3, padding=1), Head(3)
+        self.first, self.second, self.head = (
+            nn.Conv2d(3, WIDTH, 3, padding=1),
+            nn.Conv2d(WIDTH, 3, 3, padding=1),
+            Head(3),
+        )
 
     def forward(self, x):
         return self.head(self.second(self.first(x).relu()))
@@ -576,7 +587,7 @@ def _cast(net, x):
         return net(x).float()
 
 
-# --- kinds of layers and numbers -----------------------------------------------------------------------------------------
+# --- kinds of layers and numbers -------------------------------------------------------------------------------------
 
 
 def layered(name: str, body: Any, inputs: int = 3, cast: Any = None, **options: Any) -> None:
@@ -607,15 +618,34 @@ layered("padding on one axis", lambda: _conv(padding=(0, 1)))
 layered("stride and dilation", lambda: _conv(stride=2, dilation=2, padding=2))
 layered("even kernels", lambda: _conv(kernel_size=4))
 layered("a kernel larger than the map", lambda: nn.Sequential(nn.AvgPool2d(4), *_conv(kernel_size=9, padding=4)))
-layered("depthwise convolutions", lambda: nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.Conv2d(3, WIDTH, 1)))
+layered(
+    "depthwise convolutions", lambda: nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, groups=3), nn.Conv2d(3, WIDTH, 1))
+)
 layered("a pad module", lambda: nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(3, WIDTH, 3)))
 layered("a pad module of ones", lambda: nn.Sequential(nn.ConstantPad2d(1, 1.0), nn.Conv2d(3, WIDTH, 3)))
-layered("transposed convolutions", lambda: nn.Sequential(nn.Conv2d(3, WIDTH, 3, 2, 1), nn.ConvTranspose2d(WIDTH, WIDTH, 2, 2)))
+layered(
+    "transposed convolutions",
+    lambda: nn.Sequential(nn.Conv2d(3, WIDTH, 3, 2, 1), nn.ConvTranspose2d(WIDTH, WIDTH, 2, 2)),
+)
 layered("pixel shuffle", lambda: nn.Sequential(nn.Conv2d(3, 4 * WIDTH, 3, padding=1), nn.PixelShuffle(2)))
-layered("lazy convolutions, run once", lambda: nn.Sequential(nn.LazyConv2d(WIDTH, 3, padding=1), nn.ReLU()), act=lambda run: _run_once(run))
-layered("lazy convolutions, never run", lambda: nn.Sequential(nn.LazyConv2d(WIDTH, 3, padding=1), nn.ReLU()), act=lambda run: run.fit())
-layered("attention between convolutions", lambda: nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), _Attention(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)))
-layered("squeeze and excitation", lambda: nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), _Gate(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)))
+layered(
+    "lazy convolutions, run once",
+    lambda: nn.Sequential(nn.LazyConv2d(WIDTH, 3, padding=1), nn.ReLU()),
+    act=lambda run: _run_once(run),
+)
+layered(
+    "lazy convolutions, never run",
+    lambda: nn.Sequential(nn.LazyConv2d(WIDTH, 3, padding=1), nn.ReLU()),
+    act=lambda run: run.fit(),
+)
+layered(
+    "attention between convolutions",
+    lambda: nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), _Attention(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
+)
+layered(
+    "squeeze and excitation",
+    lambda: nn.Sequential(nn.Conv2d(3, WIDTH, 3, padding=1), _Gate(), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
+)
 layered("one grey channel", lambda: _conv(), inputs=1)
 layered("nine spectral channels", lambda: _conv(), inputs=9)
 layered("channels last", lambda: _conv(), cast=lambda net: net.to(memory_format=torch.channels_last))
@@ -657,7 +687,14 @@ class _Gate(nn.Module):
 def dimensional(name: str, conv: Any, pool: Any, shape: tuple[int, ...]) -> None:
     def build(folder):
         generator = torch.Generator().manual_seed(0)
-        net = nn.Sequential(conv(1, WIDTH, 3, padding=1), nn.ReLU(), conv(WIDTH, WIDTH, 3, padding=1), pool(1), nn.Flatten(), nn.Linear(WIDTH, CLASSES))
+        net = nn.Sequential(
+            conv(1, WIDTH, 3, padding=1),
+            nn.ReLU(),
+            conv(WIDTH, WIDTH, 3, padding=1),
+            pool(1),
+            nn.Flatten(),
+            nn.Linear(WIDTH, CLASSES),
+        )
 
         def batches(count):
             inputs = torch.randn(count, 1, *shape, generator=generator)
@@ -672,7 +709,7 @@ dimensional("convolutions of sequences", nn.Conv1d, nn.AdaptiveAvgPool1d, (24,))
 dimensional("convolutions of volumes", nn.Conv3d, nn.AdaptiveAvgPool3d, (8, 8, 8))
 
 
-# --- what changes during training ----------------------------------------------------------------------------------------
+# --- what changes during training ------------------------------------------------------------------------------------
 
 
 def changing(name: str, change: Any, hook: str = "on_train_epoch_end") -> None:
@@ -733,7 +770,7 @@ def _copied(module):
     module.net.load_state_dict({name: value.clone() for name, value in module.net.state_dict().items()}, assign=False)
 
 
-# --- LightningModules of every kind --------------------------------------------------------------------------------------
+# --- LightningModules of every kind ----------------------------------------------------------------------------------
 
 
 @case(MODEL)
@@ -789,10 +826,20 @@ def hooks_of_the_module_all_overridden(folder):
             super().__init__()
             self.order = []
 
-    for hook in (
-        "on_fit_start on_train_start on_train_end on_fit_end on_train_epoch_start on_train_epoch_end on_validation_start "
-        "on_validation_epoch_start on_validation_epoch_end on_validation_end on_before_zero_grad on_sanity_check_start"
-    ).split():
+    for hook in [
+        "on_fit_start",
+        "on_train_start",
+        "on_train_end",
+        "on_fit_end",
+        "on_train_epoch_start",
+        "on_train_epoch_end",
+        "on_validation_start",
+        "on_validation_epoch_start",
+        "on_validation_epoch_end",
+        "on_validation_end",
+        "on_before_zero_grad",
+        "on_sanity_check_start",
+    ]:
 
         def note(self, *args, hook=hook):
             self.order.append(hook)

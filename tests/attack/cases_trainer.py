@@ -93,7 +93,7 @@ logged("TensorBoard of the other namespace", lambda folder: other_pl.loggers.Ten
 logged("two loggers", lambda folder: [loggers.CSVLogger(folder / "a"), loggers.TensorBoardLogger(folder / "b")])
 
 
-# --- callbacks beside ours ---------------------------------------------------------------------------------------------
+# --- callbacks beside ours -------------------------------------------------------------------------------------------
 
 
 def accompanied(name: str, make: Any, module: Any = Module, **options: Any) -> None:
@@ -123,7 +123,9 @@ accompanied("StochasticWeightAveraging", lambda f: [beside.StochasticWeightAvera
 accompanied("WeightAveraging", lambda f: [beside.WeightAveraging()])
 accompanied("EMAWeightAveraging", lambda f: [beside.EMAWeightAveraging(decay=0.9)])
 accompanied("GradientAccumulationScheduler", lambda f: [beside.GradientAccumulationScheduler({1: 2})])
-accompanied("ModelPruning", lambda f: [beside.ModelPruning("l1_unstructured", amount=0.2, use_lottery_ticket_hypothesis=False)])
+accompanied(
+    "ModelPruning", lambda f: [beside.ModelPruning("l1_unstructured", amount=0.2, use_lottery_ticket_hypothesis=False)]
+)
 accompanied("ModelSummary", lambda f: [beside.ModelSummary(max_depth=2)], enable_model_summary=True)
 accompanied("Timer", lambda f: [beside.Timer("00:01:00:00")])
 accompanied("LambdaCallback", lambda f: [beside.LambdaCallback(on_validation_end=lambda *a: torch.rand(()))])
@@ -161,7 +163,9 @@ class _Copying(pl.Callback):
 
     def on_train_epoch_end(self, trainer, pl_module):
         pl_module.log("average", sum(p.abs().sum() for p in self.average.parameters()))
-        pl_module.log("hooks_copied", float(sum(len(m._forward_hooks) for m in copy.deepcopy(self.average).modules()) * 0))
+        pl_module.log(
+            "hooks_copied", float(sum(len(m._forward_hooks) for m in copy.deepcopy(self.average).modules()) * 0)
+        )
 
 
 class _SavingModule(pl.Callback):
@@ -225,7 +229,7 @@ class _Resetting(pl.Callback):
         nn.init.kaiming_normal_(pl_module.net.stem.weight)
 
 
-# --- how a Trainer is used -----------------------------------------------------------------------------------------------
+# --- how a Trainer is used -------------------------------------------------------------------------------------------
 
 
 def used(name: str, act: Any, **kwargs: Any) -> None:
@@ -450,7 +454,7 @@ class _WithRate(Module):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
-# --- optimizers ------------------------------------------------------------------------------------------------------------
+# --- optimizers ------------------------------------------------------------------------------------------------------
 
 
 def optimised(name: str, configure: Any, **options: Any) -> None:
@@ -480,10 +484,15 @@ optimised("RMSprop", lambda self: torch.optim.RMSprop(self.parameters()))
 optimised("LBFGS", lambda self: torch.optim.LBFGS(self.parameters(), max_iter=3))
 optimised("groups of parameters", _groups)
 optimised("no optimizer", lambda self: None)
-optimised("one cycle", _scheduled(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=6), interval="step"))
+optimised(
+    "one cycle", _scheduled(lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=6), interval="step")
+)
 optimised("cosine by epochs", _scheduled(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 2)))
 optimised("schedule on a plateau", _scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, monitor="val_loss"))
-optimised("schedule on a plateau by steps", _scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, monitor="train_loss", interval="step"))
+optimised(
+    "schedule on a plateau by steps",
+    _scheduled(torch.optim.lr_scheduler.ReduceLROnPlateau, monitor="train_loss", interval="step"),
+)
 optimised("a learning rate of zero", lambda self: torch.optim.SGD(self.parameters(), lr=0.0))
 
 
@@ -631,14 +640,26 @@ def _before_step(self, optimizer):
 overriding("an optimizer step of the user's own", optimizer_step=_optimizer_step)
 overriding("a backward of the user's own", backward=_backward)
 overriding("gradients logged before the step", on_before_optimizer_step=_before_step)
-overriding("gradients clipped by the module", configure_gradient_clipping=lambda self, optimizer, **k: self.clip_gradients(optimizer, 0.1, "norm"))
-overriding("gradients set to zero by the module", optimizer_zero_grad=lambda self, epoch, index, optimizer: optimizer.zero_grad(set_to_none=False))
-overriding("a validation in training mode", on_validation_model_eval=lambda self: None, on_validation_model_train=lambda self: None)
-overriding("a validation that trains", validation_step=lambda self, batch, index: self.log("val_loss", self.loss(batch)))
+overriding(
+    "gradients clipped by the module",
+    configure_gradient_clipping=lambda self, optimizer, **k: self.clip_gradients(optimizer, 0.1, "norm"),
+)
+overriding(
+    "gradients set to zero by the module",
+    optimizer_zero_grad=lambda self, epoch, index, optimizer: optimizer.zero_grad(set_to_none=False),
+)
+overriding(
+    "a validation in training mode",
+    on_validation_model_eval=lambda self: None,
+    on_validation_model_train=lambda self: None,
+)
+overriding(
+    "a validation that trains", validation_step=lambda self, batch, index: self.log("val_loss", self.loss(batch))
+)
 overriding("a loss in a dict", training_step=lambda self, batch, index: {"loss": self.loss(batch), "other": 1})
 
 
-# --- the other namespace ---------------------------------------------------------------------------------------------------
+# --- the other namespace ---------------------------------------------------------------------------------------------
 
 
 class OtherModule(other_pl.LightningModule):
@@ -660,9 +681,7 @@ class OtherModule(other_pl.LightningModule):
 
 def elsewhere(name: str, callbacks: Any = lambda: [], act: Any = None, **options: Any) -> None:
     def build(folder):
-        return Setup(
-            OtherModule(), loader(data(12, seed=1)), loader(), options, callbacks(), act=act, library=other_pl
-        )
+        return Setup(OtherModule(), loader(data(12, seed=1)), loader(), options, callbacks(), act=act, library=other_pl)
 
     add(Case(f"lightning.pytorch, {name}", TRAINER, build))
 

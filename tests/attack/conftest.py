@@ -19,7 +19,7 @@ _outcomes: dict[str, dict] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cases that ``make test`` leaves to ``make test-attack``: all but every 20th, and the first of each promise."""
+    """Mark what ``make test`` leaves to ``make test-attack``: not every 20th case, nor the first of each promise."""
     cases = [item for item in items if "case" in getattr(getattr(item, "callspec", None), "params", {})]
     cases = [item for item in cases if item.path.parent == Path(__file__).parent]
     promises = set()
