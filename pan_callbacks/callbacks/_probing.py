@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pan_callbacks.errors import PANError
@@ -62,8 +63,21 @@ def feed(trainer: Trainer, pl_module: LightningModule, measurement: Measurement,
             images = first_images(trainer.strategy.batch_to_device(batch, dataloader_idx=0))
             if images is None:
                 raise PANError(f"PANMonitor(batches=...) holds no images: {describe_batch(batch)}")
-            if not measurement.offer(trainer.precision_plugin.convert_input(images)) or measurement.satisfied:
+            if not _take(measurement, trainer.precision_plugin.convert_input(images)) or measurement.satisfied:
                 return
+
+
+def _take(measurement: Measurement, images: Tensor) -> bool:
+    """Measure images by the first module that takes them; if none does, the measurement's failure says why."""
+    for name, module in measurement.doors.items():
+        try:
+            measurement.measure(EntryCall(name, module, (images,), {}))
+        except Exception as error:  # a module that takes its images otherwise is no fault
+            measurement.failure = f"{name or 'the model'} does not take the images: {type(error).__name__}: {error}"
+        else:
+            measurement.failure = None
+            return True
+    return False
 
 
 def _reader(batches: Iterable[Any]) -> Iterable[Any]:

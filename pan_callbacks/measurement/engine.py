@@ -19,7 +19,7 @@ from pan_callbacks.measurement.forwards import OurForwards
 from pan_callbacks.measurement.hooks import Probes
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.measurement.shadow import Shadow
-from pan_callbacks.measurement.visit import Reading, Visit
+from pan_callbacks.measurement.visit import Visit
 from pan_callbacks.padding import Geometry
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
@@ -44,6 +44,8 @@ class Measurement:
         tolerant: Whether an error of ours becomes a warning, and ends the measurement instead of the program.
         shadow: A copy of the model that is measured in its stead, by :meth:`measure`; None for one of the model as it
             is when images come.
+        with_hooks: Whether forward hooks that somebody put on the model run, as copies, in forwards of ours; they do in
+            any case if they are seen to change what layers give.
 
     Attributes:
         failure: What ended the measurement early, None if nothing did.
@@ -60,6 +62,7 @@ class Measurement:
         shard: Shard = ALONE,
         tolerant: bool = False,
         shadow: Shadow | None = None,
+        with_hooks: bool = False,
     ) -> None:
         self.settings = Settings() if settings is None else settings
         self.failure: str | None = None
@@ -71,7 +74,7 @@ class Measurement:
         pads = pad_modules(model)
         self._entrance = Entrance(model, [*convolutions(model), *pads] if self.layers else [])
         self._probes = Probes(self.layers, self._entrance.modules)
-        self._forwards = OurForwards(self.layers, pads, self.settings.reference, shard, shadow)
+        self._forwards = OurForwards(self.layers, pads, self.settings.reference, shard, shadow, with_hooks)
         self._collectors: dict[str, LayerCollector] = {}
         self._entered: dict[str, str] = {}  # modules that images entered by, to the method that was called
         self._taken: Counter[str] = Counter()  # images that did, since the start
@@ -97,10 +100,8 @@ class Measurement:
             listen: Whether to measure what passes the model; else that is left to :meth:`measure`.
         """
         self._limit = self.settings.max_images if max_images is None else max_images
-        capacity = capacity_of(sum(module.out_channels for module in self.layers.values()))
-        self._collectors = {name: LayerCollector(conv, capacity, self._shard) for name, conv in self.layers.items()}
-        self.failure, self._visit, self._visits = None, None, 0
-        self._taken.clear()
+        self._forget()
+        self.failure, self._visit = None, None
         self._forwards.forget_copies()
         self._entrance.reset()
         self._entrance.began, self._entrance.ended = self._enter, self._leave
@@ -108,6 +109,12 @@ class Measurement:
             self._probes.attach()
             for entry in self._probes.entries.values():
                 entry.entered, entry.left = self.enter, self.leave
+
+    def _forget(self) -> None:
+        capacity = capacity_of(sum(module.out_channels for module in self.layers.values()))
+        self._collectors = {name: LayerCollector(conv, capacity, self._shard) for name, conv in self.layers.items()}
+        self._taken.clear()
+        self._visits = 0
 
     def stop(self) -> None:
         """Listen no longer; what was measured stays."""
@@ -150,11 +157,8 @@ class Measurement:
         probed = f"{images} image was" if images == 1 else f"{images} images were"
         few = [f"only {probed} probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
         ended = [f"the measurement ended early: {self.failure}"] if self.failure else []
-        in_place = [
-            f"forwards of ours ran in {name or 'the model'} itself, and what they changed was put back: {why}"
-            for name, why in self._forwards.in_place.items()
-        ]
-        return PANReport(lines, self.settings.threshold, self.settings.reference, (*few, *notes, *in_place, *ended))
+        remarks = (*few, *notes, *self._forwards.notes.values(), *ended)
+        return PANReport(lines, self.settings.threshold, self.settings.reference, remarks)
 
     def readings(self, layer: str, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a layer on a side, (n, channels) and (m, channels).
@@ -219,28 +223,15 @@ class Measurement:
         root = self._model
         if len(self._entered) == 1 and "__call__" in self._entered.values():  # images enter by this part of it alone
             root = self._probes.entry_modules[next(iter(self._entered))]
-        shadow = Shadow(root, self.layers, device="cpu")  # not to take up the device's memory until it is needed
+        # on the CPU: it is not to take up the device's memory until it is needed
+        shadow = Shadow(root, self.layers, "cpu", self._forwards.with_hooks)
         return Measurement(self._model, self.settings, self._shard, self._tolerant, shadow)
 
-    def offer(self, images: Tensor) -> bool:
-        """Measure images, by a call of the module that images entered by before, or may enter by.
-
-        Returns:
-            Whether the model takes them; :attr:`failure` says why if it does not.
-        """
-        self.failure = None
+    @property
+    def doors(self) -> dict[str, nn.Module]:
+        """Modules that may take images from us, by name: those that took some before, then the smallest first."""
         plain = [name for name, method in self._entered.items() if method == "__call__"]
-        for name in [*plain, *self._entrance.candidates]:
-            module = self._probes.entry_modules[name]
-            try:
-                self.measure(EntryCall(name, module, (images,), {}))
-            except Exception as error:  # a module that takes its images otherwise is no fault
-                self._entered.pop(name, None)
-                self.failure = f"{name or 'the model'} does not take the images: {type(error).__name__}: {error}"
-            else:
-                self.failure = None
-                return True
-        return False
+        return {name: self._probes.entry_modules[name] for name in (*plain, *self._entrance.candidates)}
 
     def _hand_on(self, call: EntryCall) -> None:
         if self.also is not None:
@@ -252,16 +243,20 @@ class Measurement:
         visit = self._begin(call)
         self._visit = visit
         if visit is not None:
-            reading = Reading(visit.plan.own, visit, self._collectors, ours=False)
-            self._probes.listen(self._guarded(reading), {name for name, _ in visit.plan.own.reads})
+            listener, names = self._forwards.listener(visit, self._collectors)
+            self._probes.listen(self._guarded(listener), names)
 
     def _leave(self, call: EntryCall) -> None:
         """Behind: run the other views of the same images."""
         visit, self._visit = self._visit, None
         self._probes.listen(None)
-        if visit is not None:
-            self._forwards.run(visit, self._collectors)
-            self._taken[call.name] += len(visit.call.images)
+        if visit is None:
+            return
+        if not self._forwards.agree(visit):
+            self._forget()  # measured in a copy that computes something else
+            return
+        self._forwards.run(visit, self._collectors)
+        self._taken[call.name] += len(visit.call.images)
 
     def _begin(self, call: EntryCall) -> Visit | None:
         """Return what is to be measured of a call, None if there are images enough."""
@@ -271,6 +266,8 @@ class Measurement:
         plan = self._forwards.plan_of(call)
         if not plan.calls:
             return None  # no layer is part of it
+        if self._entered and call.name not in self._entered and self._entrance.is_part(call):
+            self._forwards.alone.add(call.name)
         self._entered.setdefault(call.name, call.method)
         if self._sample is None:
             with torch.inference_mode(False):  # to be used outside of it, too

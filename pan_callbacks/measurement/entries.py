@@ -86,6 +86,10 @@ class Entrance:
         """Names of the modules that may take images from us: the smallest that holds all layers, then those above."""
         return [self.smallest, *reversed(self._above)] if self.modules else []
 
+    def is_part(self, call: EntryCall) -> bool:
+        """Whether a call is of a part of the model that does not hold all layers."""
+        return call.method == "__call__" and call.name not in self.candidates
+
     def reset(self) -> None:
         """Forget what is going on: a forward that ended with an exception never tells of its end."""
         self._open.clear()

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from pan_callbacks._runtime import Shard
 from pan_callbacks.layers import PaddedLayer, PadModule, Reason
-from pan_callbacks.measurement.calls import EntryCall
+from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
 from pan_callbacks.measurement.collector import HowMeasured, LayerCollector
 from pan_callbacks.measurement.reference import Plan, plan
 from pan_callbacks.measurement.shadow import InPlace, Shadow
+from pan_callbacks.measurement.trace import Site, Trace, middle_of, trace
 from pan_callbacks.measurement.visit import Reading, Visit
 from pan_callbacks.padding import Geometry
+
+_ALONE = "measured on what enters {entry}, which is called by itself: the border in what earlier layers give is cut off"
+#: Share of a map's spread from which a difference is none of rounding.
+_DIFFERENCE = 0.05
 
 
 class OurForwards:
@@ -27,9 +33,12 @@ class OurForwards:
         reference: The reference asked for.
         shard: This process's part of the work.
         shadow: The copy to run in; None for one of the model as it is when a forward is run first.
+        with_hooks: Whether copies of the model have copies of the user's forward hooks.
 
     Attributes:
-        in_place: Name of an entry that cannot be copied to the reason.
+        notes: What a reader should know of how the forwards were run, by the entry that it is about.
+        alone: Entries that are called with what other parts of the model made of the images.
+        with_hooks: See above; becomes true if his hooks change what layers give.
     """
 
     def __init__(
@@ -39,13 +48,18 @@ class OurForwards:
         reference: str,
         shard: Shard,
         shadow: Shadow | None = None,
+        with_hooks: bool = False,
     ) -> None:
         self._layers, self._reference, self._shard = layers, reference, shard
         self._pad_names = {id(module): name for name, module in pads.items()}
         self._given = shadow
         self._shadows: dict[str, Shadow | InPlace] = {}
         self._plans: dict[tuple[str, int, int, int], Plan] = {}
-        self.in_place: dict[str, str] = {}
+        self._agreements: dict[str, _Agreement] = {}
+        self._checked: set[str] = set()  # entries whose own forward was compared with that of the copy
+        self.notes: dict[str, str] = {}
+        self.alone: set[str] = set()
+        self.with_hooks = with_hooks
 
     def forget_copies(self) -> None:
         """Let go of the copies; the model is another after the next step."""
@@ -57,9 +71,12 @@ class OurForwards:
             return self._given
         if call.name not in self._shadows:
             try:
-                self._shadows[call.name] = Shadow(call.module, self._layers)
+                self._shadows[call.name] = Shadow(call.module, self._layers, with_hooks=self.with_hooks)
             except Exception as error:  # whatever a class of somebody else's makes impossible
-                self.in_place[call.name] = f"it cannot be copied: {error}"
+                self.notes[call.name] = (
+                    f"forwards of ours ran in {call.name or 'the model'} itself, which cannot be copied ({error}); "
+                    "what they changed in it was put back"
+                )
                 self._shadows[call.name] = InPlace(call.module, self._layers)
         return self._shadows[call.name]
 
@@ -80,6 +97,40 @@ class OurForwards:
                 made.sites[name, number] = replace(site, layer=layer)
             self._plans[key] = made
         return self._plans[key]
+
+    def listener(self, visit: Visit, collectors: Mapping[str, LayerCollector]) -> tuple[Listener, set[str]]:
+        """Return who listens to the user's own forward, and to which layers."""
+        call, reading = visit.call, Reading(visit.plan.own, visit, collectors, ours=False)
+        shadow = self.shadow(call)
+        if call.name in self._checked or not (shadow.left_behind or self.with_hooks):
+            return reading, {name for name, _ in visit.plan.own.reads}
+        with shadow.running():
+            self._agreements[call.name] = agreement = _Agreement(trace(shadow.call(call), shadow.probes))
+        return agreement.before(reading), set(self._layers)
+
+    def agree(self, visit: Visit) -> bool:
+        """Whether the user's own forward gave what the copy gives; if not, copies have his hooks from now on.
+
+        A hook that only looks on is no part of what a model computes, and is better left behind. One that changes
+        what a layer gives shows in the first images.
+        """
+        agreement = self._agreements.pop(visit.call.name, None)
+        if agreement is None:
+            return True
+        self._checked.add(visit.call.name)
+        if not agreement.differs:
+            return True
+        if self.with_hooks:
+            self.notes[visit.call.name] = (
+                f"what the layers of {visit.call.name or 'the model'} give is changed by forward hooks, or depends on "
+                "the other images of a batch, in a way that our forwards cannot repeat: contrasts may be off"
+            )
+            return True
+        self.with_hooks = True
+        self._shadows.clear()
+        self._plans.clear()
+        self._checked.clear()
+        return False
 
     def run(self, visit: Visit, collectors: Mapping[str, LayerCollector], own: bool = False) -> None:
         """Run the forwards of ours that a visit's plan asks for.
@@ -104,12 +155,47 @@ class OurForwards:
         """How a layer is measured, from the first input size that knows."""
         skipped: Reason | None = None
         geometry: Geometry | None = None
-        for current in self._plans.values():
+        for (entry, *_), current in self._plans.items():
             for (layer, number), known in current.geometries.items():
                 if layer == name:
                     geometry = geometry or known
                     site = current.sites.get((layer, number))
                     if site is not None:
+                        if entry in self.alone:
+                            alone = _ALONE.format(entry=entry)
+                            site = replace(site, reason=f"{site.reason}; {alone}" if site.reason else alone)
                         return HowMeasured(site, known, None, self._pad_names.get(id(site.layer.pad)))
             skipped = skipped or current.skipped.get(name)
         return HowMeasured(None, geometry, skipped)
+
+
+class _Agreement:
+    """Compares what layers give in the user's own forward with what they gave in the copy, on the first image.
+
+    Args:
+        expected: What passed in the copy.
+    """
+
+    def __init__(self, expected: Mapping[Site, Trace]) -> None:
+        self._expected = expected
+        self.differs = False
+
+    def before(self, listener: Listener) -> Listener:
+        """Return a listener that compares, and hands on to another."""
+        calls: Counter[str] = Counter()
+
+        def listen(name: str, call: LayerCall) -> None:
+            expected = self._expected.get((name, calls[name]))
+            calls[name] += 1
+            if expected is not None:
+                self.differs |= not _close(middle_of(call), expected.middle)
+            listener(name, call)
+
+        return listen
+
+
+def _close(given: Tensor, expected: Tensor) -> bool:
+    if given.shape != expected.shape:
+        return False
+    difference = (given - expected).nan_to_num().abs().mean()
+    return bool(difference <= _DIFFERENCE * expected.nan_to_num().std() + 1e-6)

@@ -39,7 +39,7 @@ def scan(
 ) -> PANReport:
     """Find the padding aware neurons of a model from its activations on a few images.
 
-    The model is left as it was, whatever its forward writes to: a copy of it is run, without the hooks that are on it.
+    The model is left as it was, whatever its forward writes to: a copy of it is run, with copies of its hooks.
 
     Args:
         model: Model to scan; it is called with a batch of images, on the device it is on.
@@ -87,7 +87,7 @@ def scanned(
         shard: This process's part of the work; all that share it get one report together.
         progress: Whether to show a progress bar.
     """
-    measurement = Measurement(model, settings, shard)
+    measurement = Measurement(model, settings, shard, with_hooks=True)  # nobody's forward shows whether they matter
     failure, notes = None, []
     try:
         try:

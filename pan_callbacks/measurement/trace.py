@@ -71,7 +71,7 @@ def trace(call: EntryCall, probes: Probes, until: Collection[Site] = ()) -> dict
 
 def _trace_site(call: LayerCall, pad: PadModule | None) -> Trace:
     height, width = call.output.shape[-2:]
-    middle = call.output[0, :, _middle_slice(height), _middle_slice(width)].float().clone()
+    middle = middle_of(call)
     conv = call.conv
     why = why_unpadded(conv, pad)
     if why is None and pad is not None and conv.padding != "valid" and any(conv._reversed_padding_repeated_twice):
@@ -86,6 +86,12 @@ def _trace_site(call: LayerCall, pad: PadModule | None) -> Trace:
         why = Skip.NO_BORDER.because(height=height, width=width)
         return Trace((height, width), middle, geometry=geometry, why_not=why)
     return Trace((height, width), middle, layer, geometry)
+
+
+def middle_of(call: LayerCall) -> Tensor:
+    """Return the middle of the first image's map, (channels, rows, columns)."""
+    height, width = call.output.shape[-2:]
+    return call.output[0, :, _middle_slice(height), _middle_slice(width)].detach().float().clone()
 
 
 def _middle_slice(n: int) -> slice:
