@@ -50,6 +50,14 @@ def modules_above(model: nn.Module, name: str) -> dict[str, nn.Module]:
     return {path: modules[path] for depth in range(len(parts)) if (path := ".".join(parts[:depth])) in modules}
 
 
+@dataclass(frozen=True)
+class _Open:
+    """A call that is going on, and its first image as it was."""
+
+    call: EntryCall
+    before: EntryCall
+
+
 class Entrance:
     """Decides by which call images enter a model, as calls begin and end.
 
@@ -80,6 +88,7 @@ class Entrance:
         self.ended: Callable[[EntryCall], None] | None = None
         self._open: list[_Open] = []  # calls above the smallest module that are going on
         self._inside: EntryCall | None = None
+        self._writing: set[str] = set()  # calls that change their images in place
 
     @property
     def candidates(self) -> list[str]:
@@ -102,9 +111,11 @@ class Entrance:
         self._inside = None  # else that call ended with an exception, and this is the next one
         if call.name in self._above or call.method != "__call__":
             self._close(call.name)
-            self._open += [_Open(call, call.first(1).copied())] if call.has_images else []
+            if call.has_images:
+                kept = call.copied() if call.name in self._writing else call
+                self._open.append(_Open(kept, call.first(1).copied()))
             return
-        entering = call if call.name == self.smallest or not self._open else self._open[-1].unchanged
+        entering = call if call.name == self.smallest or not self._open else self._unchanged(self._open[-1])
         if entering is not None and entering.has_images:
             self._inside, self.heard = entering, True
             if self.began is not None:
@@ -121,23 +132,17 @@ class Entrance:
     def unheard(self, call: EntryCall) -> EntryCall | None:
         """Return a call that ends, if no image entered within it: compiled code may not tell of what it runs."""
         mine = next((one for one in self._open if one.call.name == call.name), None)
-        return None if self.heard or mine is None else mine.unchanged
+        return None if self.heard or mine is None else self._unchanged(mine)
+
+    def _unchanged(self, one: _Open) -> EntryCall | None:
+        """Return a call that goes on; None if its images were changed in place since, as is expected from then on."""
+        now, before = one.call.first(1).images, one.before.images
+        if torch.equal(now.nan_to_num(), before.nan_to_num()):
+            return one.call
+        self._writing.add(one.call.name)
+        return None
 
     def _close(self, name: str) -> None:
         names = [one.call.name for one in self._open]
         if name in names:
             del self._open[names.index(name) :]
-
-
-@dataclass(frozen=True)
-class _Open:
-    """A call that is going on, and its first image as it was."""
-
-    call: EntryCall
-    before: EntryCall
-
-    @property
-    def unchanged(self) -> EntryCall | None:
-        """The call; None if its images were changed in place since, so that it cannot be made once more."""
-        now, before = self.call.first(1).images, self.before.images
-        return self.call if torch.equal(now.nan_to_num(), before.nan_to_num()) else None

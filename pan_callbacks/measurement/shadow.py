@@ -196,6 +196,8 @@ class InPlace:
 
 def _eager(module: nn.Module) -> nn.Module:
     """Return what a compiled module was before; compiled code would run the original, and not the copy."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return module
     return cast(nn.Module, module._modules.get("_orig_mod", module))
 
 
