@@ -59,23 +59,25 @@ class Show:
         pictures: bool,
         measurement: Measurement | None = None,
     ) -> None:
-        loggers = [logger for logger in trainer.loggers if not is_silent(logger)] if self.enabled else []
-        for logger in loggers:
-            if not can_show(logger) and type(logger).__name__ not in self._told:
-                self._told.add(type(logger).__name__)
-                warnings.warn(
-                    f"PANMonitor cannot show pictures in a {type(logger).__name__}; its scalars are logged",
-                    stacklevel=2,
-                )
-        loggers = [logger for logger in loggers if can_show(logger)]
-        if not loggers or not report.layers:
-            return
         try:
+            loggers = [logger for logger in trainer.loggers if self._is_able(logger)] if self.enabled else []
+            if not loggers or not report.layers:
+                return
             figures = _draw(report, history, measurement) if pictures else {}
             for logger in loggers:
                 self._show(logger, report, figures, _step(trainer))
         except Exception as error:  # a picture is not worth a training
             warnings.warn(f"PANMonitor could not show its pictures: {type(error).__name__}: {error}", stacklevel=2)
+
+    def _is_able(self, logger: Logger) -> bool:
+        """Whether a logger shows pictures; say once of one that does not."""
+        if is_silent(logger):
+            return False
+        able, name = can_show(logger), type(logger).__name__
+        if not able and name not in self._told:
+            self._told.add(name)
+            warnings.warn(f"PANMonitor cannot show pictures in a {name}; its scalars are logged", stacklevel=2)
+        return able
 
     def _show(self, logger: Logger, report: PANReport, figures: dict[str, Figure], step: int) -> None:
         if not self._laid_out:
