@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,30 +20,52 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
         path: File to write; its folder is made if it is missing.
         data: Dicts, lists, strings, finite numbers and None.
     """
+    write_whole(path, json.dumps(data, allow_nan=False).encode())
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file, whole or not at all; whatever had its name, a link or a pipe too, is replaced and not written to.
+
+    Args:
+        path: File to write; its folder is made if it is missing.
+        content: All of it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_text(json.dumps(data, allow_nan=False), encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: str | os.PathLike[str], make: Callable[[Any], T]) -> T:
+def read_json(path: str | os.PathLike[str], make: Callable[[Any], T], what: str = "a report") -> T:
     """Read what :func:`write_json` wrote, and make something of it.
+
+    Args:
+        path: File to read.
+        make: Takes the data; raises ValueError if they are not what they should be.
+        what: What the file should be, in words.
 
     Raises:
         ValueError: If the file is no JSON, or ``make`` raises one; the message names the file.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a report: {error}") from error
+        data = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse)
+    except RecursionError:
+        raise ValueError(f"{path} is not {what}: lists within lists, too deep to be read") from None
+    except ValueError as error:  # no JSON, no UTF-8, or a number of thousands of digits
+        raise ValueError(f"{path} is not {what}: {error}") from error
     try:
         return make(data)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _refuse(constant: str) -> None:
+    """Refuse what Python reads as JSON and nobody else does."""
+    raise ValueError(f"{constant} is no JSON; a number that is not known is null")
 
 
 def check_schema(data: Any, what: str, schema: str, version: int) -> None:
@@ -56,8 +79,9 @@ def check_schema(data: Any, what: str, schema: str, version: int) -> None:
     """
     if not isinstance(data, dict) or data.get("schema") != schema:
         raise ValueError(f"not {what} (no 'schema': {schema!r})")
-    if not isinstance(data.get("version"), int) or data["version"] > version:
-        raise ValueError(f"schema version {data.get('version')!r}, this version of pan_callbacks reads up to {version}")
+    found = data.get("version")
+    if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= version:
+        raise ValueError(f"schema version {reprlib.repr(found)}, this version of pan_callbacks reads up to {version}")
 
 
 def finite(value: Any) -> Any:
@@ -72,10 +96,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def with_nan(value: Any) -> Any:
-    """Return data with NaN in place of every None, also within lists."""
-    if isinstance(value, list):
-        return [with_nan(v) for v in value]
-    return math.nan if value is None else value

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pan_callbacks.reports._json import check_schema, finite, read_json, with_nan, write_json
+from pan_callbacks.reports._impact_fields import impact_fields
+from pan_callbacks.reports._json import check_schema, finite, read_json, write_json
 from pan_callbacks.reports.tables import Table
 
 SCHEMA, SCHEMA_VERSION = "pan_callbacks.impact", 1
@@ -190,7 +191,8 @@ class ImpactReport:
         """Read a report that :meth:`save` wrote.
 
         Raises:
-            ValueError: If the file is no impact report, or one of a later schema version.
+            ValueError: If the file is no impact report, one of a later schema version, or damaged; the message names
+                the file, the field and its value.
         """
         return read_json(path, cls.from_dict)
 
@@ -211,15 +213,15 @@ class ImpactReport:
         """Make the report that :meth:`to_dict` described.
 
         Raises:
-            ValueError: If the data are no impact report, or one of a later schema version.
+            ValueError: If the data are no impact report, one of a later schema version, or damaged.
         """
         check_schema(data, "an impact report", SCHEMA, SCHEMA_VERSION)
         try:
-            names = data["class_names"]
-            arms = tuple(_arm_from_dict(arm) for arm in data["arms"])
-            return cls(data["metric"], data["images"], arms, names and tuple(names), tuple(data["notes"]))
-        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
-            raise ValueError(f"a damaged impact report: {error!r}") from error
+            values = impact_fields(data)
+        except ValueError as error:
+            raise ValueError(f"a damaged impact report: {error}") from error
+        arms = tuple(_arm(arm) for arm in values["arms"])
+        return cls(values["metric"], values["images"], arms, values["class_names"], values["notes"])
 
 
 #: What each kind of arm is called in tables.
@@ -263,20 +265,12 @@ def _arm_to_dict(arm: Arm) -> dict[str, Any]:
     return plain
 
 
-def _arm_from_dict(data: dict[str, Any]) -> Arm:
-    values = dict(data)
-    values["value"] = math.nan if values["value"] is None else values["value"]
-    values["interval"] = None if values["interval"] is None else tuple(values["interval"])
-    if values["classes"] is not None:
-        values["classes"] = _classes_from_dict(values["classes"])
-    return Arm(**values)
+def _arm(values: dict[str, Any]) -> Arm:
+    classes = values["classes"]
+    return Arm(**{**values, "classes": None if classes is None else _classes(classes)})
 
 
-def _classes_from_dict(data: dict[str, Any]) -> ClassChanges:
-    values: dict[str, Any] = {name: with_nan(value) for name, value in data.items()}
-    values["images"] = torch.tensor(values["images"], dtype=torch.long)
-    for name in ("change", "low", "high", "shift", "shift_low", "shift_high"):
-        values[name] = torch.tensor(values[name], dtype=torch.float32)
-    for name in ("split_half", "split_half_accuracy"):
-        values[name] = float(values[name])
-    return ClassChanges(**values)
+def _classes(values: dict[str, Any]) -> ClassChanges:
+    tensors = {n: torch.tensor(value, dtype=torch.float32) for n, value in values.items() if isinstance(value, list)}
+    images = torch.tensor(values["images"], dtype=torch.long)
+    return ClassChanges(**{**values, **tensors, "images": images})

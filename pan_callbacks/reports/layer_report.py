@@ -11,11 +11,35 @@ from torch import Tensor
 
 from pan_callbacks.layers import Reason, Skip
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports._json import finite, with_nan
+from pan_callbacks.reports._fields import maybe, number, one_of, pair, record, row, several, text, whole
+from pan_callbacks.reports._json import finite
 
-_TENSORS = {"contrast": (len(SIDES),), "effect": (len(SIDES),), "mean": ()}  # their sizes before the channels
-_LATER = {"mean": None, "pad": None}  # not in reports of the first release
-_PAIRS = ("kernel_size", "stride", "output_size", "leftover")
+#: What a border may be compared with.
+REFERENCES = ("crop", "zoom", "mirror", "centre")
+#: Channels beyond which a file is no report, so that one of a few bytes cannot ask for all memory.
+MOST_CHANNELS = 2**20
+#: A line of a saved report.
+_LINE = record(
+    {
+        "name": text,
+        "channels": whole(0, MOST_CHANNELS),
+        "kernel_size": pair(whole(1)),
+        "stride": pair(whole(1)),
+        "reference": maybe(one_of(*REFERENCES)),
+        "reason": maybe(text),
+        "skipped": maybe(text),
+        "output_size": maybe(pair(whole())),
+        "leftover": maybe(pair(whole())),
+        "images": whole(),
+        "border_bias": maybe(number(0), math.nan),
+        "drift": maybe(number(0, 1), math.nan),
+        "contrast": maybe(several(row(-1, 1))),
+        "effect": maybe(several(row())),
+        "mean": maybe(row()),
+        "pad": maybe(text),
+    },
+    later={"mean": None, "pad": None},  # not in reports of the first release
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,21 +92,30 @@ class LayerReport:
         return {key: finite(value) for key, value in plain.items()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> LayerReport:
+    def from_dict(cls, data: dict[str, Any], where: str = "the line") -> LayerReport:
         """Make the line that :meth:`to_dict` described.
 
+        Args:
+            data: The description, with the layer's name.
+            where: What to call it in errors.
+
         Raises:
-            ValueError: If a tensor has another shape than the layer's.
+            ValueError: If a field is missing or not what it should be, with its name and value.
         """
-        values = {item.name: {**_LATER, **data}[item.name] for item in fields(cls)}
-        for key, sides in _TENSORS.items():
-            if values[key] is not None:
-                values[key] = torch.tensor(with_nan(values[key]), dtype=torch.float32)
-                if values[key].shape != (*sides, data["channels"]):
-                    wanted = "(8 sides, channels)" if sides else "(channels,)"
-                    raise ValueError(f"a damaged PAN report: {key} of {data['name']} is not {wanted}")
-        for key in _PAIRS:
-            values[key] = None if values[key] is None else tuple(values[key])
-        for key in ("border_bias", "drift"):
-            values[key] = math.nan if values[key] is None else values[key]
+        values = _LINE(data, where)
+        name, channels = values.pop("name"), values["channels"]
+        if (values["contrast"] is None) != (values["skipped"] is not None):
+            raise ValueError(
+                f"{where}: layer {name!r} has to have either a contrast or, in 'skipped', a reason for none"
+            )
+        for key in ("contrast", "effect"):
+            rows = values[key]
+            if rows is not None:
+                if len(rows) != len(SIDES) or any(len(one) != channels for one in rows):
+                    raise ValueError(f"{where}: {key} of {name!r} is not (8 sides, channels), which are {channels}")
+                values[key] = torch.tensor(rows, dtype=torch.float32)
+        if values["mean"] is not None:
+            if len(values["mean"]) != channels:
+                raise ValueError(f"{where}: mean of {name!r} is not (channels,), which are {channels}")
+            values["mean"] = torch.tensor(values["mean"], dtype=torch.float32)
         return cls(**values)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.padding import SIDES
+from pan_callbacks.reports._fields import number, one_of, record, several, text, wrong
 from pan_callbacks.reports._json import check_schema, read_json, write_json
-from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.layer_report import REFERENCES, LayerReport
 from pan_callbacks.reports.pans import PAN, margin, pans_of_layer
 from pan_callbacks.reports.tables import pan_table
 
@@ -211,7 +212,8 @@ class PANReport:
         """Read a report that :meth:`save` wrote.
 
         Raises:
-            ValueError: If the file is no PAN report, or one of a later schema version.
+            ValueError: If the file is no PAN report, one of a later schema version, or damaged; the message names the
+                file, the field and its value.
         """
         return read_json(path, cls.from_dict)
 
@@ -232,18 +234,47 @@ class PANReport:
         """Make the report that :meth:`to_dict` described.
 
         Raises:
-            ValueError: If the data are no PAN report, or one of a later schema version.
+            ValueError: If the data are no PAN report, one of a later schema version, or damaged.
         """
         check_schema(data, "a PAN report", "pan_callbacks.report", SCHEMA_VERSION)
         try:
-            layers = {entry["name"]: LayerReport.from_dict(entry) for entry in data["layers"]}
-            return cls(layers, data["threshold"], data["reference"], tuple(data["notes"]))
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a damaged PAN report: {error!r}") from error
+            values = _FIELDS(data, "")
+            layers: dict[str, LayerReport] = {}
+            for i, (name, line) in enumerate(values["layers"]):
+                if name in layers:
+                    raise ValueError(f"layers[{i}].name is {name!r}, which another layer has")
+                layers[name] = line
+        except ValueError as error:
+            raise ValueError(f"a damaged PAN report: {error}") from error
+        return cls(layers, values["threshold"], values["reference"], values["notes"])
 
     def __repr__(self) -> str:
         figures = f"count={self.count}, neurons={self.neurons}, threshold={self.threshold:g}"
         return f"PANReport({figures}, reference={self.reference!r})"
+
+
+def _line_from_dict(data: Any, where: str) -> tuple[str, LayerReport]:
+    line = LayerReport.from_dict(data, where)
+    return data["name"], line
+
+
+def _the_sides(value: Any, where: str) -> list[str]:
+    if value != list(SIDES):
+        raise wrong(where, value, f"{list(SIDES)}, the order of the rows of a contrast,")
+    return list(SIDES)
+
+
+#: A saved report, beside its schema.
+_FIELDS = record(
+    {
+        "threshold": number(0, 1, ends=False),
+        "reference": one_of(*REFERENCES),
+        "notes": several(text),
+        "sides": _the_sides,
+        "layers": several(_line_from_dict),
+    },
+    later={"sides": list(SIDES)},
+)
 
 
 def _nothing(line: LayerReport) -> Tensor:
