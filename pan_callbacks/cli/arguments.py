@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pan_callbacks import __version__
+from pan_callbacks.reports._text import visible
 
 _EPILOG = """\
 MODEL is timm:NAME, torchvision:NAME, or a function of yours that makes one: package.module:function, file.py:function.
@@ -165,12 +166,19 @@ def parse(argv: Sequence[str] | None, from_shell: bool) -> Command:
     return Command(options, args.debug)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in words that a terminal shows and does not obey."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(visible(message))
+
+
 def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
     return None if values is None else tuple(values)
 
 
 def _parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = _Parser(
         "pan-callbacks",
         description="Finds the padding aware neurons of a trained model, shows them, and measures what they are worth.",
         epilog=_EPILOG,
@@ -196,14 +204,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     more.add_argument("--controls", type=_whole(0), default=5, help="random draws of other neurons (default 5)")
     more.add_argument("--metric", help="a torchmetrics class, e.g. torchmetrics.classification.MulticlassF1Score")
-    more.add_argument("--report", type=Path, help="pans.json of an earlier scan of this model, in place of a new one")
+    more.add_argument("--report", type=_path, help="pans.json of an earlier scan of this model, in place of a new one")
     more.add_argument("--unlabelled", action="store_true", help="images without classes: only what predictions do")
     more.add_argument("--impact-images", type=_whole(1), help="images to predict at most (default all)")
     impact.set_defaults(command="impact")
 
     compare = commands.add_parser("compare", help="one table over several reports", **shape)
-    compare.add_argument("reports", nargs="+", type=Path, metavar="REPORT", help="a folder that scan or impact wrote")
-    compare.add_argument("--out", type=Path, help="folder for compare.csv and report.html")
+    compare.add_argument("reports", nargs="+", type=_path, metavar="REPORT", help="a folder that scan or impact wrote")
+    compare.add_argument("--out", type=_path, help="folder for compare.csv and report.html")
     compare.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     compare.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
     compare.set_defaults(command="compare")
@@ -213,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--images", required=True, help="a folder, or 'sample': crops of scikit-image's pictures")
-    parser.add_argument("--out", required=True, type=Path, help="folder for pans.json, pans.csv, figures, report.html")
+    parser.add_argument("--out", required=True, type=_path, help="folder for pans.json, pans.csv, figures, report.html")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--weights", default="default", help="default, none, a package or a checkpoint (see below)")
     parser.add_argument("--num-classes", type=_whole(1), help="outputs, where the weights do not tell")
@@ -243,6 +251,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--num-nodes", type=_whole(1), default=1, help="machines, each started as Lightning's docs say")
     how.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     how.add_argument("--debug", action="store_true", help="show where an error came from")
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no name of a file or folder")
+    return Path(text)
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[str], int]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from pan_callbacks import __version__
 from pan_callbacks.cli.page import Page, Part, ShownTable, Text
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.padding import EDGES
+from pan_callbacks.reports._fields import text, wrong
+from pan_callbacks.reports._json import read_json, write_whole
 from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.tables import Table
@@ -47,16 +49,21 @@ def read_entry(path: Path) -> Entry:
     if not file.is_file():
         kind = PANError if path.exists() else UsageError
         raise kind(f"{path} holds no pans.json: give folders that `pan-callbacks scan` or `impact` wrote")
+    about, impact = folder / "about.json", folder / "impact.json"
     try:
         report = PANReport.load(file)
-        about, impact = folder / "about.json", folder / "impact.json"
-        known = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-        if not isinstance(known, dict):
-            raise ValueError(f"{about} is no description of a survey")
+        known = read_json(about, _description, "a description of a survey") if about.is_file() else {}
         measured = ImpactReport.load(impact) if impact.is_file() else None
-        return Entry(str(path), str(known.get("model", "")), report, measured, known)
-    except ValueError as error:
-        raise PANError(str(error) if str(file) in str(error) else f"{file}: {error}") from error
+    except ValueError as error:  # which names the file
+        raise PANError(str(error)) from error
+    return Entry(str(path), known.get("model", ""), report, measured, known)
+
+
+def _description(data: Any) -> dict[str, str]:
+    """Return what ``about.json`` holds."""
+    if not isinstance(data, dict):
+        raise wrong("all of it", data, "an object, the description of a survey,")
+    return {name: text(value, name) for name, value in data.items()}
 
 
 _ABOUT = ("weights", "images", "preprocessing")
@@ -129,9 +136,8 @@ def write(entries: Sequence[Entry], folder: Path) -> None:
         folder: Folder to write into; it is made if it is missing.
     """
     found = table(entries)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "compare.csv").write_text(found.csv(), encoding="utf-8", newline="")
+    write_whole(folder / "compare.csv", found.csv().encode())
     lead: list[Part] = [Text(sentence, "note") for sentence in notes(entries)]
     lead.append(ShownTable(replace(found.turned(), numbers=())))  # a column holds words and numbers
     page = Page("Padding aware neurons, compared", f"pan_callbacks {__version__}", lead)
-    (folder / "report.html").write_text(page.html(), encoding="utf-8")
+    write_whole(folder / "report.html", page.html().encode())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from pan_callbacks import __version__
 from pan_callbacks.cli.arguments import CompareOptions, SurveyOptions, parse
 from pan_callbacks.errors import PANError, UsageError
+from pan_callbacks.reports._text import visible
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from pan_callbacks.cli.survey import Survey
     from pan_callbacks.reports.impact_report import ImpactReport
 
-_NOISE = (".*does not have many workers", ".*MPS available but not used", ".*GPU available but not used")
+_NOISE = (
+    *(".*does not have many workers", ".*MPS available but not used", ".*GPU available but not used"),
+    r"Glyph \d+ .* missing from",  # of names in scripts that matplotlib's font has not; the page shows them
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if isinstance(command.options, CompareOptions):
                 return _compare(command.options)
             return _survey(command.options)
-        except KeyboardInterrupt:
-            return _fail("interrupted", 1)
+        except KeyboardInterrupt as stop:
+            return _fail(str(stop) or "interrupted", 1)
         except Exception as error:
             if command.debug:
                 raise
@@ -61,7 +65,7 @@ def _fail(message: str, code: int, everywhere: bool = False) -> int:
 def _say(message: str, everywhere: bool = False) -> None:
     """One line, of one process alone or of each."""
     if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
-        print("pan-callbacks: " + " ".join(message.split()), file=sys.stderr)
+        print(f"pan-callbacks: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 
 # ------------------------------------------------------------------------------------------------- scan and impact
@@ -89,6 +93,7 @@ class _Measured:
 def _survey(options: SurveyOptions) -> int:
     from pan_callbacks.cli.process import Process
     from pan_callbacks.cli.resolve import make_out, resolve
+    from pan_callbacks.cli.unseen import why_nothing
 
     job = resolve(options)
     for sentence in [] if options.quiet else job.assumptions():
@@ -97,11 +102,13 @@ def _survey(options: SurveyOptions) -> int:
     make_out(options.out)
     job.loaded.model.float().to(process.device)
     measured = _measure(job, process)
-    stopped = measured.stopped
+    stopped, nothing = measured.stopped, measured.scanned.report.neurons == 0
     if process.rank == 0:
-        stopped |= not _write(job, measured)
+        stopped |= not _write(job, measured, show=not options.quiet and not nothing)
     if stopped:
         return _fail(f"interrupted: {options.out} holds what was measured until then", 1)
+    if nothing:
+        raise PANError(why_nothing(job.loaded.model, measured.scanned.report))
     if measured.failure is not None:
         _say(f"the scan is in {options.out}, its impact was not measured")
         raise measured.failure
@@ -111,7 +118,7 @@ def _survey(options: SurveyOptions) -> int:
 def _measure(job: Job, process: Process) -> _Measured:
     """Run the model on this process's part of the images."""
     from pan_callbacks._runtime import in_any_process, of_all_processes
-    from pan_callbacks.cli.process import Scanned, interruptible
+    from pan_callbacks.cli.process import BEFORE_ANYTHING, Scanned, interruptible
 
     model, options = job.loaded.model, job.options.impact
     shards = {name: source.shard(process.rank, process.world) for name, source in job.sources.items()}
@@ -120,24 +127,31 @@ def _measure(job: Job, process: Process) -> _Measured:
         known = job.known
         scanned = process.scan(model, batches["scan"], job) if known is None else Scanned(known)
         stopped = in_any_process(batches["scan"].stopped, process.device)
-        if options is not None and not stopped:
+        if options is not None and not stopped and scanned.report.neurons:
             try:
                 impact = process.impact(model, batches["impact"], scanned.report, job, options)
             except Exception as error:  # the scan is kept
                 failure = error
         stopped = in_any_process(batches["scan"].stopped, process.device)
+        if stopped and known is not None and impact is None:
+            raise KeyboardInterrupt(BEFORE_ANYTHING)
     skipped = of_all_processes([item for shard in shards.values() for item in shard.skipped.items()])
     return _Measured(scanned, impact, failure, dict(sorted(skipped)), stopped)
 
 
-def _write(job: Job, measured: _Measured) -> bool:
+def _write(job: Job, measured: _Measured, show: bool) -> bool:
     """Measure what is left, write the report and print it.
+
+    Args:
+        job: What was asked.
+        measured: What was measured.
+        show: Whether to print it.
 
     Returns:
         Whether the user had the patience for what was left.
     """
     from pan_callbacks._runtime import progress_bar
-    from pan_callbacks.cli.output import show, write
+    from pan_callbacks.cli import output
     from pan_callbacks.cli.survey import look_at
 
     options, scanned = job.options, measured.scanned
@@ -166,9 +180,9 @@ def _write(job: Job, measured: _Measured) -> bool:
         patient = not isinstance(error, KeyboardInterrupt)
         why = str(error) if patient else "interrupted"
         found = survey((), [*notes, f"other measures were left out: {why}"])
-    write(found, options.out)
-    if not options.quiet:
-        show(found, options.out)
+    output.write(found, options.out)
+    if show:
+        output.show(found, options.out)
     return patient
 
 
@@ -207,14 +221,14 @@ def _compare(options: CompareOptions) -> int:
     from pan_callbacks.cli.resolve import check_out, make_out
 
     if options.out is not None:
-        check_out(options.out, options.overwrite)
+        check_out(options.out, options.overwrite, inputs=options.reports)
     entries = [compare.read_entry(path) for path in options.reports]
     terminal = console()
     terminal.print(compare.table(entries).turned().rich(edge=False))
     for sentence in compare.notes(entries):
-        terminal.print(sentence, markup=False)
+        terminal.print(visible(sentence), markup=False)
     if options.out is not None:
         make_out(options.out)
         compare.write(entries, options.out)
-        terminal.print(f"{options.out / 'report.html'}", markup=False)
+        terminal.print(visible(str(options.out / "report.html")), markup=False)
     return 0

@@ -9,9 +9,11 @@ from pan_callbacks.cli.illustrations import NOT_ALWAYS, illustrations
 from pan_callbacks.cli.survey import Survey
 from pan_callbacks.cli.survey_page import page_of
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports._json import write_json
+from pan_callbacks.reports._json import write_json, write_whole
+from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.tables import Table
 from pan_callbacks.reports.taxonomy import PANType, type_of
+from pan_callbacks.sources.images import FIGURES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,20 +28,20 @@ def write(survey: Survey, folder: Path) -> None:
     """
     survey.report.save(folder / "pans.json")
     write_json(folder / "about.json", dict(survey.about))
-    (folder / "pans.csv").write_text(csv_of(survey), encoding="utf-8", newline="")
+    write_whole(folder / "pans.csv", csv_of(survey).encode())
     for name, data in (("companions.json", survey.companions), ("impact.json", survey.impact)):
         (folder / name).unlink(missing_ok=True)
         if data is not None:
             write_json(folder / name, data.to_dict())
-    figures = folder / "figures"
+    figures = folder / FIGURES
     figures.mkdir(exist_ok=True)
     for pattern in NOT_ALWAYS:
         for old in figures.glob(pattern):
             old.unlink()
     drawn = illustrations(survey)
     for one in drawn:
-        (figures / f"{one.name}.png").write_bytes(one.png)
-    (folder / "report.html").write_text(page_of(survey, drawn).html(), encoding="utf-8")
+        write_whole(figures / f"{one.name}.png", one.png)
+    write_whole(folder / "report.html", page_of(survey, drawn).html().encode())
 
 
 def csv_of(survey: Survey) -> str:
@@ -74,8 +76,9 @@ def show(survey: Survey, folder: Path) -> None:
         terminal.print(survey.impact.summary(), markup=False, highlight=False)
     if survey.skipped:
         name, why = next(iter(survey.skipped.items()))
-        terminal.print(f"{len(survey.skipped)} images were left out, the first: {name} ({why})", markup=False)
-    terminal.print(f"\n{folder / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+        first = visible(f"{name} ({why})")
+        terminal.print(f"{len(survey.skipped)} images were left out, the first: {first}", markup=False)
+    terminal.print(f"\n{visible(str(folder / 'report.html'))}", markup=False, highlight=False, soft_wrap=True)
 
 
 def console() -> Console:

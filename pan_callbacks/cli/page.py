@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.tables import Table
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Section:
 
 @dataclass
 class Page:
-    """A page from top to bottom; every text is escaped.
+    """A page from top to bottom; every text is escaped, and what acts instead of being seen written out.
 
     Args:
         title: Its title.
@@ -132,6 +133,7 @@ class Page:
         templates = Environment(
             loader=FileSystemLoader(Path(__file__).parent / "templates"),
             autoescape=True,
+            finalize=_seen,
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
@@ -139,3 +141,8 @@ class Page:
         return templates.get_template("page.html").render(
             title=self.title, footer=self.footer, lead=self.lead, sections=self.sections
         )
+
+
+def _seen(value: object) -> object:
+    """Return what a template shows of a value: a text as it is seen; what is markup already was a text before."""
+    return visible(value) if type(value) is str else value

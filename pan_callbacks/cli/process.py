@@ -17,7 +17,7 @@ from pan_callbacks._runtime import Shard
 from pan_callbacks.cli.arguments import ImpactOptions, SurveyOptions
 from pan_callbacks.cli.resolve import Job
 from pan_callbacks.cli.survey import pictures_of
-from pan_callbacks.errors import UsageError
+from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -26,18 +26,28 @@ if TYPE_CHECKING:
     from pan_callbacks.sources.images import ImageSource
 
 
+#: What is said of Ctrl-C before there is anything to keep.
+BEFORE_ANYTHING = "interrupted before anything was measured: nothing was written"
+
+
 class Stoppable:
     """Batches that end early once the user asked for it, always between two batches."""
 
     def __init__(self, batches: ImageSource, asked: list[bool]) -> None:
-        self._batches, self._asked = batches, asked
+        self._batches, self._asked, self._given = batches, asked, False
         self.dataset = batches  # for the length of the progress bar
 
     def __iter__(self) -> Iterator[Any]:
         for batch in self._batches:
             if self._asked:
                 return
+            self._given = True
             yield batch
+
+    @property
+    def stopped_at_once(self) -> bool:
+        """Whether the user asked for an end before there was a batch."""
+        return self.stopped and not self._given
 
     @property
     def stopped(self) -> bool:
@@ -129,11 +139,16 @@ class Process:
 
         source = job.sources["scan"]
         shard = Shard(self.rank, self.world, len(source), next(iter(source))[0][:1])
-        with scanned(model, batches, job.settings, shard, self.shows_progress) as (measurement, report):
-            try:
-                return Scanned(report, tuple(pictures_of(measurement, report, shard.shared)))
-            except Exception as error:  # pictures are not worth the report
-                return Scanned(report, (), (f"pictures of neurons were left out: {type(error).__name__}: {error}",))
+        try:
+            with scanned(model, batches, job.settings, shard, self.shows_progress) as (measurement, report):
+                try:
+                    return Scanned(report, tuple(pictures_of(measurement, report, shard.shared)))
+                except Exception as error:  # pictures are not worth the report
+                    return Scanned(report, (), (f"pictures of neurons were left out: {type(error).__name__}: {error}",))
+        except PANError as error:  # there were no images, or another process says so
+            if batches.stopped_at_once:
+                raise KeyboardInterrupt(BEFORE_ANYTHING) from error
+            raise
 
     def impact(
         self, model: nn.Module, batches: Stoppable, report: PANReport, job: Job, options: ImpactOptions

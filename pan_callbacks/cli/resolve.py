@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from torch import nn
 from torchmetrics import Metric
@@ -14,7 +15,7 @@ from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.layers import check_fits, convolutions, select
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.reports.pan_report import PANReport
-from pan_callbacks.sources.images import ImageSource
+from pan_callbacks.sources.images import FIGURES, ImageSource
 from pan_callbacks.sources.models import LoadedModel, load_model
 
 
@@ -71,8 +72,8 @@ def resolve(options: SurveyOptions) -> Job:
         UsageError: If something was asked for that does not exist or makes no sense.
         PANError: If something cannot be loaded.
     """
-    check_out(options.out, options.overwrite)
     impact = options.impact
+    check_out(options.out, options.overwrite, inputs=[impact.report] if impact and impact.report else [])
     if impact and impact.metric and not impact.labelled:
         raise UsageError(f"--metric {impact.metric} needs labels, which --unlabelled and the sample images have not")
     new_scan = options.layers, options.reference, options.threshold
@@ -89,25 +90,59 @@ def resolve(options: SurveyOptions) -> Job:
     sources = {"scan": image_source(options, loaded, options.max_images, labelled)}
     if impact:
         sources["impact"] = image_source(options, loaded, impact.max_images, labelled)
+    check_apart(options.out, sources["scan"].folders)
     check_shares(sources, options.processes)
     settings = Settings(options.layers, options.reference or "crop", threshold, len(sources["scan"]))
     return Job(options, settings, loaded, sources, known, metric)
 
 
-def check_out(out: Path, overwrite: bool) -> None:
-    """Raise UsageError if a report cannot be written to, or something else is there."""
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise UsageError(f"--out {out} is not empty: give another folder, or --overwrite to replace its report")
+def check_out(out: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
+    """Raise UsageError if a report cannot be written to a folder, or would replace what it is made of.
+
+    Args:
+        out: The folder.
+        overwrite: Whether it may hold something.
+        inputs: Reports that are read, or their folders.
+    """
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {out} is a file; give a folder")
+    for path in inputs:
+        folder = path if path.is_dir() else path.parent
+        if folder.resolve() == out.resolve():
+            raise UsageError(f"--out {out} is where the report {path} is read from: give another folder")
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise UsageError(f"--out {out} is not empty: give another folder, or --overwrite to replace its report")
+    if (out / FIGURES).exists() and not (out / FIGURES).is_dir():
+        raise UsageError(f"--out {out} has a file {FIGURES}, where figures belong: give another folder")
+
+
+def check_apart(out: Path, images: Iterable[Path]) -> None:
+    """Raise UsageError if figures would lie among the images: the next run would take them for some.
+
+    Args:
+        out: The folder to write to.
+        images: Folders that images are looked for in, links resolved.
+    """
+    looked_at = set(images)
+    for place in (out.resolve(), (out / FIGURES).resolve()):
+        for folder in (place, *place.parents):
+            if folder in looked_at:
+                raise UsageError(
+                    f"--out {out} lies within --images, in {folder}: the next run would take its figures for images; "
+                    "give a folder elsewhere"
+                )
 
 
 def make_out(out: Path) -> None:
-    """Make the folder to write to, before long work and not after it."""
+    """Make the folder to write to, and write to it, before long work and not after it."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {out} cannot be made: {error.strerror}") from error
+    try:
+        TemporaryFile(dir=out).close()
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written to: {error.strerror}") from error
 
 
 def read_report(path: Path, model: nn.Module) -> PANReport:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pan_callbacks.reports._text import visible
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -76,10 +78,11 @@ def shorten(name: str, most: int = 34) -> str:
         >>> shorten("features.denseblock3.denselayer12.conv2", most=20)
         'features…yer12.conv2'
     """
-    if len(name) <= most:
-        return name
-    tail = (most - 1) * 3 // 5
-    return f"{name[: most - 1 - tail]}…{name[-tail:]}"
+    name = visible(name)
+    if len(name) > most:
+        tail = (most - 1) * 3 // 5
+        name = f"{name[: most - 1 - tail]}…{name[-tail:]}"
+    return name.replace("$", r"\$")  # matplotlib would take what stands between two of them for a formula
 
 
 def shorten_all(names: Sequence[str], most: int = 34) -> list[str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pan_callbacks.reports._impact_fields import impact_fields
 from pan_callbacks.reports._json import check_schema, finite, read_json, write_json
+from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.tables import Table
 
 SCHEMA, SCHEMA_VERSION = "pan_callbacks.impact", 1
@@ -180,7 +181,7 @@ class ImpactReport:
 
     def summary(self) -> str:
         """Return the table as plain text, and what was noted."""
-        return "\n".join([f"{self.images} images", self.table.text(), *self.notes])
+        return "\n".join([f"{self.images} images", self.table.text(), *map(visible, self.notes)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, whole or not at all."""

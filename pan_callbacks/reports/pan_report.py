@@ -16,6 +16,7 @@ from torch import Tensor
 from pan_callbacks.padding import SIDES
 from pan_callbacks.reports._fields import number, one_of, record, several, text, wrong
 from pan_callbacks.reports._json import check_schema, read_json, write_json
+from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.layer_report import REFERENCES, LayerReport
 from pan_callbacks.reports.pans import PAN, margin, pans_of_layer
 from pan_callbacks.reports.tables import pan_table
@@ -175,9 +176,9 @@ class PANReport:
             if self.pans
             else "",
             f"{len(self.measured)} layers measured, {len(self.skipped)} left out"
-            + (" (" + "; ".join(f"{n}× {why}" for why, n in reasons) + ")" if reasons else "")
+            + (" (" + "; ".join(f"{n}× {visible(why)}" for why, n in reasons) + ")" if reasons else "")
             + ".",
-            *self.notes,
+            *map(visible, self.notes),
         ]
         return "\n".join(line for line in lines if line)
 

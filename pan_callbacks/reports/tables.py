@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pan_callbacks.reports._text import csv_cell, visible
 from pan_callbacks.reports.pans import PAN
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Table:
 
     def text(self) -> str:
         """Return the table as plain text, its columns two spaces apart."""
-        lines = [self.head, *self.rows]
+        lines = self._lines()
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
 
         def aligned(line: tuple[str, ...]) -> str:
@@ -82,9 +83,10 @@ class Table:
         return "\n".join([head, rule, *rows])
 
     def csv(self) -> str:
-        """Return the table as comma separated values."""
+        """Return the table as comma separated values, none of which a spreadsheet takes for a formula."""
         file = io.StringIO()
-        csv.writer(file, lineterminator="\n").writerows(self._lines())
+        rows = (map(csv_cell, row) for row in (self.head, *self.rows))
+        csv.writer(file, lineterminator="\n").writerows(rows)
         return file.getvalue()
 
     def rich(self, title: str | None = None, edge: bool = True) -> rich.table.Table:
@@ -97,15 +99,17 @@ class Table:
         from rich.markup import escape
         from rich.table import Table as RichTable
 
+        head, *rows = (tuple(map(escape, line)) for line in self._lines())
         table = RichTable(title=title, show_edge=edge, pad_edge=edge)
-        for heading, number in zip(self.head, self.is_number, strict=True):
+        for heading, number in zip(head, self.is_number, strict=True):
             table.add_column(heading, justify="right" if number else "left", overflow="fold")
-        for row in self.rows:
-            table.add_row(*map(escape, row))
+        for row in rows:
+            table.add_row(*row)
         return table
 
-    def _lines(self) -> tuple[tuple[str, ...], ...]:
-        return self.head, *self.rows
+    def _lines(self) -> list[tuple[str, ...]]:
+        """Head and rows, for whoever reads them."""
+        return [tuple(map(visible, line)) for line in (self.head, *self.rows)]
 
 
 def pan_table(pans: Iterable[PAN]) -> Table:

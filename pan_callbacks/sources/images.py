@@ -19,6 +19,8 @@ from pan_callbacks.sources.preprocessing import Preprocessing, read_image, why_u
 
 #: File names that :func:`folder_images` looks for, in any case.
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+#: Name of the folder of a report's figures, and files that it lies beside.
+FIGURES, _BESIDE = "figures", {"pans.json", "report.html"}
 
 
 class _Unreadable(NamedTuple):
@@ -41,6 +43,7 @@ class ImageSource:
         classes: Names of the classes, if images are labelled.
         workers: Processes that read images; 0 for this one.
         whole: Whether these are all the images there are; a shard may well be unreadable without an error.
+        folders: Every folder that was looked into for images, links resolved.
 
     Attributes:
         skipped: Path to reason of every image that could not be read in the latest pass.
@@ -56,6 +59,7 @@ class ImageSource:
     classes: tuple[str, ...] | None = None
     workers: int = 0
     whole: bool = True
+    folders: tuple[Path, ...] = ()
     skipped: dict[str, str] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -140,7 +144,8 @@ def folder_images(
     """Return the images of a folder and its subfolders, in an order shuffled once and for all by the seed.
 
     Shuffled, so that whoever stops early has seen a fair sample: of 1,000 images ``max_images=100`` takes the first
-    100 that ``max_images=200`` takes. Files and folders whose name starts with a dot are not looked at.
+    100 that ``max_images=200`` takes. Files and folders whose name starts with a dot are not looked at, nor are figures
+    of a report of this package; what is no file, a pipe or a device, is left out as an image that cannot be read.
 
     Args:
         folder: The folder.
@@ -161,7 +166,8 @@ def folder_images(
     folder = Path(folder)
     if not folder.is_dir():
         raise PANError(f"{folder} is {'not a folder' if folder.exists() else 'no folder: there is nothing there'}")
-    paths = sorted(_image_paths(folder))
+    visited: dict[str, None] = {}
+    paths = sorted(_image_paths(folder, visited))
     if not paths:
         raise PANError(f"{folder} holds no images; files named {', '.join(EXTENSIONS)} are looked for")
     classes = labels = None
@@ -171,7 +177,8 @@ def folder_images(
         labels = [index[path.split("/")[0]] for path in paths]
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed)).tolist()
     files = _Files(folder, paths, labels, preprocessing)
-    return ImageSource(files, in_batches(order[:max_images], batch_size), str(folder), batch_size, classes, workers)
+    batches, looked_at = in_batches(order[:max_images], batch_size), tuple(map(Path, visited))
+    return ImageSource(files, batches, str(folder), batch_size, classes, workers, folders=looked_at)
 
 
 def class_indices(names: Sequence[str], outputs: int | None) -> list[int]:
@@ -221,19 +228,28 @@ def _wordnet_ids(outputs: int) -> dict[str, int]:
     return {name: index for index, name in enumerate(names)}
 
 
-def _image_paths(folder: Path) -> Iterator[str]:
-    visited = set()
-    for root, folders, names in os.walk(folder, followlinks=True):
+def _image_paths(folder: Path, visited: dict[str, None]) -> Iterator[str]:
+    """Paths of the images of a folder; every folder that was looked into is noted in ``visited``, links resolved."""
+    for root, folders, names in os.walk(folder, onerror=_warn_of_closed, followlinks=True):
         real = os.path.realpath(root)
-        folders[:] = [] if real in visited else [name for name in folders if not name.startswith(".")]
-        if real not in visited:  # a link may lead back up
-            relative = Path(root).relative_to(folder)
-            yield from (
-                (relative / name).as_posix()
-                for name in names
-                if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-            )
-        visited.add(real)
+        if real in visited:  # a link may lead back up
+            folders.clear()
+            continue
+        visited[real] = None
+        if FIGURES in folders and _BESIDE.issubset(names):
+            warnings.warn(f"{Path(root) / FIGURES} holds figures of a report and no images: left out", stacklevel=3)
+            folders.remove(FIGURES)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        relative = Path(root).relative_to(folder)
+        yield from (
+            (relative / name).as_posix()
+            for name in names
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        )
+
+
+def _warn_of_closed(error: OSError) -> None:
+    warnings.warn(f"{error.filename} cannot be looked into: {error.strerror}; images there are left out", stacklevel=4)
 
 
 def _classes(folder: Path, paths: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -142,10 +143,13 @@ def read_image(path: str | os.PathLike[str], preprocessing: Preprocessing) -> Te
         (channels, height, width).
 
     Raises:
+        ValueError: If the path is that of a pipe, a socket or a device, which might never come to an end.
         Exception: Whatever PIL raises for a file that it cannot read.
     """
     from PIL import Image, ImageOps
 
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("a pipe, a socket or a device, and no file")
     with _quiet(), Image.open(path) as file:
         image = _in_mode(ImageOps.exif_transpose(file), preprocessing.channels)
         image = _middle_of_a_huge_one(image, preprocessing)

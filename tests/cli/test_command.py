@@ -314,7 +314,7 @@ def test_grey_transparent_and_16_bit_images_are_seen(tmp_path):
 @pytest.mark.parametrize("command", ["scan", "impact"])
 def test_a_model_without_padding_gets_a_report_that_says_so(classes, tmp_path, command):
     ran = survey(command, "Unpadded", classes, tmp_path / "out")
-    assert ran.code == 0
+    assert ran.code == 1
     assert "0 layers measured, 2 left out (1× 1×1 kernel; 1× no padding)" in words(tmp_path / "out" / "report.html")
 
 

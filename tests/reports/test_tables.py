@@ -8,6 +8,7 @@ import io
 import pytest
 from rich.console import Console
 
+from pan_callbacks.reports._text import csv_cell, visible
 from pan_callbacks.reports.pans import PAN
 from pan_callbacks.reports.tables import Table, pan_table
 
@@ -47,3 +48,46 @@ def test_a_layer_whose_name_is_a_number_is_no_number():
     table = pan_table([PAN("0", 3, frozenset({"top"}), {"top": 0.9}, {}, "nascent")])
     assert dict(zip(table.head, table.is_number, strict=True))["layer"] is False
     assert table.rows == (("0", "3", "top", "+0.90", "-", "nascent"),)
+
+
+@pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0xAD, *range(0x200B, 0x200C), 0x200E, 0x200F])
+def test_characters_that_act_are_written_out(code):
+    assert visible(f"a{chr(code)}b") == f"a{repr(chr(code))[1:-1]}b".replace("\\\\", "\\")
+
+
+@pytest.mark.parametrize(
+    "code", [*range(0x2028, 0x202F), *range(0x2066, 0x206A), 0x61C, 0xFEFF, 0xD800, 0xDFFF, 0xE0041]
+)
+def test_marks_and_halves_of_characters_are_written_out(code):
+    shown = visible(f"a{chr(code)}b")
+    assert shown.startswith("a\\") and shown.endswith("b") and shown.isascii()
+
+
+@pytest.mark.parametrize(
+    "text", ["conv1", "größe ×1 ± 2", "日本\u3000語", "كلب", "🐕", "👩\u200d🔬", "می\u200cخواهم", "a\xa0b", "$x$ <b>"]
+)
+def test_what_is_only_seen_stays(text):
+    assert visible(text) == csv_cell(text) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["=1+1", "+1+1", "-1+1", "@x", "-x", "+", "=", "  =1", "＝1", "-1e", "--1", "-1 [=1, 2]", "-1 ± A1"]
+)
+def test_formulas_are_text_in_a_spreadsheet(text):
+    assert csv_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    "text", ["-0.83", "+0.90", "-1e-05", "3", "-", "-50.00%", "+1.00% ± 0.50%", "-0.5 [-0.6, +0.4]", ""]
+)
+def test_numbers_are_numbers_in_a_spreadsheet(text):
+    assert csv_cell(text) == text
+
+
+def test_every_form_of_a_table_shows_what_acts():
+    table = Table.of(("\x1b[1mlayer", "[red]PANs"), [("a\nb\u202e", "=1")], numbers=("[red]PANs",))
+    console = Console(file=io.StringIO(), width=80, color_system=None)
+    console.print(table.rich())
+    for text in (table.text(), table.markdown(), table.csv(), console.file.getvalue()):
+        assert "\x1b" not in text and "\u202e" not in text and r"\x1b[1mlayer" in text and r"a\nb\u202e" in text
+        assert "[red]PANs" in text

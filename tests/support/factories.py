@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -38,6 +39,48 @@ class Unpadded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.valid(self.point(images)).mean((2, 3))
+
+
+class Dense(nn.Module):
+    """No convolution at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3 * 32 * 32, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.flatten(1))
+
+
+class Broken(Plain):
+    """Answers with NaN from its first layer on."""
+
+    def __init__(self):
+        super().__init__()
+        self.first.weight.data.fill_(torch.nan)
+
+
+def Scripted() -> nn.Module:  # noqa: N802
+    """The network compiled by TorchScript."""
+    return torch.jit.script(Plain().eval())
+
+
+def Quantised() -> nn.Module:  # noqa: N802
+    """The network with weights and activations of 8 bits, as ``torch.ao`` makes it."""
+    from torch.ao import quantization
+
+    net = Plain().eval()
+    wrapped = nn.Sequential(
+        nn.Sequential(net.first, nn.ReLU()), net.second, nn.AdaptiveAvgPool2d(1), nn.Flatten(), net.head
+    )
+    wrapped = quantization.QuantWrapper(wrapped).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has a successor
+        wrapped.qconfig = quantization.get_default_qconfig(torch.backends.quantized.engine)
+        quantization.fuse_modules(wrapped, ["module.0.0", "module.0.1"], inplace=True)
+        quantization.prepare(wrapped, inplace=True)
+        wrapped(torch.rand(4, 3, 32, 32))
+        return quantization.convert(wrapped)
 
 
 class Hungry(Plain):

@@ -1,0 +1,53 @@
+"""Why a scan found nothing to measure, in words."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from torch import nn
+from torch.jit import ScriptModule
+
+from pan_callbacks.layers import convolutions
+from pan_callbacks.reports.pan_report import PANReport
+
+#: Kinds of convolutions that are not looked at, and what to do about it.
+_QUANTISED, _SCRIPTED, _OTHER = "quantised convolutions", "convolutions of TorchScript", "convolutions of another kind"
+_WAY_OUT = {
+    _QUANTISED: "scan the float model that they were made of",
+    _SCRIPTED: "scan the model as it was before",
+    _OTHER: "only nn.Conv2d is looked at",
+}
+
+
+def why_nothing(model: nn.Module, report: PANReport) -> str:
+    """Return what a model has in place of padded convolutions that can be measured.
+
+    Args:
+        model: The model.
+        report: What was found: nothing.
+
+    Example:
+        >>> why_nothing(nn.Linear(4, 2), PANReport({}))
+        'no padded convolution was measured: the model has no convolution'
+    """
+    found = []
+    if report.skipped:
+        reasons = "; ".join(f"{count}× {why}" for why, count in Counter(report.skipped.values()).most_common())
+        found.append(f"{len(report.skipped)} were left out ({reasons})")
+    for kind, names in _others(model).items():
+        found.append(f"{len(names)} {kind} ({', '.join(dict.fromkeys(names))}): {_WAY_OUT[kind]}")
+    return f"no padded convolution was measured: {'; '.join(found) or 'the model has no convolution'}"
+
+
+def _others(model: nn.Module) -> dict[str, list[str]]:
+    """Kind to the class of every convolution that is not among those that are looked at."""
+    known = set(convolutions(model).values())
+    found: dict[str, list[str]] = {}
+    for module in model.modules():
+        name, scripted = getattr(module, "original_name", type(module).__name__), isinstance(module, ScriptModule)
+        single = scripted or hasattr(module, "kernel_size")  # and not a block that holds one
+        if single and module not in known and re.fullmatch(r"\w*Conv\w*[123]d", name):
+            quantised = ".quantized" in type(module).__module__
+            found.setdefault(_QUANTISED if quantised else _SCRIPTED if scripted else _OTHER, []).append(name)
+    return found
