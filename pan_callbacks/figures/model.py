@@ -155,7 +155,7 @@ def depth_share(report: PANReport) -> Figure:
     figure.suptitle(title, fontsize=LARGE)
     below = np.zeros(len(groups))
     for (origin, count), color, hatch in zip(counts.items(), (REFERENCE, BORDER), (None, "///"), strict=True):
-        share = 100 * count / neurons
+        share = 100 * count / np.maximum(neurons, 1)
         bars: dict[str, Any] = {"width": 0.72, "color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
         axes.bar(range(len(groups)), share, bottom=below, label=f"{origin} ({count.sum()})", **bars)
         below += share

@@ -16,6 +16,9 @@ import torch
 
 Field = Callable[[Any, str], Any]
 
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxset = 2, 3, 3, 2, 3
+
 #: The largest number of a tensor, which is float32.
 MOST = torch.finfo(torch.float32).max
 #: The largest whole number that every reader of JSON knows.
@@ -29,11 +32,20 @@ def wrong(where: str, value: object, wanted: str) -> ValueError:
         >>> wrong("layers[3].channels", True, "a whole number")
         ValueError('layers[3].channels is True: a whole number is needed')
     """
+    return ValueError(f"{where} is {shown(value)}: {wanted} is needed")
+
+
+def shown(value: object) -> str:
+    """Return a value as it stands in a message: as Python writes it, and no longer than a line.
+
+    Example:
+        >>> shown(True), shown(list(range(99))), shown([[[1]]])
+        ('True', '[0, 1, 2, ...]', '[[...]]')
+    """
     try:
-        shown = reprlib.repr(value)
+        return _SHORT.repr(value)
     except ValueError:  # a whole number of thousands of digits
-        shown = f"of type {type(value).__name__}"
-    return ValueError(f"{where} is {shown}: {wanted} is needed")
+        return f"of type {type(value).__name__}"
 
 
 def text(value: Any, where: str) -> str:
@@ -164,7 +176,7 @@ def record(fields: Mapping[str, Field], later: Mapping[str, Any] | None = None, 
                 raise ValueError(f"{within}{name} is missing")
         for name in found if closed else ():
             if name not in fields:
-                raise ValueError(f"{within}{reprlib.repr(name)} is no field of it; those are {', '.join(fields)}")
+                raise ValueError(f"{within}{shown(name)} is no field of it; those are {', '.join(fields)}")
         return {name: field(found[name], f"{within}{name}") for name, field in fields.items()}
 
     return read

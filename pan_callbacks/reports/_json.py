@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
-import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pan_callbacks.reports._fields import shown
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ def check_schema(data: Any, what: str, schema: str, version: int) -> None:
         raise ValueError(f"not {what} (no 'schema': {schema!r})")
     found = data.get("version")
     if not isinstance(found, int) or isinstance(found, bool) or not 1 <= found <= version:
-        raise ValueError(f"schema version {reprlib.repr(found)}, this version of pan_callbacks reads up to {version}")
+        raise ValueError(f"schema version {shown(found)}, this version of pan_callbacks reads up to {version}")
 
 
 def finite(value: Any) -> Any:

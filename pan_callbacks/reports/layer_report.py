@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pan_callbacks.layers import Reason, Skip
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports._fields import maybe, number, one_of, pair, record, row, several, text, whole
+from pan_callbacks.reports._fields import maybe, number, one_of, pair, record, row, several, shown, text, whole
 from pan_callbacks.reports._json import finite
 
 #: What a border may be compared with.
@@ -106,16 +106,18 @@ class LayerReport:
         name, channels = values.pop("name"), values["channels"]
         if (values["contrast"] is None) != (values["skipped"] is not None):
             raise ValueError(
-                f"{where}: layer {name!r} has to have either a contrast or, in 'skipped', a reason for none"
+                f"{where}: layer {shown(name)} has to have either a contrast or, in 'skipped', a reason for none"
             )
         for key in ("contrast", "effect"):
             rows = values[key]
             if rows is not None:
                 if len(rows) != len(SIDES) or any(len(one) != channels for one in rows):
-                    raise ValueError(f"{where}: {key} of {name!r} is not (8 sides, channels), which are {channels}")
+                    raise ValueError(
+                        f"{where}: {key} of {shown(name)} is not (8 sides, channels), which are {channels}"
+                    )
                 values[key] = torch.tensor(rows, dtype=torch.float32)
         if values["mean"] is not None:
             if len(values["mean"]) != channels:
-                raise ValueError(f"{where}: mean of {name!r} is not (channels,), which are {channels}")
+                raise ValueError(f"{where}: mean of {shown(name)} is not (channels,), which are {channels}")
             values["mean"] = torch.tensor(values["mean"], dtype=torch.float32)
         return cls(**values)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports._fields import number, one_of, record, several, text, wrong
+from pan_callbacks.reports._fields import number, one_of, record, several, shown, text, wrong
 from pan_callbacks.reports._json import check_schema, read_json, write_json
 from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.layer_report import REFERENCES, LayerReport
@@ -243,7 +243,7 @@ class PANReport:
             layers: dict[str, LayerReport] = {}
             for i, (name, line) in enumerate(values["layers"]):
                 if name in layers:
-                    raise ValueError(f"layers[{i}].name is {name!r}, which another layer has")
+                    raise ValueError(f"layers[{i}].name is {shown(name)}, which another layer has")
                 layers[name] = line
         except ValueError as error:
             raise ValueError(f"a damaged PAN report: {error}") from error
