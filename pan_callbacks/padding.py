@@ -68,6 +68,11 @@ class Axis:
         """Padded or real values at the far end that no window reaches ("leftover padding" of Mind the Pad, 2021)."""
         return (self.size + self.before + self.after - self.extent - 1) % self.stride
 
+    @property
+    def neutral(self) -> str:
+        """Mode of neutral padding: ``"reflect"``, or ``"replicate"`` where there is more padding than to reflect."""
+        return "reflect" if max(self.before, self.after) < self.size else "replicate"
+
     def taps(self, output: int) -> Tensor:
         """Return the input coordinates that one output reads; coordinates outside ``0 ... n-1`` are padding."""
         return output * self.stride - self.before + self.dilation * torch.arange(self.kernel)
@@ -203,7 +208,8 @@ def source(coordinates: Tensor, size: int, mode: str) -> Tensor:
     if mode == "circular":
         return coordinates % size
     reflected = size - 1 - (size - 1 - coordinates.abs()).abs()
-    if mode == "reflect" or (mode == "neutral" and bool((reflected >= 0).all())):
+    once = (coordinates > -size) & (coordinates < 2 * size - 1)  # farther out a reflection would be reflected again
+    if mode == "reflect" or mode == "neutral" and bool(once.all()):
         return reflected
     return coordinates.clamp(0, size - 1)
 
@@ -220,5 +226,5 @@ def neutral_pad(x: Tensor, geometry: Geometry) -> Tensor:
     """
     rows, cols = geometry.rows, geometry.cols
     for axis, pads in ((cols, (cols.before, cols.after, 0, 0)), (rows, (0, 0, rows.before, rows.after))):
-        x = F.pad(x, pads, mode="reflect" if max(pads) < axis.size else "replicate") if any(pads) else x
+        x = F.pad(x, pads, mode=axis.neutral) if any(pads) else x
     return x

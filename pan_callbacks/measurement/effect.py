@@ -48,7 +48,7 @@ def padding_effect(
     rows, row_taps, row_stride, row_dilation = _reads(geometry.rows, border[0], corner)
     cols, col_taps, col_stride, col_dilation = _reads(geometry.cols, border[1], corner)
     return F.conv2d(
-        _own_minus_neutral(x, rows, cols, mode, value),
+        _own_minus_neutral(x, rows, cols, geometry, mode, value),
         weight[:, :, row_taps][..., col_taps],
         stride=(row_stride, col_stride),
         dilation=(row_dilation, col_dilation),
@@ -78,7 +78,7 @@ def mean_padding_effects(
     """
     rows, cols = geometry.rows, geometry.cols
     down, across = (torch.arange(-axis.before, axis.size + axis.after) for axis in (rows, cols))
-    difference = _own_minus_neutral(x, down, across, mode, value)
+    difference = _own_minus_neutral(x, down, across, geometry, mode, value)
     kernel, options = (rows.kernel, cols.kernel), {"dilation": (rows.dilation, cols.dilation)}
     seen = []
     for border in geometry.borders.values():
@@ -108,17 +108,17 @@ def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | s
     return taps[kept], kept, 1, 1
 
 
-def _own_minus_neutral(x: Tensor, rows: Tensor, cols: Tensor, mode: str, value: float) -> Tensor:
+def _own_minus_neutral(x: Tensor, rows: Tensor, cols: Tensor, geometry: Geometry, mode: str, value: float) -> Tensor:
     """Return padded input at the given coordinates, as the layer pads it minus as neutral padding would."""
     height, width = x.shape[-2:]
 
-    def pick(padding: str) -> Tensor:
-        r = source(rows, height, padding).to(x.device)
-        c = source(cols, width, padding).to(x.device)
+    def pick(down: str, across: str) -> Tensor:
+        r = source(rows, height, down).to(x.device)
+        c = source(cols, width, across).to(x.device)
         return x[:, :, r[:, None], c[None, :]]
 
-    neutral = pick("neutral")
+    neutral = pick(geometry.rows.neutral, geometry.cols.neutral)
     if mode != "zeros":
-        return pick(mode) - neutral
+        return pick(mode, mode) - neutral
     outside = ((rows < 0) | (rows >= height))[:, None] | ((cols < 0) | (cols >= width))[None, :]
     return torch.where(outside.to(x.device), value - neutral, torch.zeros_like(neutral))
