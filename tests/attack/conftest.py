@@ -36,7 +36,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         return
     told = dict(report.user_properties)
     kept = json.loads(told["attack"]) if "attack" in told else {}
-    kept |= {"outcome": report.outcome, "seconds": round(report.duration, 2), **_examples(report)}
+    kept |= {
+        "outcome": report.outcome,
+        "seconds": round(report.duration, 2),
+        **{key: told[key] for key in ("examples",) if key in told},
+    }
     if report.failed:
         kept["why"] = str(getattr(report.longrepr, "reprcrash", None) and report.longrepr.reprcrash.message)[:1500]
     _outcomes[report.nodeid] = kept
@@ -46,7 +50,3 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write them, in the process that heard of all."""
     if (path := os.environ.get(RESULTS)) and not hasattr(session.config, "workerinput"):
         Path(path).write_text(json.dumps(_outcomes, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")
-
-
-def _examples(report: pytest.TestReport) -> dict[str, int]:
-    return {}
