@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -85,5 +87,7 @@ def console() -> Console:
     """Return where to print: as wide as the terminal, and wide if there is none, since layer names are long."""
     from rich.console import Console
 
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr does it, where the encoding knows few letters
     found = Console()
     return found if found.is_terminal else Console(width=160)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
 import shutil
 import signal
 import socket
+import struct
+import sys
 import unicodedata
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from pan_callbacks import PANError, PANReport
 from pan_callbacks.cli.compare import read_entry
+from pan_callbacks.cli.main import main
 from pan_callbacks.reports.impact_report import Arm, ImpactReport
 from pan_callbacks.reports.layer_report import LayerReport
 from tests.cli.test_command import FACTORIES, run, seen, survey, words
@@ -348,6 +355,46 @@ def test_names_in_any_script_cause_no_warnings(tmp_path):
     warned = [line for line in ran.err.splitlines() if "masks all 3 channels" not in line]
     assert (ran.code, ran.out, warned) == (0, "", [])
     assert "日本 語" in words(tmp_path / "out" / "report.html") and "層" in words(tmp_path / "out" / "report.html")
+
+
+def test_a_terminal_that_knows_few_letters_gets_them_written_out(tmp_path, monkeypatch):
+    lines = {"größe": layer(2, {0: {"top": 0.9}}), "h": LayerReport(2, (1, 1), skipped="1×1 kernel")}
+    PANReport(lines).save(tmp_path / "ß" / "pans.json")
+    out = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding="ascii"))
+    assert main(["compare", str(tmp_path / "ß"), "--out", str(tmp_path / "out")]) == 0
+    sys.stdout.flush()
+    assert rb"\xdf" in out.getvalue() and (tmp_path / "out" / "report.html").is_file()
+
+
+def test_images_of_every_odd_kind_are_seen_or_named(images, tmp_path):
+    array = photo(40, 40)
+    picture = Image.fromarray(array)
+    for mode, name in (("CMYK", "cmyk.jpg"), ("1", "bit.png"), ("LA", "la.png"), ("LAB", "lab.tif"), ("P", "pal.png")):
+        picture.convert(mode).save(images / "a" / name, **({"transparency": 3} if mode == "P" else {}))
+    Image.fromarray(array[..., 0].astype(np.uint16) * 257).save(images / "a" / "deep.png")
+    Image.fromarray(array[..., 0].astype(np.float32)).save(images / "a" / "float.tif")
+    for name, shape in (("pixel.png", (1, 1)), ("row.png", (1, 60)), ("column.png", (3000, 1))):
+        save(images / "b" / name, np.full((*shape, 3), 99, np.uint8))
+    Image.fromarray(np.full((9, 9), np.nan, np.float32)).save(images / "b" / "nan.tif")
+    (images / "b" / "empty.png").touch()
+    (images / "b" / "cut.png").write_bytes((images / "a" / "0.png").read_bytes()[:300])
+    for name, size in (("bomb.png", (2**31 - 1, 2**31 - 1)), ("wide.png", (80_000_000, 1)), ("nothing.png", (0, 0))):
+        (images / "b" / name).write_bytes(hollow_png(*size))
+    ran = survey("scan", "Plain", images, tmp_path / "out")
+    page = words(tmp_path / "out" / "report.html")
+    assert ran.code == 0 and "6 images were left out" in ran.out
+    assert all(f"b/{name}.png" in page for name in ("empty", "cut", "bomb", "wide", "nothing")) and "b/nan.tif" in page
+    assert seen(PANReport.load(tmp_path / "out" / "pans.json")) == {16}
+
+
+def hollow_png(width: int, height: int) -> bytes:
+    """A file of a few bytes that says it is a picture of this size."""
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return content
 
 
 # --------------------------------------------------------------------------------------------------------- spreadsheets
