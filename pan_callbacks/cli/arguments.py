@@ -234,7 +234,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--layers", nargs="+", metavar="GLOB", help="layers to look at (default all)")
     what.add_argument(
         "--reference",
-        choices=("crop", "zoom", "mirror", "centre"),
+        choices=("crop", "zoom", "windows", "mirror", "centre"),
         help="of the contrast (default crop)",
     )
     what.add_argument("--threshold", type=float, help="contrast of a PAN (default 0.8)")

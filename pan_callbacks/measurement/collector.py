@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict
@@ -19,8 +20,8 @@ from pan_callbacks.measurement.contrast import thin
 from pan_callbacks.measurement.effect import padding_effect
 from pan_callbacks.measurement.hooks import replaced_channels
 from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect
+from pan_callbacks.measurement.plans import Position, SitePlan
 from pan_callbacks.measurement.readings import evenly
-from pan_callbacks.measurement.reference import Position, SitePlan
 from pan_callbacks.measurement.views import Role, View
 from pan_callbacks.padding import SIDES, Geometry
 from pan_callbacks.reports.layer_report import LayerReport
@@ -94,7 +95,7 @@ class LayerCollector:
         for metric in (self.awareness, self.bias, self.effect, self.seen):
             metric.to(device)
         self._shared = shard.shared
-        self._effect_images = 0
+        self._effect_images: Counter[str] = Counter()  # on each side, which a view need not read in one forward
 
     def readings(self, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a side, (n, channels) and (m, channels).
@@ -145,11 +146,11 @@ class LayerCollector:
         self.bias.update(_of_sides(readings), {})
         self.seen.update(images if first_call else 0, readings.values())
         if self._total is None:
-            x = call.x[: max(0, EFFECT_IMAGES - self._effect_images)]
+            x = call.x[: max(0, EFFECT_IMAGES - max(self._effect_images[side] for side in readings))]
         else:
             x = call.x[: -(-images * EFFECT_IMAGES // self._images(self._total, site.view))]
         if len(x):
-            self._effect_images += len(x)
+            self._effect_images.update(dict.fromkeys(readings, len(x)))
             self.effect.update(_padding_effects(replace(site.layer, module=call.conv), site, x), {})
 
     @staticmethod

@@ -13,7 +13,8 @@ from pan_callbacks._runtime import Shard
 from pan_callbacks.layers import PaddedLayer, PadModule, Reason
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
 from pan_callbacks.measurement.collector import HowMeasured, LayerCollector
-from pan_callbacks.measurement.reference import Plan, plan
+from pan_callbacks.measurement.plans import Plan
+from pan_callbacks.measurement.reference import plan
 from pan_callbacks.measurement.shadow import InPlace, Shadow
 from pan_callbacks.measurement.trace import Site, Trace, middle_of, trace
 from pan_callbacks.measurement.visit import Reading, Visit

@@ -5,130 +5,63 @@ The views themselves are in :mod:`pan_callbacks.measurement.views`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import replace
+from math import ceil, lcm
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from pan_callbacks.layers import PaddedLayer, Reason, Skip
+from pan_callbacks.layers import PaddedLayer, Skip
+from pan_callbacks.measurement.alignment import StrideLadder, Strides, answers_line_up, lines_up, shift_of
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.hooks import Probes
+from pan_callbacks.measurement.plans import Plan, Position, SitePlan
 from pan_callbacks.measurement.trace import Site, Trace, trace
-from pan_callbacks.measurement.views import VIEWS, Input, Role, View
-from pan_callbacks.padding import EDGES, Axis, Geometry
+from pan_callbacks.measurement.views import VIEWS, Input, Pair, View, turned
+from pan_callbacks.padding import EDGES, Geometry
 
 #: What is tried for a layer, by the reference asked for; docs/references.md has the measurement behind the order.
 FALLBACKS = {
-    "crop": ("crop", "zoom", "centre"),
-    "zoom": ("zoom", "centre"),
-    "mirror": ("mirror", "centre"),
+    "crop": ("crop", "zoom", "windows", "centre"),
+    "zoom": ("zoom", "windows", "centre"),
+    "windows": ("windows", "centre"),
+    "mirror": ("mirror", "windows", "centre"),
     "centre": ("centre",),
 }
 
-#: Rows and columns of a map.
-Position = tuple[slice, slice]
-
-
-@dataclass(frozen=True)
-class SitePlan:
-    """How a site is measured.
-
-    Args:
-        layer: The padded layer.
-        view: The view that it is measured in.
-        reason: Why this view and not the one asked for; None if it is the one.
-        geometry: Geometry of the map that gives the border readings.
-        border: Side, or ``"interior"`` for the control, to the rows and columns of the border readings.
-        reference: The same for the reference readings; empty if all sides share one reference.
-        shared: Rows and columns of that one.
-    """
-
-    layer: PaddedLayer
-    view: View
-    reason: str | None
-    geometry: Geometry
-    border: Mapping[str, Position]
-    reference: Mapping[str, Position] = field(default_factory=dict)
-    shared: Position | None = None
-
-
-@dataclass(frozen=True)
-class Forward:
-    """One forward that gives readings: the user's own, or one of ours on an input that a view makes.
-
-    Args:
-        reads: Site to the roles that its map has in this forward.
-        view: The view that makes the input; None for the user's own forward.
-        make: What makes it from the images.
-        offset: Pixels that the view's small input lacks on each side.
-    """
-
-    reads: Mapping[Site, tuple[Role, ...]]
-    view: View | None = None
-    make: Input | None = None
-    offset: int = 0
-
-
-@dataclass
-class Plan:
-    """How every site of a module is measured at one input size.
-
-    Args:
-        sites: Measured sites.
-        skipped: Layer name to the reason why it is left out.
-        offsets: View to the pixels that its small input lacks on each side.
-        geometries: Geometry of every padded site at the model's own input size.
-        in_place: Whether the module writes into its input, so that the views need a copy of it.
-        calls: Number of calls of the layers, measured or not.
-    """
-
-    sites: dict[Site, SitePlan] = field(default_factory=dict)
-    skipped: dict[str, Reason] = field(default_factory=dict)
-    offsets: dict[str, int] = field(default_factory=dict)
-    geometries: dict[Site, Geometry] = field(default_factory=dict)
-    in_place: bool = False
-    calls: int = 0
-
-    @cached_property
-    def own(self) -> Forward:
-        """What is read in the user's own forward."""
-        reads = {site: tuple(r for r, make in how.view.inputs.items() if not make) for site, how in self.sites.items()}
-        return Forward({site: roles for site, roles in reads.items() if roles})
-
-    @cached_property
-    def ours(self) -> tuple[Forward, ...]:
-        """The forwards that we run besides, in their order."""
-        found = []
-        for name, offset in self.offsets.items():
-            sites = [site for site, how in self.sites.items() if how.view.name == name]
-            for role, make in VIEWS[name].inputs.items():
-                if sites and make is not None:
-                    found.append(Forward(dict.fromkeys(sites, (role,)), VIEWS[name], make, offset))
-        return tuple(found)
+#: What passes a site on each input of a view; None if it is not called.
+_Seen = Mapping[Input | None, Trace | None]
 
 
 class _Native(NamedTuple):
-    """A padded layer, and its geometry in the model's own forward."""
+    """A padded layer, its geometry in the model's own forward, and how many pixels its outputs lie apart."""
 
     layer: PaddedLayer
     geometry: Geometry
+    strides: Strides
+
+    @property
+    def step(self) -> int:
+        """The smallest offset in pixels that moves the map by whole positions."""
+        return lcm(*(stride.numerator for stride in self.strides))
+
+    @property
+    def least(self) -> int:
+        """The smallest multiple of it that moves every border to where no padding is read."""
+        axes = zip((self.geometry.rows, self.geometry.cols), self.strides, strict=True)
+        return max(1, *(ceil(max(axis.leading, axis.trailing) * stride / self.step) for axis, stride in axes))
+
+    def shifts(self, offset: int) -> tuple[int, int] | None:
+        """Return how many positions an offset moves the map, down and across; None if they are not whole."""
+        return None if offset % self.step else (int(offset / self.strides[0]), int(offset / self.strides[1]))
 
 
 class _Attempt(NamedTuple):
-    """What came of trying a view: a plan, or a reason, for every site that was open.
-
-    Args:
-        found: Sites that can be measured in it.
-        why: Why the others cannot.
-        offset: Pixels that its small input lacks on each side.
-    """
+    """What came of trying a view: a plan, or a reason, for every site that was open."""
 
     found: dict[Site, SitePlan]
     why: dict[Site, str]
-    offset: int = 0
 
 
 def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
@@ -142,161 +75,225 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
         probes: Attached hooks.
         reference: The reference asked for.
     """
-    image = call.first(1).copied()
-    own = trace(image, probes)
+    first = call.first(1)
+    image = first.copied()
+    own, ladder = _own_trace(image, probes)
     result = Plan(geometries={site: seen.geometry for site, seen in own.items() if seen.geometry is not None})
     result.calls = len(own)
-    result.in_place = not torch.equal(image.images, call.images[:1])
+    result.in_place = not torch.equal(image.images, first.images)
     result.skipped = {name: seen.why_not for (name, _), seen in own.items() if seen.why_not is not None}
-    open_sites = {site: _Native(t.layer, t.geometry) for site, t in own.items() if t.layer and t.geometry}
-    tried: dict[Site, list[str]] = {site: [] for site in open_sites}
+    open_sites = {
+        site: _Native(t.layer, t.geometry, ladder.at(*t.output_size))
+        for site, t in own.items()
+        if t.layer and t.geometry
+    }
+    tried: dict[Site, dict[str, str]] = {site: {} for site in open_sites}
     for name in FALLBACKS[reference]:
-        if not open_sites:
-            break
-        view = VIEWS[name]
-        attempt = _centre(view, open_sites) if name == "centre" else _best(view, call, probes, own, open_sites)
-        result.offsets[name] = attempt.offset
-        for site, how in attempt.found.items():
-            result.sites[site] = replace(how, reason="; ".join(tried[site]) or None)
-            del open_sites[site]
-        for site in open_sites:
-            tried[site].append(attempt.why[site])
+        for attempt in _attempts(VIEWS[name], first, probes, own, open_sites):
+            for site, how in attempt.found.items():
+                reasons = [why for view, why in tried[site].items() if view != name]
+                result.sites[site] = replace(how, reason="; ".join(reasons) or None)
+                del open_sites[site]
+            for site in open_sites.keys() & attempt.why.keys():
+                tried[site][name] = f"{name}: {attempt.why[site]}"
     for layer, number in open_sites:
-        result.skipped[layer] = Skip.NO_REFERENCE.because(tried="; ".join(tried[layer, number]))
+        result.skipped[layer] = Skip.NO_REFERENCE.because(tried="; ".join(tried[layer, number].values()))
     for layer, _ in result.sites:
         result.skipped.pop(layer, None)
     return result
 
 
+def _own_trace(call: EntryCall, probes: Probes) -> tuple[dict[Site, Trace], StrideLadder]:
+    """Run the model on an image as it is: what passes, and the strides of the maps."""
+    ladder = StrideLadder(*call.images.shape[-2:])
+    handles = ladder.attach(call.module)
+    try:
+        return trace(call, probes), ladder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attempts(
+    view: View, call: EntryCall, probes: Probes, own: Mapping[Site, Trace], sites: Mapping[Site, _Native]
+) -> Iterator[_Attempt]:
+    """Try a view on the sites that are open, and again, harder, on those that are open still."""
+    if view.name == "centre":
+        yield _centre(view, sites)
+        return
+    for thorough in (False, True) if view.resizes else (True,):
+        yield from _Search(view, call, probes, own, thorough).attempts(sites)
+
+
 def _centre(view: View, sites: Mapping[Site, _Native]) -> _Attempt:
     """Return the inner half of each site's own map, as far as it reads no padding."""
     attempt = _Attempt({}, {})
-    for site, (layer, geometry) in sites.items():
+    for site, (layer, geometry, _) in sites.items():
         inner = geometry.rows.inner, geometry.cols.inner
         if all(axis.start < axis.stop for axis in inner):
             attempt.found[site] = SitePlan(layer, view, None, geometry, geometry.borders, shared=inner)
         else:
             height, width = geometry.output_size
-            attempt.why[site] = f"centre: the inner half of the {height}×{width} map reads padding"
+            attempt.why[site] = f"the inner half of the {height}×{width} map reads padding"
     return attempt
 
 
-def _best(
-    view: View, call: EntryCall, probes: Probes, own: Mapping[Site, Trace], sites: Mapping[Site, _Native]
-) -> _Attempt:
-    """Return the offset at which most sites can be measured, the first of those in the order of :func:`_offsets`."""
-    best = _Attempt({}, dict.fromkeys(sites, f"{view.name}: no offset fits the image"))
-    for offset in _offsets(view, call.images, sites):
-        try:
-            attempt = _at_offset(view, offset, call, probes, own, sites)
-        except Exception as error:  # a model that cannot take another size is no fault; the next reference is used
-            short = (str(error).splitlines() or [""])[0][:80]
-            why = f"{view.name}: the model does not run on another size ({type(error).__name__}: {short})"
-            attempt = _Attempt({}, dict.fromkeys(sites, why))
-        if len(attempt.found) > len(best.found) or not best.found:
-            best = attempt
-        if len(best.found) == len(sites):
-            break
-    return best
+class _Search(NamedTuple):
+    """The search for an offset at which sites can be measured in a view.
 
-
-def _at_offset(
-    view: View,
-    offset: int,
-    call: EntryCall,
-    probes: Probes,
-    own: Mapping[Site, Trace],
-    sites: Mapping[Site, _Native],
-) -> _Attempt:
-    """Which sites can be measured in a view at an offset, found by running the model on the view's inputs."""
-    seen = {
-        role: own if make is None else trace(call.first(1).seen(make, offset), probes, until=sites)
-        for role, make in view.inputs.items()
-    }
-    attempt = _Attempt({}, {}, offset)
-    for site, (_, geometry) in sites.items():
-        outcome = _pair(view, seen["border"].get(site), seen["reference"].get(site), geometry)
-        if isinstance(outcome, SitePlan):
-            attempt.found[site] = outcome
-        else:
-            attempt.why[site] = f"{view.name}: {outcome}"
-    return attempt
-
-
-def _offsets(view: View, images: Tensor, sites: Mapping[Site, _Native]) -> list[int]:
-    """Offsets worth trying, multiples of the strides at which the sites' maps lie, in the order of preference.
-
-    Up to an eighth of the image the larger is the better: just inside the border, deeper layers still see what earlier
-    ones made of it. Beyond, each step costs more of the image than it is worth.
+    Args:
+        view: The view.
+        call: The module and one image.
+        probes: Attached hooks.
+        own: What passes in the model's own forward.
+        thorough: Whether to try what follows from the strides, beyond what follows from the sizes of the maps; to take
+            the layers that come before a model fails on another size; and to look at the maps without their borders.
     """
-    height, width = images.shape[-2:]
-    small = min(height, width)
-    strides = {max(1, round(height / native.geometry.output_size[0])) for native in sites.values()}
-    eighth = small // 8
-    offsets = {stride * multiple for stride in strides for multiple in (1, 2, 3, eighth // stride)}
-    limit = (small - 1) // 2 if view.name == "crop" else small - 1  # reflection needs one more
-    offsets = {offset for offset in offsets if 0 < offset <= limit}
-    return sorted((o for o in offsets if o <= eighth), reverse=True) + sorted(o for o in offsets if o > eighth)
+
+    view: View
+    call: EntryCall
+    probes: Probes
+    own: Mapping[Site, Trace]
+    thorough: bool
+
+    def attempts(self, sites: Mapping[Site, _Native]) -> Iterator[_Attempt]:
+        """Yield what is found at the offset at which most sites can be measured; if thorough, go on with the others.
+
+        Args:
+            sites: The open ones; whoever takes what is found removes it from them before the next attempt.
+        """
+        tried: list[_Attempt] = []
+        for offset in self._offsets(sites):
+            if not any(attempt.found.keys() >= _served(offset, sites) for attempt in tried):  # it may be better
+                tried.append(self._at(offset, sites))
+        why = tried[0].why if tried else dict.fromkeys(sites, "no offset fits the image")
+        while sites:
+            best = max((attempt.found for attempt in tried), key=lambda found: len(found.keys() & sites), default={})
+            found = {site: how for site, how in best.items() if site in sites}
+            yield _Attempt(found, why)
+            if not found or not self.thorough:
+                break
+
+    def _offsets(self, sites: Mapping[Site, _Native]) -> list[int]:
+        """Offsets worth trying, multiples of the strides at which the sites' maps lie, in the order of preference.
+
+        Up to an eighth of the image the larger is the better: just inside the border, deeper layers still see what
+        earlier ones made of it. Beyond, each step costs more of the image than it is worth.
+        """
+        height, width = self.call.images.shape[-2:]
+        small = min(height, width)
+        eighth = small // 8
+        offsets = set()
+        for native in sites.values():
+            step, least = max(1, round(height / native.geometry.output_size[0])), 1
+            if self.thorough:
+                step, least = native.step, native.least
+            offsets |= {step * multiple for multiple in (least, least + 1, least + 2, eighth // step)}
+        limit = (small - 1) // 2 if self.view.name == "crop" else small - 1  # reflection needs one more
+        offsets = {offset for offset in offsets if 0 < offset <= limit}
+        ordered = sorted((o for o in offsets if o <= eighth), reverse=True) + sorted(o for o in offsets if o > eighth)
+        return sorted(ordered, key=lambda offset: -len(_served(offset, sites))) if self.thorough else ordered
+
+    def _at(self, offset: int, sites: Mapping[Site, _Native]) -> _Attempt:
+        """Return which sites can be measured at an offset, by running the model on the view's inputs."""
+        failures: list[Exception] = []
+        seen = self._seen(self.call, offset, sites.keys(), failures)
+        others: dict[Input | None, Mapping[Site, Trace]] = {}
+        attempt = _Attempt({}, {})
+        for site, native in sites.items():
+            here = {make: traces.get(site) for make, traces in seen.items()}
+            if failures and not (self.thorough and None not in here.values()):
+                short = (str(failures[0]).splitlines() or [""])[0][:80]
+                attempt.why[site] = f"the model does not run on another size ({type(failures[0]).__name__}: {short})"
+                continue
+            outcome = _pair(self.view, here, native, offset)
+            if isinstance(outcome, SitePlan) and not _agree(outcome, native, here):
+                if self.thorough and not others:
+                    others = self._seen(self.call.seen(turned, 0), offset, sites.keys(), failures)
+                there = {make: traces.get(site) for make, traces in others.items()}
+                if not there or not _agree(outcome, native, here, there):
+                    outcome = "its activations do not move with the image"
+            if isinstance(outcome, SitePlan):
+                attempt.found[site] = outcome
+            else:
+                attempt.why[site] = outcome
+        return attempt
+
+    def _seen(
+        self, call: EntryCall, offset: int, sites: Set[Site], failures: list[Exception]
+    ) -> dict[Input | None, Mapping[Site, Trace]]:
+        """Run the model on every input of the view, as far as it goes: one that fails on another size is no fault."""
+        seen: dict[Input | None, Mapping[Site, Trace]] = dict.fromkeys(self.view.inputs, {})
+        for make in reversed(self.view.inputs):  # the larger first, on which a model is more likely to fail
+            if make is None:
+                seen[make] = self.own if call is self.call else trace(call, self.probes)
+            elif sites:
+                seen[make] = trace(call.seen(make, offset), self.probes, sites, failures)
+            sites = sites & seen[make].keys()
+        return seen
 
 
-def _pair(view: View, small: Trace | None, large: Trace | None, native: Geometry) -> SitePlan | str:
-    """Return the plan of a site seen in the two inputs of a view, or why they cannot be compared there."""
+def _pair(view: View, seen: _Seen, native: _Native, offset: int) -> SitePlan | str:
+    """Return the plan of a site seen in the inputs of a view, or why they cannot be compared."""
+    small, large = seen[view.usual.border], seen[view.usual.reference]
     if small is None or large is None or small.geometry is None or large.geometry is None:
         return "not called, or called otherwise, on another size"
     if small.layer is None:
         return str(small.why_not)
-    shifts = [
-        _shift(inner, outer)
-        for inner, outer in ((small.geometry.rows, large.geometry.rows), (small.geometry.cols, large.geometry.cols))
-    ]
-    if any(shift is None for shift in shifts):
+    shifts = native.shifts(offset)
+    if view.resizes:
+        in_place = shifts == tuple(
+            shift_of(inner, outer)
+            for inner, outer in ((small.geometry.rows, large.geometry.rows), (small.geometry.cols, large.geometry.cols))
+        )
+    else:  # all of one size, so where they lie follows from the strides alone
+        in_place = all(trace is not None and trace.geometry == native.geometry for trace in seen.values())
+    if shifts is None or not in_place:
         return "its map cannot be aligned with that of another size"
     border = small.geometry.borders
-    missing = [side for side in EDGES if native.border(side) and side not in border]
+    missing = [side for side in EDGES if native.geometry.border(side) and side not in border]
     if missing:
         height, width = small.output_size
         return f"its map of {height}×{width} is too small for the border {missing[0]}"
-    border["interior"] = small.geometry.rows.middle, small.geometry.cols.middle
-    down, across = (shift or 0 for shift in shifts)
-    reference = {side: (_moved(rows, down), _moved(cols, across)) for side, (rows, cols) in border.items()}
+    reference = {side: _inside(view.pair(side), where, shifts) for side, where in border.items()}
     clean = large.geometry.clean
-    if not all(_inside(where, clean) for side, where in reference.items() if side != "interior"):
+    if not all(
+        c.start <= w.start and w.stop <= c.stop
+        for where in reference.values()
+        for w, c in zip(where, clean, strict=True)
+    ):
         return "its reference would read padding"
-    if not _lines_up(small.middle, large.middle):
-        return "its activations do not move with the image"
-    return SitePlan(small.layer, view, None, small.geometry, border, reference)
+    middle = small.geometry.rows.middle, small.geometry.cols.middle
+    if not view.resizes:  # as far from the middle in the one window as in the other
+        middle = _moved(middle[0], shifts[0] // 2), _moved(middle[1], shifts[1] // 2)
+    border["interior"], reference["interior"] = middle, _inside(view.usual, middle, shifts)
+    return SitePlan(small.layer, view, None, small.geometry, border, reference, offset=offset)
 
 
-def _shift(inner: Axis, outer: Axis) -> int | None:
-    """Return how many outputs of a larger map come before a smaller one's place in it; None if they do not align."""
-    shift, odd = divmod(outer.outputs - inner.outputs, 2)
-    in_phase = outer.size - inner.size == 2 * shift * inner.stride
-    same_padding = (inner.before, inner.after) == (outer.before, outer.after)
-    return shift if not odd and shift >= 1 and in_phase and same_padding else None
+def _agree(how: SitePlan, native: _Native, seen: _Seen, turned: _Seen | None = None) -> bool:
+    """Whether the maps of a site show the same pixels where they should; by its answers to two images, if given."""
+    pair, shifts = how.view.usual, native.shifts(how.offset)
+    assert shifts is not None
+    moved = (0, 0) if how.view.resizes else (pair.down * shifts[0], pair.right * shifts[1])
+    one, other = seen[pair.border], seen[pair.reference]
+    assert one is not None and other is not None
+    if turned is None:
+        return lines_up(one.middle, other.middle, moved)
+    first, second = turned[pair.border], turned[pair.reference]
+    if first is None or second is None:
+        return False
+    return answers_line_up((one.middle, first.middle), (other.middle, second.middle), moved)
 
 
-def _moved(where: slice, shift: int) -> slice:
-    return slice(where.start + shift, where.stop + shift)
+def _inside(pair: Pair, where: Position, shifts: tuple[int, int]) -> Position:
+    """Return where the pixels at a border lie in the other input."""
+    return _moved(where[0], pair.down * shifts[0]), _moved(where[1], pair.right * shifts[1])
 
 
-def _inside(where: Position, clean: Position) -> bool:
-    return all(c.start <= w.start and w.stop <= c.stop for w, c in zip(where, clean, strict=True))
+def _moved(where: slice, by: int) -> slice:
+    return slice(where.start + by, where.stop + by)
 
 
-def _lines_up(small: Tensor, large: Tensor) -> bool:
-    """Whether the middles of two maps agree better as they lie than with one moved by a position."""
-    rows, cols = (min(a, b) for a, b in zip(small.shape[1:], large.shape[1:], strict=True))
-    if min(rows, cols) < 3:
-        return True  # too small to see; the arithmetic of the sizes has to do
-    a, b = (_central(t, rows, cols) for t in (small, large))
-
-    def distance(dy: int, dx: int) -> float:
-        moved = b[:, 1 + dy : rows - 1 + dy, 1 + dx : cols - 1 + dx]
-        return float((a[:, 1:-1, 1:-1] - moved).abs().mean())
-
-    return distance(0, 0) <= min(distance(dy, dx) for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)))
-
-
-def _central(middle: Tensor, rows: int, cols: int) -> Tensor:
-    top, left = (middle.shape[1] - rows) // 2, (middle.shape[2] - cols) // 2
-    return middle[:, top : top + rows, left : left + cols]
+def _served(offset: int, sites: Mapping[Site, _Native]) -> set[Site]:
+    """Return the sites whose maps an offset moves by whole positions, and far enough."""
+    return {site for site, n in sites.items() if not offset % n.step and offset >= n.step * n.least}

@@ -46,7 +46,8 @@ def scan(
         batches: Yields tensors of images (images, channels, height, width), or tuples, lists or dicts that hold one.
         layers: Glob or globs over layer names, None for all convolutions.
         reference: What the border is compared with: ``"crop"`` (the default, the same pixels inside the full image),
-            ``"zoom"``, ``"mirror"`` or ``"centre"``. A layer that it does not suit takes another, as the report says.
+            ``"zoom"``, ``"windows"``, ``"mirror"`` or ``"centre"``. A layer that it does not suit takes another, as the
+            report says.
         threshold: Absolute contrast from which a neuron is a PAN. At 0.8, one threshold on this single activation
             distinguishes border from interior with a balanced accuracy of 90 %.
         max_images: Images to look at, at most. At 256 chance adds 0.1 to the contrast of a corner at most.

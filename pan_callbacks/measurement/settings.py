@@ -14,7 +14,7 @@ class Settings:
 
     Args:
         layers: Glob or globs over layer names, None for all.
-        reference: ``"crop"``, ``"zoom"``, ``"mirror"`` or ``"centre"``.
+        reference: ``"crop"``, ``"zoom"``, ``"windows"``, ``"mirror"`` or ``"centre"``.
         threshold: Absolute contrast from which a neuron is a PAN, in (0, 1).
         max_images: Images to measure on, at most, over all processes.
 

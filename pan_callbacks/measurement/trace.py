@@ -39,13 +39,16 @@ class Trace:
     why_not: Reason | None = None
 
 
-def trace(call: EntryCall, probes: Probes, until: Collection[Site] = ()) -> dict[Site, Trace]:
+def trace(
+    call: EntryCall, probes: Probes, until: Collection[Site] = (), failures: list[Exception] | None = None
+) -> dict[Site, Trace]:
     """Run a module on its first image and note the sites in the order of their calls.
 
     Args:
         call: The module and its input.
         probes: Attached hooks.
         until: Sites after which the forward is stopped: a head of fixed size need not see another size.
+        failures: Takes an error that ends the forward, whose sites up to there are returned; None to raise it.
     """
     sites: dict[Site, Trace] = {}
     calls: Counter[str] = Counter()
@@ -62,6 +65,10 @@ def trace(call: EntryCall, probes: Probes, until: Collection[Site] = ()) -> dict
     try:
         probes.listen(listen)
         call.first(1).run()
+    except Exception as error:
+        if failures is None:
+            raise
+        failures.append(error)
     finally:
         probes.listen(None)
         for handle in handles:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
 from pan_callbacks.measurement.collector import LayerCollector
+from pan_callbacks.measurement.plans import Forward, Plan
 from pan_callbacks.measurement.readings import evenly
-from pan_callbacks.measurement.reference import Forward, Plan
 from pan_callbacks.measurement.views import View
 
 
@@ -67,15 +67,13 @@ class Reading:
         """Is called with what passes a layer."""
         number = self._calls[name]
         self._calls[name] += 1
-        roles = self._forward.reads.get((name, number))
-        if roles is None:
+        site = self._forward.reads.get((name, number))
+        if site is None:
             return
-        site = self._visit.plan.sites[name, number]
         count = self._visit.count_for(site.view)
-        if count:
-            for role in roles:
-                first = number == self._first[name]
-                self._collectors[name].add(role, site, call.first(count), self._visit.number, first)
+        first = number == self._first[name] and self._forward.make == site.view.usual.border
+        for role in site.roles if count else ():
+            self._collectors[name].add(role, site, call.first(count), self._visit.number, first)
         self._left.discard((name, number))
         if self._ours and not self._left:
             raise StopForward  # what follows, a classifier of fixed size perhaps, need not run

@@ -50,7 +50,8 @@ class LayerReport:
         channels: Number of output channels, the neurons.
         kernel_size: Rows and columns of the kernel.
         stride: Stride along rows and columns.
-        reference: The reference used: ``"crop"``, ``"zoom"``, ``"mirror"`` or ``"centre"``; None if skipped.
+        reference: The reference used: ``"crop"``, ``"zoom"``, ``"windows"``, ``"mirror"`` or ``"centre"``; None if
+            skipped.
         reason: Why this reference and not the one that was asked for; None if it is the one.
         skipped: Why the layer was left out; None if it was measured.
         output_size: Height and width of the output map at the probed image size.

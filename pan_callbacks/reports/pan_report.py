@@ -167,11 +167,18 @@ class PANReport:
         return sorted(self.pans, key=strength, reverse=True)[:limit]
 
     def summary(self) -> str:
-        """Return a few lines in plain words: how many, where, of which kind, and what was left out."""
+        """Return a few lines in plain words: how many and how sure, where, of which kind, and what was left out."""
         origins, reasons = self.count_by("origin"), Counter(self.skipped.values()).most_common()
-        lines = [
+        count = [
             f"{self.count} of {self.neurons} neurons are padding aware ({self.fraction:.1%}) "
-            f"at |contrast| >= {self.threshold:g}: {origins['nascent']} nascent, {origins['inherited']} inherited.",
+            f"at |contrast| >= {self.threshold:g}: {origins['nascent']} nascent, {origins['inherited']} inherited"
+        ]
+        unsure = sum(line.channels for line in self.measured.values() if line.reference == "centre")
+        if unsure and self.reference != "centre":
+            which = f"all {unsure}" if unsure == self.neurons else f"{unsure} of the {self.neurons}"
+            count.append(f"{which} were compared with the centre of their own map, where content deceives")
+        lines = [
+            "; ".join(count) + ".",
             "by side: " + ", ".join(f"{side} {n}" for side, n in self.count_by("side").items() if n)
             if self.pans
             else "",

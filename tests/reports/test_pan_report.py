@@ -282,6 +282,20 @@ def test_summary_says_of_which_origin():
     assert "1 nascent, 2 inherited" in mixed().summary()
 
 
+def test_the_line_of_the_count_says_how_many_neurons_were_left_to_the_centre():
+    layers = {"a": layer({"top": 0.9}), "b": layer({}, {}, reference="centre"), "c": layer({}, reference="windows")}
+    said = "1 of 4 neurons are padding aware (25.0%) at |contrast| >= 0.8: 0 nascent, 1 inherited"
+    centre = "were compared with the centre of their own map, where content deceives."
+    assert PANReport(layers).summary().splitlines()[0] == f"{said}; 2 of the 4 {centre}"
+    assert PANReport({"b": layers["b"]}).summary().splitlines()[0].endswith(f"; all 2 {centre}")
+    assert PANReport(layers).markdown().startswith(f"{said}; 2 of the 4 {centre}")
+
+
+def test_a_centre_that_was_asked_for_needs_no_word():
+    lines = PANReport({"b": layer({}, reference="centre")}, reference="centre").summary().splitlines()
+    assert lines[0] == "0 of 1 neurons are padding aware (0.0%) at |contrast| >= 0.8: 0 nascent, 0 inherited."
+
+
 def test_summary_says_on_which_sides():
     assert "by side: top 2, left 1, top-left 1" in mixed().summary()
 
