@@ -12,7 +12,6 @@ from torch import nn
 
 from pan_callbacks import scan
 from pan_callbacks.measurement.alignment import StrideLadder
-from pan_callbacks.measurement.engine import Measurement, Settings
 from tests.measurement.test_planted_truth import IMAGES, assert_true, found, largest_contrast, references
 from tests.support import planted
 from tests.support.planted import DISTRACTORS, RECIPES, SIDES, Planted
@@ -187,18 +186,13 @@ def test_layers_that_need_different_offsets_each_get_theirs():
     assert_true(report, network)
 
 
-def planned(name: str, size: int) -> Counter:
-    """Reference of every padded layer of an untrained timm model, decided on one image."""
+def used(name: str, size: int) -> Counter:
+    """References of the padded layers of an untrained timm model."""
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False, num_classes=2).eval()
     coarse = nn.functional.interpolate(torch.rand(1, 3, size // 8, size // 8), size=(size, size), mode="bilinear")
-    measurement = Measurement(model, Settings(max_images=1))
-    measurement.start()
-    with torch.no_grad():
-        model(coarse + 0.3 * torch.rand(1, 3, size, size))
-    sites = [how for plan in measurement._plans.values() for how in plan.sites.values()]
-    measurement.detach()
-    return Counter(how.view.name for how in sites)
+    report = scan(model, [coarse + 0.3 * torch.rand(1, 3, size, size)], progress=False)
+    return Counter(references(report).values())
 
 
 @pytest.mark.parametrize(
@@ -212,14 +206,14 @@ def planned(name: str, size: int) -> Counter:
     ],
 )
 def test_no_layer_of_a_model_with_irregular_maps_is_left_to_the_centre(name, size):
-    used = planned(name, size)
-    assert used.total() > 0
-    assert used["centre"] == 0
+    kinds = used(name, size)
+    assert kinds["crop"] + kinds["zoom"] + kinds["windows"] > 0
+    assert kinds["centre"] == 0
 
 
 def test_most_layers_of_inception_at_150_pixels_have_a_better_reference_than_the_centre():
-    used = planned("inception_v3", 150)  # untrained, its deepest maps of 7×7 and 3×3 know nothing of the image
-    assert used["centre"] <= used.total() // 3
+    kinds = used("inception_v3", 150)  # untrained, its deepest maps of 7×7 and 3×3 know nothing of the image
+    assert kinds["centre"] <= (kinds.total() - kinds[None]) // 3
 
 
 def test_the_stride_of_a_map_larger_than_the_image_is_a_fraction():
