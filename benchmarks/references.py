@@ -90,8 +90,8 @@ def references_used(names: Iterable[str]) -> None:
         torch.manual_seed(0)
         model = timm.create_model(name, pretrained=False).eval()
         size = int(wanted or model.default_cfg["input_size"][-1])
-        coarse = F.interpolate(torch.rand(4, 3, size // 8, size // 8), size=(size, size), mode="bilinear")
-        report = scan(model, [coarse + 0.3 * torch.rand(4, 3, size, size)], progress=False)
+        coarse = F.interpolate(torch.rand(16, 3, size // 8, size // 8), size=(size, size), mode="bilinear")
+        report = scan(model, [coarse + 0.3 * torch.rand(16, 3, size, size)], progress=False)
         padded = [line for line in report.layers.values() if line.skip not in (Skip.POINTWISE, Skip.NO_PADDING)]
         used = Counter(line.reference for line in padded)
         print(f"| {name} | {size} | {' | '.join(str(used[kind]) for kind in (*kinds, None))} |", flush=True)
