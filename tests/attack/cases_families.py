@@ -91,17 +91,17 @@ def _numbers(answer: Any) -> torch.Tensor:
     return sum((_numbers(part) for part in parts), torch.zeros((), dtype=torch.float64))
 
 
-def _timm(model: str) -> Any:
+def _timm(model: str, options: dict[str, Any]) -> Any:
     def make():
         import timm
 
-        return timm.create_model(model, pretrained=False, num_classes=3)
+        return timm.create_model(model, pretrained=False, num_classes=3, **options)
 
     return make
 
 
-for _family, (_model, _size) in FAMILIES.items():
-    family(f"timm {_family} ({_model})", _timm(_model), _size)
+for _family, (_model, _size, _options) in FAMILIES.items():
+    family(f"timm {_family} ({_model})", _timm(_model, _options), _size)
 
 
 # --- torchvision -----------------------------------------------------------------------------------------------------

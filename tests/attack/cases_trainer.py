@@ -130,7 +130,7 @@ accompanied("ModelSummary", lambda f: [beside.ModelSummary(max_depth=2)], enable
 accompanied("Timer", lambda f: [beside.Timer("00:01:00:00")])
 accompanied("LambdaCallback", lambda f: [beside.LambdaCallback(on_validation_end=lambda *a: torch.rand(()))])
 accompanied("BackboneFinetuning", lambda f: [beside.BackboneFinetuning(1)], module=lambda: _WithBackbone())
-accompanied("OnExceptionCheckpoint", lambda f: [beside.OnExceptionCheckpoint(f)])
+accompanied("OnExceptionCheckpoint", lambda f: [beside.OnExceptionCheckpoint(f)], **CHECKPOINTS)
 accompanied("DeviceStatsMonitor", lambda f: [])
 accompanied("a copy of the model for an average", lambda f: [_Copying()])
 accompanied("a save of the whole module", lambda f: [_SavingModule()])

@@ -268,8 +268,10 @@ def _state_of(thing: Any) -> Any:
 
 
 def differences(plain: Outcome, watched: Outcome, most: int = 6) -> list[str]:
-    """What differs between a run without us and the same run with us, the first things first."""
+    """What differs between a run without us and the same run with us: how it ended, then the first things first."""
     found = []
+    if plain.facts["exception"] != watched.facts["exception"]:
+        found.append(f"exception is {watched.facts['exception']:.600}, without us {plain.facts['exception']:.600}")
     for index, (one, other) in enumerate(zip(plain.events, watched.events, strict=False)):
         if one != other:
             found.append(f"event {index} is\n      {other:.600}\n    without us\n      {one:.600}")
@@ -278,7 +280,7 @@ def differences(plain: Outcome, watched: Outcome, most: int = 6) -> list[str]:
         found.append(f"{len(watched.events)} events, without us {len(plain.events)}")
     for name in [*plain.facts, *(name for name in watched.facts if name not in plain.facts)]:
         one, other = plain.facts.get(name, "not there"), watched.facts.get(name, "not there")
-        if one != other:
+        if one != other and name != "exception":
             found.append(f"{name} is {other:.400}, without us {one:.400}")
     rest = len(found) - most
     return found[:most] + ([f"and {rest} differences more"] if rest > 0 else [])

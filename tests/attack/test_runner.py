@@ -17,6 +17,7 @@ from tests.attack.fingerprint import fingerprint
 from tests.attack.outcome import differences, judge, outcome
 from tests.attack.pieces import data, loader, pictures, setup
 from tests.attack.promises import Promise
+from tests.attack.timm_families import FAMILIES
 
 
 def plain(folder):
@@ -70,7 +71,7 @@ def _attribute(self, trainer, pl_module):
 
 
 def _gradient(self, trainer, pl_module):
-    pl_module.net.stem.weight.grad = None
+    pl_module.net.stem.weight.grad = torch.zeros_like(pl_module.net.stem.weight)
 
 
 def _optimizer(self, trainer, pl_module):
@@ -185,3 +186,10 @@ def test_fingerprints_tell_bits():
     before = fingerprint(generator)
     torch.rand((), generator=generator)
     assert fingerprint(generator) != before
+
+
+def test_every_family_of_timm_is_among_the_cases():
+    import timm
+
+    modules = {timm.models.model_entrypoint(name).__module__.split(".")[-1] for name in timm.list_models()}
+    assert modules == set(FAMILIES)
