@@ -268,17 +268,29 @@ def validate_after_fit_leaves_what_a_checkpoint_holds(folder):
     assert same(before, monitor.state_dict())
 
 
-@check(MEASURED)
-def validate_before_fit_is_not_the_first_point(folder):
-    fresh, used = PANMonitor(), PANMonitor()
-    for monitor in (fresh, used):
-        pl.seed_everything(3, verbose=False)
-        module = Module()
-        trainer = quiet_trainer(folder, [monitor], max_epochs=2)
-        if monitor is used:
-            trainer.validate(module, loader(data(8, seed=9)), verbose=False)
-        trainer.fit(module, loader(data(12)), loader())
-    assert same(fresh.history, used.history)
+def validated_first(name: str, val: Any) -> None:
+    def run(folder: Path) -> None:
+        fresh, used = PANMonitor(), PANMonitor()
+        for monitor in (fresh, used):
+            pl.seed_everything(3, verbose=False)
+            module = Module()
+            trainer = quiet_trainer(folder, [monitor], max_epochs=2, num_sanity_val_steps=0)
+            if monitor is used:
+                trainer.validate(module, loader(data(8, seed=9)), verbose=False)
+            trainer.fit(module, loader(data(12)), val())
+        assert fresh.history[0]["epoch"] == -1, "there is no first point"
+        assert same(fresh.history, used.history)
+
+    check(MEASURED, f"validate before fit is not the first point{name}")(run)
+
+
+class StreamOfPairs(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(data())
+
+
+validated_first("", loader)
+validated_first(", validated on a stream", lambda: loader(StreamOfPairs()))
 
 
 @check(MEASURED)
@@ -306,20 +318,33 @@ def a_second_model_of_the_same_kind_does_not_keep_the_first_ones_births(folder):
     assert same(alone.history, monitor.history[-len(alone.history) :])
 
 
+class Growing(Planted):
+    """Runs a second network beside the first, once it is there."""
+
+    def look(self, batch):
+        if "again" in self._modules:
+            self.again(batch["image"])
+        return super().look(batch)
+
+
+def grow(module: Planted) -> None:
+    module.again = chain().model
+
+
 @check(MEASURED)
-def standing_neurons_of_a_layer_that_was_added_are_not_born(folder):
-    added = chain().model
-
-    def grow(module):
-        module.net.add_module("again", added.first)
-
-    class Growing(Planted):
-        def look(self, batch):
-            maps = self.net[:5](batch["image"])
-            return maps if len(self.net) == 5 else self.net.again(batch["image"])
-
+def standing_neurons_of_layers_added_in_training_are_not_born(folder):
     monitor = PANMonitor()
     fit(folder, Growing(grow), [monitor])
+    assert [entry["born"] for entry in monitor.history[1:]] == [0] * (len(monitor.history) - 1)
+
+
+@check(MEASURED)
+def standing_neurons_of_layers_added_between_fits_are_not_born(folder):
+    monitor, module = PANMonitor(), Growing()
+    fit(folder, module, [monitor], max_epochs=1)
+    grow(module)
+    fit(folder, module, [monitor], max_epochs=1)
+    assert monitor.history[-1]["count"] == 2 * len(chain().truth)
     assert [entry["born"] for entry in monitor.history[1:]] == [0] * (len(monitor.history) - 1)
 
 
@@ -370,23 +395,27 @@ def first_point(name: str, make: Any, hook: Any = None, look: Any = None, sanity
     check(MEASURED, f"the first point is of the right pixels with {name}")(run)
 
 
-def _items(kind: Any = DataLoader) -> Any:
-    def make():
-        return kind([{**b, "image": b["image"][:, :3]} for b in batches(16)], batch_size=None)
+def _images(depth: bool = False) -> list[dict[str, Any]]:
+    """Batches of three channels, with a depth map before them or without."""
+    maps = [{"depth": b["depth"]} if depth else {} for b in batches(16)]
+    return [{**m, "image": b["image"][:, :3], "label": b["label"]} for m, b in zip(maps, batches(16), strict=True)]
 
-    return make
+
+def _items(kind: Any = DataLoader, depth: bool = False) -> Any:
+    return lambda: kind(_images(depth), batch_size=None)
 
 
 class Streaming(torch.utils.data.IterableDataset):
     def __iter__(self):
-        return iter([{**b, "image": b["image"][:, :3]} for b in batches(16)])
+        return iter(_images())
 
 
 first_point("an ordinary loader", _items())
 first_point("a loader with an iteration of its own", _items(OwnIteration))
 first_point("a hook that normalises after the transfer", _items(), hook=_normalised)
 first_point("a step that changes the images", _items(), look=lambda batch: batch["image"] * 0.5 - 1)
-first_point("a step that adds the depth map", _items(), look=lambda batch: batch["image"] + batch["depth"])
+first_point("a depth map before the images", _items(depth=True))
+first_point("a step that adds the depth map", _items(depth=True), look=lambda batch: batch["image"] + batch["depth"])
 first_point("a stream", lambda: DataLoader(Streaming(), batch_size=None))
 
 
@@ -457,11 +486,10 @@ replaced("a penalty whose convolutions were replaced", lambda: [PANPenalty(every
 def branches_that_alternate_are_penalised_both(folder):
     class Alternating(Module):
         def __init__(self):
-            super().__init__(nn.ModuleList([convs(), convs()]))
-            self.head = Head()
+            super().__init__(nn.ModuleList([nn.Sequential(convs(), Head()), nn.Sequential(convs(), Head())]))
 
         def logits(self, batch):
-            return self.head(self.net[self.trainer.global_step % 2](batch[0]))
+            return self.net[self.trainer.global_step % 2](batch[0])
 
     moved = []
     for penalty in ([], [PANPenalty(weight=1.0, every_n_steps=4)]):
@@ -469,6 +497,6 @@ def branches_that_alternate_are_penalised_both(folder):
         module = Alternating()
         trainer = quiet_trainer(folder, penalty, max_epochs=1, limit_val_batches=0)
         trainer.fit(module, loader(data(64, seed=1), batch=2), None)
-        moved.append([net[0].weight.detach().clone() for net in module.net])
+        moved.append([branch[0][0].weight.detach().clone() for branch in module.net])
     different = [not torch.equal(one, other) for one, other in zip(*moved, strict=True)]
     assert different == [True, True], f"penalised are {different}"

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import nn
+from torchmetrics import Accuracy
 
 from pan_callbacks import PANError, PANMask, PANMonitor, PANPenalty, impact, masked, scan
 from tests.attack.check import check
@@ -132,13 +133,10 @@ refused("a scan of labels", r"no images", lambda f: scan(Net(), [torch.arange(4)
 refused(
     "a scan of images too small", r"too small.*larger images", lambda f: scan(convs(), [pictures(8, 1)], progress=False)
 )
-refused(
-    "an impact without labels that need some",
-    r"labels|metric",
-    lambda f: impact(convs(), [pictures(8)], _other_report(), metric=lambda a, b: 0),
-)
-refused("a report file that is none", r".+", lambda f: PANMask(report=_written(f, "{}")))
-refused("a report file of nonsense", r".+", lambda f: PANMask(report=_written(f, "nonsense")))
+refused("an impact without labels that its metric needs", r"no labels.*\(images, labels\)", lambda f: _impact(Accuracy))
+refused("an impact of no batch", r"empty", lambda f: _impact(None, []))
+refused("a report file that is none", r"not a PAN report", lambda f: PANMask(report=_written(f, "{}")), ValueError)
+refused("a report file of nonsense", r"is not a report", lambda f: PANMask(report=_written(f, "nonsense")), ValueError)
 refused("a threshold of nine", r"9", lambda f: PANMonitor(threshold=9), ValueError)
 refused("a threshold of NaN", r"nan", lambda f: PANMonitor(threshold=float("nan")), ValueError)
 refused("a reference that there is not", r"middle", lambda f: PANMonitor(reference="middle"), ValueError)
@@ -153,7 +151,13 @@ refused("a mode of mask that there is not", r"neutral", lambda f: PANMask(mode="
 refused("a mask refreshed never", r"refresh='never'", lambda f: PANMask(refresh="never"), ValueError)
 refused("a mask from epoch minus one", r"start_epoch=-1", lambda f: PANMask(start_epoch=-1), ValueError)
 refused("batches of text in a fit", r"holds no images", lambda f: fit(f, [PANMonitor(batches=[["a", "b"]])]))
-refused("batches of nothing in a fit", r"batches", lambda f: fit(f, [PANMonitor(batches=[])]))
+
+
+def _impact(metric: Any, batches: Any = None) -> None:
+    net = nn.Sequential(convs(), Head()).eval()
+    report = scan(net, [pictures(8)], threshold=0.05, progress=False)
+    kind = {} if metric is None else {"metric": metric("multiclass", num_classes=3)}
+    impact(net, [pictures(8)] if batches is None else batches, report, progress=False, **kind)
 
 
 def _written(folder: Path, text: str) -> Path:
