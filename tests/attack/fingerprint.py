@@ -47,7 +47,8 @@ def fingerprint(thing: Any, depth: int = DEPTH) -> str:
     if isinstance(thing, np.random.Generator):
         return f"generator #{digest(repr(thing.bit_generator.state).encode())}"
     if isinstance(thing, np.random.RandomState):
-        return f"generator #{digest(repr(thing.get_state()).encode())}"
+        _, numbers, *rest = thing.get_state()
+        return f"generator #{digest(numbers.tobytes() + repr(rest).encode())}"
     if isinstance(thing, random.Random):
         return f"generator #{digest(repr(thing.getstate()).encode())}"
     if isinstance(thing, np.ndarray):
