@@ -183,6 +183,6 @@ for _kind in (
     "DeepLabV3Plus",
     "UPerNet",
 ):
-    family(f"segmentation_models_pytorch {_kind}", _segmentation(_kind, "resnet18"), 64)
+    family(f"segmentation_models_pytorch {_kind}", _segmentation(_kind, "resnet18"), 128 if _kind == "PAN" else 64)
 for _encoder in ("mobilenet_v2", "timm-efficientnet-b0", "mit_b0"):
     family(f"segmentation_models_pytorch Unet on {_encoder}", _segmentation("Unet", _encoder), 64)

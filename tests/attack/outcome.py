@@ -180,8 +180,8 @@ def _of_trainer(trainer: Any) -> Iterator[tuple[str, str]]:
     for index, scheduler in enumerate(trainer.lr_scheduler_configs):
         yield f"schedule {index}", fingerprint(scheduler.scheduler.state_dict())
     for callback in trainer.checkpoint_callbacks:
-        path = Path(callback.best_model_path).name
-        yield "best checkpoint", f"{path} {fingerprint(callback.best_model_score)}"
+        path = Path(getattr(callback, "best_model_path", "")).name
+        yield "best checkpoint", f"{path} {fingerprint(getattr(callback, 'best_model_score', None))}"
 
 
 def _of_process() -> Iterator[tuple[str, str]]:
