@@ -11,6 +11,7 @@ from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Skip
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.scan import check_measured
+from pan_callbacks.reports._state import report_from_state, report_state
 from pan_callbacks.reports.history import History, entry_of, scalars
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -43,13 +44,15 @@ class Curve:
         self._told_of_nothing = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return history and births, for the checkpoint."""
-        return {**self.history.state_dict(), "scalars": self.scalars}
+        """Return history, births and the report behind the last entry, for the checkpoint."""
+        report = report_state(self.history.report)
+        return {**self.history.state_dict(), "scalars": self.scalars, "report": report}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the curves and the timeline of a checkpoint."""
         self.history.load_state_dict(state_dict)
         self.scalars = dict(state_dict["scalars"])
+        self.report = self.history.report = report_from_state(state_dict.get("report"))
 
     def take(self, measurement: Measurement) -> bool:
         """Take the report of the images that passed, on every rank, as ranks reduce what they saw.
