@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pan_callbacks.callbacks._around import Around
+from pan_callbacks.callbacks._arrivals import Arrivals
+from pan_callbacks.callbacks._findings import last_findings, nothing_found
 from pan_callbacks.callbacks._lightning import Callback
-from pan_callbacks.callbacks.monitor import PANMonitor, find_monitor
+from pan_callbacks.callbacks._tags import Tags
+from pan_callbacks.callbacks.monitor import find_monitor
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import select
+from pan_callbacks.layers import named
 from pan_callbacks.suppression.penalty import PaddingBiasPenalty, check_arguments
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ class PANPenalty(Callback):
     ``training_step`` is wrapped for the time of ``fit``, and ``manual_backward`` if optimization is manual, so that
     the gradient is the one of a loss with the penalty in it, whatever accumulates, scales or distributes it. What the
     module itself logs as its loss is its own loss. Logs ``pan_penalty/loss``, the penalty before it is weighted, and
-    ``pan_penalty/weight``.
+    ``pan_penalty/weight``; a second one in the same Trainer logs ``pan_penalty2/loss`` and so on.
 
     Args:
         weight: Weight of the penalty once it is warmed up.
@@ -38,14 +42,16 @@ class PANPenalty(Callback):
         only_pans: Penalise just the neurons that a :class:`~pan_callbacks.PANMonitor` of the same Trainer found last.
         start_epoch: First epoch with a penalty.
         warmup_epochs: Epochs over which the weight grows in a straight line from 0.
-        every_n_steps: Add it every n-th step, n times as heavy: the same on average at a fraction of the cost.
+        every_n_steps: Add it every n-th step, n times as heavy: the same on average at a fraction of the cost. Layers
+            that do not run in every step are penalised in every n-th of those in which they run.
         max_images: Images of a batch that are looked at.
 
     Raises:
         ValueError: If an argument is out of range.
         PANError: At the start of fit, if no layer can be penalised, ``only_pans`` finds no monitor, or the strategy
-            shards the weights that ``kind`` needs; in training, where the penalty would be lost (a reentrant
-            checkpoint, a model compiled and run before, manual optimization without ``manual_backward``).
+            shards the weights that ``kind`` needs, or the monitor measures no layer that is to be penalised; in
+            training, where the penalty would be lost (a reentrant checkpoint, a model compiled and run before, manual
+            optimization without ``manual_backward``, a layer that was replaced or lost its hooks).
     """
 
     def __init__(
@@ -70,12 +76,15 @@ class PANPenalty(Callback):
         self.start_epoch, self.warmup_epochs = start_epoch, warmup_epochs
         self.every_n_steps, self.max_images = every_n_steps, max_images
         self._penalty: PaddingBiasPenalty | None = None
-        self._monitor: PANMonitor | None = None
         self._neurons: dict[str, list[int]] = {}
+        self._missed: dict[str, int] = {}
+        self._module: weakref.ref[nn.Module] | None = None
+        self._restored = False
+        self._tags = Tags(PANPenalty, "pan_penalty/loss")
         self._around: dict[str, Around] = {}
-        self._gradient_hooks: list[Any] = []
         self._weight_now = 0.0
-        self._in_backward = self._ever_ran = self._logged = self._told_of_nothing = False
+        self._arrivals = Arrivals()
+        self._ever_ran = self._logged = self._told_of_nothing = self._told_of_idle = False
 
     @property
     def state_key(self) -> str:
@@ -83,25 +92,28 @@ class PANPenalty(Callback):
         return self._generate_state_key(kind=self.kind, layers=self.layers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the neurons of ``only_pans``: a resumed run has no report before its first validation."""
-        return {"neurons": self._neurons}
+        """Return the neurons of ``only_pans``, and how the layers' schedules stand."""
+        return {"neurons": self._neurons, "missed": self._missed if self._penalty is None else self._penalty.missed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the neurons of a checkpoint."""
-        self._neurons = state_dict["neurons"]
+        """Go on with the neurons and the schedules of a checkpoint."""
+        self._neurons, self._missed = state_dict["neurons"], state_dict.get("missed", {})
+        self._restored = True
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach; after the model was configured, before its first forward."""
         self._detach(pl_module)
-        if self.only_pans:
-            self._monitor = find_monitor(trainer)
-            if self._monitor is None:
-                raise PANError(
-                    "PANPenalty(only_pans=True) needs a PANMonitor that finds them: "
-                    "Trainer(callbacks=[PANMonitor(), PANPenalty(only_pans=True)])"
-                )
+        if self.only_pans and find_monitor(trainer) is None:
+            raise PANError(
+                "PANPenalty(only_pans=True) needs a PANMonitor that finds them: "
+                "Trainer(callbacks=[PANMonitor(), PANPenalty(only_pans=True)])"
+            )
+        self._tags.take_number(trainer, self)
+        if not self._restored and (self._module is None or self._module() is not pl_module):
+            self._neurons, self._missed = {}, {}  # of another model, in an earlier fit
+        self._module = weakref.ref(pl_module)
         strategy = type(trainer.strategy).__name__
         if self.kind != "moments" and any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
             raise PANError(f"{strategy} shards the weights that kind={self.kind!r} needs; use kind='moments'")
@@ -109,15 +121,19 @@ class PANPenalty(Callback):
         self._penalty = PaddingBiasPenalty(
             pl_module, self.kind, self.layers, neurons, self.max_images, self.every_n_steps
         )
+        self._penalty.resume(self._missed)
         self._penalty.rest()
-        self._ever_ran = self._told_of_nothing = False
+        self._ever_ran = self._told_of_nothing = self._told_of_idle = False
         for name, around in (("training_step", self._around_step), ("manual_backward", self._around_backward)):
             self._around[name] = Around(pl_module, name, functools.partial(around, trainer, pl_module))
-        if not pl_module.automatic_optimization:
-            self._watch_gradients(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of what a loader without a length makes of the warmup."""
+        """Take over a checkpoint that came late; warn of what a loader without a length makes of the warmup."""
+        if self._restored:  # some strategies load it after on_fit_start, and in a resumed epoch none begins
+            self._attached.resume(self._missed)
+            if self.only_pans:
+                self._penalise(pl_module, self._neurons)
+        self._restored = False
         if self.warmup_epochs and trainer.num_training_batches == float("inf"):
             warnings.warn(
                 "the training loader has no length, so PANPenalty's warmup goes in steps of whole epochs and the first "
@@ -128,22 +144,32 @@ class PANPenalty(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over what the monitor found."""
         self._logged = False
-        if self._monitor is None or self._monitor.report is None:
+        report = last_findings(trainer) if self.only_pans else None
+        found = {} if report is None else report.neurons_by_layer()
+        self._follow(pl_module, found)
+        if report is None:
             return
-        self._neurons = self._monitor.report.neurons_by_layer()
-        self._attached.set_neurons(pl_module, self._neurons)
-        if not self._neurons and not self._told_of_nothing:
+        self._penalise(pl_module, found)
+        nothing = nothing_found(report, self._attached.layers, self.layers)
+        if nothing is not None and not self._told_of_nothing:
             self._told_of_nothing = True
-            warnings.warn("PANPenalty(only_pans=True) has nothing to penalise: no PAN was found", stacklevel=2)
+            warnings.warn(nothing, stacklevel=2)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Look no longer, until the next training step."""
-        self._attached.rest()
+        self._attached.end()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log also in an epoch without a penalty, so that whoever watches the key finds it."""
         if not self._logged:
             self._log(pl_module, 0.0, self._weight_now)
+        idle = self._attached.never_ran()
+        if self._ever_ran and idle and not self._told_of_idle:
+            self._told_of_idle = True
+            warnings.warn(
+                f"PANPenalty has no penalty for {len(idle)} layers ({named(idle)}: did not run with gradients so far)",
+                stacklevel=2,
+            )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Detach, and give the module its own methods back."""
@@ -161,10 +187,17 @@ class PANPenalty(Callback):
             return own(*args, **kwargs)
         penalty, self._weight_now = self._attached, self._scheduled(trainer)
         if self._weight_now > 0:
+            if trainer.fit_loop.batch_idx == 0:  # the module's own on_train_epoch_start comes after ours
+                self._follow(pl_module, self._neurons)
+            penalty.check_there()
+            if not pl_module.automatic_optimization:
+                self._arrivals.watch(penalty)
             penalty.begin(trainer.fit_loop.total_batch_idx)
         else:
             penalty.rest()
         output = own(*args, **kwargs)
+        if self._weight_now > 0:
+            penalty.check_there()
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if not pl_module.automatic_optimization or not isinstance(loss, Tensor):
             return output
@@ -185,11 +218,8 @@ class PANPenalty(Callback):
         **kwargs: Any,
     ) -> None:
         """Run the module's manual_backward, of the loss and the penalty of the forwards that it was computed from."""
-        self._in_backward = True
-        try:
+        with self._arrivals.expected():
             own(self._added(pl_module, loss, lambda: self._attached.take(loss)), *args, **kwargs)
-        finally:
-            self._in_backward = False
 
     def _added(self, pl_module: LightningModule, loss: Tensor, take: Callable[[], Tensor | None]) -> Tensor:
         """Return the loss with the penalty, if this step has one."""
@@ -221,25 +251,24 @@ class PANPenalty(Callback):
 
     def _log(self, pl_module: LightningModule, value: Tensor | float, weight: float) -> None:
         self._logged = True
-        figures = {"pan_penalty/loss": value, "pan_penalty/weight": weight}
+        figures = self._tags.of_all({"pan_penalty/loss": value, "pan_penalty/weight": weight})
         pl_module.log_dict(figures, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
-    def _watch_gradients(self, pl_module: LightningModule) -> None:
-        """Refuse a backward pass of manual optimization that passes the penalty by."""
-        convs = select(pl_module)
-        for name in self._attached.layers:
-            for parameter in convs[name].parameters():
-                if parameter.requires_grad and parameter.is_leaf:
-                    arrived = functools.partial(self._on_gradient, name)
-                    hook = parameter.register_post_accumulate_grad_hook(arrived)  # type: ignore[no-untyped-call]  # of torch
-                    self._gradient_hooks.append(hook)
+    def _follow(self, pl_module: LightningModule, neurons: Mapping[str, list[int]]) -> None:
+        """Take up what came to the model since; neurons were found in layers as they were."""
+        replaced = self._attached.follow(pl_module, strict=self._ever_ran)
+        for name in neurons:
+            if name in replaced:
+                raise PANError(
+                    f"PANPenalty cannot penalise the PANs that were found in layer {name}: {replaced[name]}. "
+                    "Change the model before fit, or leave the layer out with layers="
+                )
 
-    def _on_gradient(self, layer: str, parameter: Tensor) -> None:
-        if not self._in_backward and self._penalty is not None and self._penalty.holds(layer):
-            raise PANError(
-                f"gradients reach layer {layer} without its penalty: this training_step calls loss.backward(); "
-                "call self.manual_backward(loss) instead"
-            )
+    def _penalise(self, pl_module: LightningModule, neurons: dict[str, list[int]]) -> None:
+        """Penalise these alone, from the next step on."""
+        self._neurons = neurons
+        self._attached.set_neurons(pl_module, neurons)
+        self._attached.rest()
 
     @property
     def _attached(self) -> PaddingBiasPenalty:
@@ -251,12 +280,11 @@ class PANPenalty(Callback):
         for around in self._around.values():
             around.remove(pl_module)
         self._around.clear()
-        for hook in self._gradient_hooks:
-            hook.remove()
-        self._gradient_hooks.clear()
+        self._arrivals.clear()
         if self._penalty is not None:
+            self._missed = self._penalty.missed
             self._penalty.detach()
-        self._penalty = self._monitor = None
+        self._penalty = None
 
     def _scheduled(self, trainer: Trainer) -> float:
         """Weight at this batch."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import check_fits, pad_modules, select, why_unpadded
-from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.pads import PadTracker
-from pan_callbacks.suppression.price import CallView
+from pan_callbacks.suppression.presence import Presence
+from pan_callbacks.suppression.taps import Tap, may_be_padded, reentrant
 
 KINDS = ("both", "effect", "moments")
 
@@ -32,8 +32,8 @@ class PaddingBiasPenalty(nn.Module):
         layers: Glob or globs over layer names; None for all.
         neurons: Layer name to channels, to penalise these alone; ``report.neurons_by_layer()`` gives those of a report.
         max_images: Images of a batch whose border strips are looked at, the first ones.
-        every_n_steps: Look at every n-th forward only, and count it n times: a gradient without bias at a fraction of
-            the cost.
+        every_n_steps: Look at every n-th step only, and count it n times: a gradient without bias at a fraction of
+            the cost. Of a layer that does not run in every step, every n-th of those in which it runs.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -59,17 +59,69 @@ class PaddingBiasPenalty(nn.Module):
         super().__init__()
         check_arguments(kind, max_images, every_n_steps)
         self.kind, self.max_images, self.every_n_steps = kind, max_images, every_n_steps
-        found = _may_be_padded(model, layers)
+        self._layers = [layers] if isinstance(layers, str) else layers if layers is None else list(layers)
+        found = may_be_padded(model, self._layers)
         if not found:
             why = f"layers={layers!r} selects none" if layers is not None else "this model has none"
             raise PANError(f"no padded convolution to penalise: {why}")
-        self._all_layers = layers is None
-        self._pads = PadTracker()
-        self._taps = {name: _Tap(name, kind, max_images, self._pads) for name in found}
-        self._step = 0
+        self._pads, self._hooks, self._pad_hooks = PadTracker(), Presence(model), Presence(model)
+        self._taps = {name: Tap(name, kind, max_images, self._pads) for name in found}
+        self._fed: set[str] = set()  # layers that pad by no means of their own
+        self._step, self._in_step, self._neurons = 0, False, neurons
         self.set_neurons(model, neurons)
-        self._handles = [conv.register_forward_hook(self._taps[n], with_kwargs=True) for n, conv in found.items()]
-        self._handles += self._pads.attach(model)
+        self._attach(model, found)
+
+    def _attach(self, model: nn.Module, found: Mapping[str, nn.Conv2d]) -> None:
+        """Put hooks on some convolutions, and on the pad modules that have none."""
+        taps, known = self._taps, self._pad_hooks.modules
+        self._hooks.add({n: (m, m.register_forward_hook(taps[n], with_kwargs=True), taps[n]) for n, m in found.items()})
+        self._fed |= {name for name, conv in found.items() if why_unpadded(conv) is not None}
+        pads = {name: pad for name, pad in pad_modules(model).items() if name not in known}
+        self._pad_hooks.add({n: (m, m.register_forward_hook(self._pads), self._pads) for n, m in pads.items()})
+
+    def follow(self, model: nn.Module, strict: bool = True) -> dict[str, str]:
+        """Take up layers that came to the model since, and those that were replaced while nothing was asked of them.
+
+        Args:
+            model: The model that the penalty was made for.
+            strict: Whether to refuse what :meth:`check_there` refuses; else all that was replaced is taken up.
+
+        Returns:
+            Layer name to what happened to it, for those that were replaced.
+        """
+        if strict:
+            self.check_there()
+        lost = self._hooks.lost()
+        for name in lost:
+            self._hooks.remove(name)
+            del self._taps[name]
+        for name in self._pad_hooks.lost():
+            self._pad_hooks.remove(name)
+        found = may_be_padded(model, self._layers)
+        new = {name: conv for name, conv in found.items() if name not in self._taps}
+        for name in new:
+            self._taps[name] = Tap(name, self.kind, self.max_images, self._pads)
+            self._taps[name].channels = None if self._neurons is None else torch.empty(0, dtype=torch.long)
+        self._attach(model, new)
+        return lost
+
+    def check_there(self) -> None:
+        """Look whether all that is penalised is still seen.
+
+        Raises:
+            PANError: If a layer, or a pad module that may feed one, was replaced or lost its hooks, or if neurons that
+                are penalised by number lost their number.
+        """
+        wanted = {name: tap for name, tap in self._taps.items() if tap.wanted}
+        lost = self._hooks.lost(wanted)
+        lost |= self._hooks.lost([name for name, tap in wanted.items() if tap.channels is not None], indexed=True)
+        if any(name in self._fed for name in wanted):
+            lost |= self._pad_hooks.lost()
+        for name, why in lost.items():
+            raise PANError(
+                f"the penalty of layer {name} is gone: {why}. Change the model before the penalty is put on it (before "
+                "fit), or leave the layer out with layers="
+            )
 
     def set_neurons(self, model: nn.Module, neurons: Mapping[str, Sequence[int]] | None) -> None:
         """Penalise some neurons alone, or all of them again; the step begins anew.
@@ -84,35 +136,56 @@ class PaddingBiasPenalty(nn.Module):
         convs = select(model)
         for name, channels in (neurons or {}).items():
             check_fits(convs, name, channels)
-            if self._all_layers and name not in self._taps:
+            if self._layers is None and name not in self._taps:
                 raise PANError(f"layer {name!r} has no padding, so its neurons cannot be penalised")
         for name, tap in self._taps.items():
             chosen = None if neurons is None else sorted(neurons.get(name, ()))
             tap.channels = None if chosen is None else torch.tensor(chosen, dtype=torch.long)
+        self._neurons = neurons
+        self.rest()  # no layer missed the step that begins anew
         self.begin(self._step)
 
     def begin(self, step: int) -> None:
-        """Begin a step: forget what was seen, and look at the forwards from now on if the step is due.
+        """Begin a step: forget what was seen, and look at the forwards from now on where the step is due.
 
         Args:
-            step: Number of the step; every ``every_n_steps``-th from 0 on is due.
+            step: Number of the step; every ``every_n_steps``-th from 0 on is due, less for each layer the steps in
+                which it did not run.
         """
+        self.end()
+        self._step, self._in_step = step, True
+        for tap in self._taps.values():
+            tap.begin((step - tap.missed) % self.every_n_steps == 0)
+        self._pads.watch(not self.idle)
+
+    def end(self) -> None:
+        """End a step, if one was begun: note which layers did not run in it, and :meth:`rest`."""
+        for tap in self._taps.values():
+            if self._in_step and not tap.ran:
+                tap.missed = (tap.missed + 1) % self.every_n_steps
         self.rest()
-        self._step = step
-        if step % self.every_n_steps == 0:
-            for tap in self._taps.values():
-                tap.looking = tap.channels is None or len(tap.channels) > 0
-            self._pads.watch()
 
     def rest(self) -> None:
         """Forget what was seen, and look at nothing until the next :meth:`begin`."""
         for tap in self._taps.values():
             tap.rest()
+        self._in_step = False
         self._pads.watch(False)
 
     @property
+    def missed(self) -> dict[str, int]:
+        """By how many steps the schedules of layers are late that do not run in every step, for a checkpoint."""
+        return {name: tap.missed for name, tap in self._taps.items() if tap.missed}
+
+    def resume(self, missed: Mapping[str, int]) -> None:
+        """Go on with the schedules that :attr:`missed` told; layers that are no longer there are left out."""
+        for name, steps in missed.items():
+            if name in self._taps:
+                self._taps[name].missed = steps % self.every_n_steps
+
+    @property
     def idle(self) -> bool:
-        """Whether no forward is looked at now: the step is not due, or there is nothing to penalise."""
+        """Whether no forward is looked at now: the step is due for no layer, or there is nothing to penalise."""
         return not any(tap.looking for tap in self._taps.values())
 
     @property
@@ -129,15 +202,24 @@ class PaddingBiasPenalty(nn.Module):
         """Names of the layers that are looked at."""
         return tuple(self._taps)
 
+    def modules_by_layer(self) -> dict[str, nn.Module]:
+        """Return the convolutions that are looked at, by layer name."""
+        return self._hooks.modules
+
     @property
     def ran(self) -> bool:
         """Whether any penalised layer ran with gradients in this step."""
-        return any(tap.ran for tap in self._taps.values())
+        return any(tap.ran for tap in self._taps.values() if tap.wanted)
 
     def left_out(self) -> dict[str, str]:
-        """Return layer name to the reason why this step has no penalty for it, for the layers that were looked for."""
-        taps = {name: tap for name, tap in self._taps.items() if tap.looking and not tap.seen}
-        return {name: tap.nothing or "padding unknown" if tap.ran else "did not run" for name, tap in taps.items()}
+        """Return layer name to the reason why this step has no penalty for it, for the layers that ran and were due."""
+        taps = {name: tap for name, tap in self._taps.items() if tap.looking and tap.ran}
+        why = {name: tap.nothing or "frozen: its output needs no gradient" for name, tap in taps.items()}
+        return {name: why[name] for name, tap in taps.items() if tap.frozen or not tap.seen}
+
+    def never_ran(self) -> list[str]:
+        """Return the layers to penalise that ran with gradients in no step so far."""
+        return [name for name, tap in self._taps.items() if tap.wanted and not tap.ever_ran]
 
     def forward(self) -> Tensor:
         """Return the penalty of what was seen since the last call, and begin the next step.
@@ -147,8 +229,9 @@ class PaddingBiasPenalty(nn.Module):
             gradient; 0 in a step that is not due.
 
         Raises:
-            PANError: If the step is due and no penalised layer ran with gradients.
+            PANError: If the step is due and no penalised layer ran with gradients, or one is no longer there.
         """
+        self.check_there()
         if not self.idle and not self.ran:
             raise PANError(
                 "the penalty saw no forward with gradients. Call it after the model's forward, outside "
@@ -180,81 +263,13 @@ class PaddingBiasPenalty(nn.Module):
         """
         blind = next((name for name, tap in self._taps.items() if tap.ran_blind and not tap.ran), None)
         if blind is not None and any("Checkpoint" in type(node).__name__ for node in _graph(loss)):
-            raise _reentrant(blind)
+            raise reentrant(blind)
 
     def detach(self) -> None:
         """Take the hooks off the model, and forget what was seen."""
         self.rest()
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-
-class _Tap:
-    """Forward hook of one layer: keeps a small view of each of its calls while it looks.
-
-    Attributes:
-        looking: Whether it looks at what runs now.
-        seen: Calls that nobody has taken yet.
-        ran: Whether the layer ran with gradients in this step.
-        ran_blind: Whether it ran without.
-        nothing: Why the last call left nothing to see.
-        channels: The neurons to penalise, None for all.
-    """
-
-    def __init__(self, name: str, kind: str, max_images: int, pads: PadTracker) -> None:
-        self.name, self.kind, self.max_images, self.pads = name, kind, max_images, pads
-        self.channels: Tensor | None = None
-        self.nothing: str | None = None
-        self._ever_ran = False
-        self.rest()
-
-    def rest(self) -> None:
-        """Look at nothing, and forget what was seen."""
-        self.looking = self.ran = self.ran_blind = False
-        self.seen: list[CallView] = []
-
-    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        """Is called by torch after the layer's forward; changes nothing."""
-        if not self.looking:
-            return
-        compiling = torch.compiler.is_compiling()
-        if not torch.is_grad_enabled():
-            self.ran_blind = True
-        elif not compiling and torch._C._current_graph_task_id() != -1:
-            # a checkpoint runs it once more for a backward pass; without a first time the penalty got lost
-            if not self._ever_ran:
-                raise _reentrant(self.name)
-        else:
-            self.ran = self._ever_ran = True
-            view = self._view(LayerCall.of(conv, args, kwargs, output), None if compiling else output.grad_fn)
-            if view is not None:
-                self.seen.append(view)
-
-    def _view(self, call: LayerCall, node: Any) -> CallView | None:
-        pad = self.pads.pad_of(call)
-        self.nothing = why_unpadded(call.conv, pad)
-        view = None if self.nothing else CallView.of(call, pad, node, self.kind, self.max_images)
-        if view is None and self.nothing is None:
-            self.nothing = "no interior to compare with in its map of {}×{}".format(*call.output.shape[-2:])
-        return view
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Give a copy of the module a hook that keeps nothing."""
-        return {**self.__dict__, "looking": False, "seen": []}
-
-
-def _reentrant(layer: str) -> PANError:
-    return PANError(
-        f"layer {layer} runs under a reentrant activation checkpoint, where its penalty would get "
-        "lost; use checkpoint(..., use_reentrant=False), or leave the layer out with layers="
-    )
-
-
-def _may_be_padded(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, nn.Conv2d]:
-    """Return the convolutions that are padded layers, or may be fed by a pad module, which shows when they run."""
-    pads, found = pad_modules(model), select(model, layers)
-    return {name: conv for name, conv in found.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
+        self._hooks.clear()
+        self._pad_hooks.clear()
 
 
 def _graph(loss: Tensor) -> set[Any]:
@@ -276,8 +291,3 @@ def check_arguments(kind: str, max_images: int, every_n_steps: int) -> None:
     for name, value in (("max_images", max_images), ("every_n_steps", every_n_steps)):
         if value < 1 or value != int(value):
             raise ValueError(f"{name}={value!r}: a whole number from 1 on is needed")
-
-
-def _is_fed(conv: nn.Conv2d) -> bool:
-    """Whether a convolution may be one that a pad module feeds: it has a window, and adds nothing itself."""
-    return max(conv.kernel_size) > 1 and (conv.padding == "valid" or not any(conv._reversed_padding_repeated_twice))

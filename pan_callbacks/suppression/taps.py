@@ -1,0 +1,110 @@
+"""What the penalty sees of a layer: the calls of each step, in a few strips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pan_callbacks.errors import PANError
+from pan_callbacks.layers import pad_modules, select, why_unpadded
+from pan_callbacks.measurement.calls import LayerCall
+from pan_callbacks.measurement.pads import PadTracker
+from pan_callbacks.suppression.price import CallView
+
+
+class Tap:
+    """Forward hook of one layer: notes whether it runs in a step, and keeps a small view of each call while it looks.
+
+    Args:
+        name: Name of the layer.
+        kind: Kind of the penalty.
+        max_images: Images of a batch that are looked at.
+        pads: Knows which pad module feeds a call.
+
+    Attributes:
+        in_step: Whether a step goes on.
+        looking: Whether it looks at what runs now: the step is due for this layer.
+        seen: Calls that nobody has taken yet.
+        ran: Whether the layer ran with gradients in this step.
+        ever_ran: Whether it did in any.
+        ran_blind: Whether it ran without, while it looked.
+        missed: Steps in which it did not run, by which its schedule is late; as far as that matters to the schedule.
+        nothing: Why the last call left nothing to see.
+        frozen: Whether no gradient can come of the last call.
+        channels: The neurons to penalise, None for all.
+    """
+
+    def __init__(self, name: str, kind: str, max_images: int, pads: PadTracker) -> None:
+        self.name, self.kind, self.max_images, self.pads = name, kind, max_images, pads
+        self.channels: Tensor | None = None
+        self.nothing: str | None = None
+        self.ever_ran, self.frozen, self.missed = False, False, 0
+        self.rest()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything of the layer is to be penalised."""
+        return self.channels is None or len(self.channels) > 0
+
+    def begin(self, due: bool) -> None:
+        """Begin a step, and look at it if it is due."""
+        self.in_step, self.looking = True, due and self.wanted
+
+    def rest(self) -> None:
+        """Look at nothing, and forget what was seen."""
+        self.in_step = self.looking = self.ran = self.ran_blind = False
+        self.seen: list[CallView] = []
+
+    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        """Is called by torch after the layer's forward; changes nothing."""
+        if not self.in_step:
+            return
+        compiling = torch.compiler.is_compiling()
+        if not torch.is_grad_enabled():
+            self.ran_blind = self.looking
+        elif not compiling and torch._C._current_graph_task_id() != -1:
+            # a checkpoint runs it once more for a backward pass; without a first time the penalty got lost
+            if self.looking and not self.ever_ran:
+                raise reentrant(self.name)
+        else:
+            self.ran = self.ever_ran = True
+            if not self.looking:
+                return
+            view = self._view(LayerCall.of(conv, args, kwargs, output), None if compiling else output.grad_fn)
+            self.frozen = not output.requires_grad
+            if view is not None:
+                self.seen.append(view)
+
+    def _view(self, call: LayerCall, node: Any) -> CallView | None:
+        pad = self.pads.pad_of(call)
+        self.nothing = why_unpadded(call.conv, pad)
+        view = None if self.nothing else CallView.of(call, pad, node, self.kind, self.max_images)
+        if view is None and self.nothing is None:
+            self.nothing = "no interior to compare with in its map of {}×{}".format(*call.output.shape[-2:])
+        return view
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give a copy of the module a hook that keeps nothing."""
+        return {**self.__dict__, "in_step": False, "looking": False, "seen": []}
+
+
+def reentrant(layer: str) -> PANError:
+    """Return the error that says why a layer under such a checkpoint cannot be penalised."""
+    return PANError(
+        f"layer {layer} runs under a reentrant activation checkpoint, where its penalty would get "
+        "lost; use checkpoint(..., use_reentrant=False), or leave the layer out with layers="
+    )
+
+
+def may_be_padded(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, nn.Conv2d]:
+    """Return the convolutions that are padded layers, or may be fed by a pad module, which shows when they run."""
+    pads, found = pad_modules(model), select(model, layers)
+    return {name: conv for name, conv in found.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
+
+
+def _is_fed(conv: nn.Conv2d) -> bool:
+    """Whether a convolution may be one that a pad module feeds: it has a window, and adds nothing itself."""
+    return max(conv.kernel_size) > 1 and (conv.padding == "valid" or not any(conv._reversed_padding_repeated_twice))
