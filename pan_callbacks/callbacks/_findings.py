@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,31 @@ def last_findings(trainer: Trainer) -> PANReport | None:
     """
     monitor = find_monitor(trainer)
     return None if monitor is None else monitor._history.report
+
+
+def warn_if_behind(trainer: Trainer, who: str) -> None:
+    """Warn if a resumed run goes on with older findings than the run that was interrupted would have.
+
+    Lightning does not make up for a validation that came right after a checkpoint at the end of an epoch.
+
+    Args:
+        trainer: The Trainer, at the start of training.
+        who: Who acts on the findings.
+    """
+    monitor = find_monitor(trainer)
+    if monitor is None or not monitor.history:
+        return
+    every = monitor.every_n_epochs, (trainer.check_val_every_n_epoch or 1) if trainer.enable_validation else 1
+    measured = [epoch for epoch in range(trainer.current_epoch) if not any((epoch + 1) % n for n in every)]
+    last = monitor.history[-1]["epoch"]
+    if measured and last < measured[-1]:
+        found = "before the first step" if last < 0 else f"in epoch {last}"
+        warnings.warn(
+            f"this checkpoint was written before the validation of epoch {measured[-1]}, which Lightning does not make "
+            f"up for: {who} goes on with what was found {found}. A checkpoint written after the validation resumes the "
+            "same run",
+            stacklevel=3,
+        )
 
 
 def nothing_found(report: PANReport, penalised: Iterable[str], layers: str | list[str] | None) -> str | None:

@@ -10,20 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
+from pan_callbacks.callbacks._findings import last_findings, warn_if_behind
 from pan_callbacks.callbacks._lightning import Callback
+from pan_callbacks.callbacks._mask_hooks import MaskHooks
 from pan_callbacks.callbacks.monitor import find_monitor
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import convolutions
+from pan_callbacks.layers import convolutions, named
 from pan_callbacks.reports.pan_report import PANReport
-from pan_callbacks.suppression.masks import (
-    MaskHook,
-    build_in,
-    build_masks,
-    check_mode,
-    forget_compiled,
-)
+from pan_callbacks.suppression.masks import build_in, build_masks, check_mode
 from pan_callbacks.suppression.targets import Target, merge, targets
 
 if TYPE_CHECKING:
@@ -47,7 +42,9 @@ class PANMask(Callback):
 
     Raises:
         ValueError: If an argument is out of range.
-        PANError: At the start, if there is neither a monitor nor a report, or the report is of another model.
+        PANError: At the start, if there is neither a monitor nor a report, or the report is of another model; later,
+            where the mask would be lost: a masked layer was replaced, lost its hooks or channels, or runs without its
+            hooks (compiled and run before), or in an evaluation none of the masked layers runs.
     """
 
     def __init__(
@@ -66,10 +63,10 @@ class PANMask(Callback):
         self.mode, self.start_epoch, self.refresh = mode, start_epoch, refresh
         self.report = PANReport.load(Path(report)) if isinstance(report, (str, os.PathLike)) else report
         self._targets: dict[str, Target] = {}
-        self._begun = self._restored = self._told_of_nothing = False
+        self._begun = self._restored = self._resumed = self._told_of_nothing = self._logged = False
         self._module: weakref.ref[nn.Module] | None = None
-        self._hooks: dict[str, MaskHook] = {}
-        self._handles: list[RemovableHandle] = []
+        self._masked: dict[str, weakref.ref[nn.Module]] = {}  # the convolutions that the targets were put on
+        self._hooks: MaskHooks | None = None
 
     @property
     def channels(self) -> dict[str, list[int]]:
@@ -91,7 +88,7 @@ class PANMask(Callback):
             warnings.warn(f"the checkpoint's masks have mode={state_dict['mode']!r}, not {self.mode!r}", stacklevel=2)
         self.mode, self._begun = state_dict["mode"], state_dict["begun"]
         self._targets = {name: Target.from_dict(target) for name, target in state_dict["layers"].items()}
-        self._restored = True
+        self._restored = self._resumed = True
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
@@ -104,30 +101,66 @@ class PANMask(Callback):
             )
         if not self._restored and (self._module is None or self._module() is not pl_module):
             self._targets, self._begun = {}, False  # masks of another model, in an earlier fit
+        replaced = self._replaced(pl_module)
+        if replaced:
+            warnings.warn(f"PANMask forgets the masks of layers that were replaced: {named(replaced)}", stacklevel=2)
+            self._targets = {name: target for name, target in self._targets.items() if name not in replaced}
         self._module, self._restored = weakref.ref(pl_module), False
         if self.report is not None and self.report.count:
             build_masks(pl_module, targets(self.report), self.mode)  # a report of another model is noticed now
-        self._attach(pl_module, self._targets)
+        self._detach()
+        self._hooks = MaskHooks(pl_module)
+        self._apply(self._targets)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mask what a checkpoint says that some strategies load after ``on_fit_start``."""
+        if self._restored:
+            self._restored = False
+            self._apply(self._targets)
+        if self._resumed and self.refresh == "epoch" and self.report is None:
+            warn_if_behind(trainer, "PANMask")
+        self._resumed = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask what was found."""
+        self._attached.check_there()
         first = not self._begun and trainer.current_epoch >= self.start_epoch
         if first or self._begun and self.refresh == "epoch" and self.report is None:
-            monitor = find_monitor(trainer)
-            self._take(pl_module, self.report or (None if monitor is None else monitor.report))
-        pl_module.log("pan_mask/channels", float(sum(map(len, self.channels.values()))), on_step=False, on_epoch=True)
+            self._take(self.report or last_findings(trainer))
+        self._log(pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Look whether the mask is still there."""
+        self._attached.check_there()
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether the mask was there."""
+        self._attached.check_learning()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Look whether the mask was there; ``loss.backward()`` in manual optimization goes by ``on_after_backward``."""
+        self._attached.check_there()
+        self._attached.check_learning()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log also in an epoch that was resumed in its middle, and so has no start."""
+        if not self._logged:
+            self._log(pl_module)
+        self._logged = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach outside fit."""
         self._attach_outside_fit(pl_module)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach."""
-        self._attach_outside_fit(pl_module)
+    on_test_start = on_predict_start = on_validation_start
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach."""
-        self._attach_outside_fit(pl_module)
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look whether the mask was there."""
+        self._attached.check_there()
+        if trainer.state.fn != "fit":
+            self._attached.check_ran()
+
+    on_test_end = on_predict_end = on_validation_end
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Take the masks off; ``channels`` still says what they were."""
@@ -139,9 +172,29 @@ class PANMask(Callback):
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
+    @property
+    def _attached(self) -> MaskHooks:
+        """The hooks of the run that goes on."""
+        assert self._hooks is not None, "the mask is not attached"
+        return self._hooks
+
     def _attach_outside_fit(self, pl_module: LightningModule) -> None:
-        if not self._handles:
-            self._attach(pl_module, self._wanted_outside_fit())
+        if self._hooks is not None:
+            return
+        replaced = self._replaced(pl_module)
+        if replaced:
+            raise PANError(
+                f"PANMask has masks of layers that were replaced ({named(replaced)}): take a new PANMask for the "
+                "changed model, or load the checkpoint that the masks belong to"
+            )
+        self._hooks = MaskHooks(pl_module)
+        self._apply(self._wanted_outside_fit())
+
+    def _replaced(self, pl_module: LightningModule) -> list[str]:
+        """Return the layers whose masks were put on other convolutions in an earlier run; none after a checkpoint."""
+        now = convolutions(pl_module)
+        same = {name: conv() is now.get(name) for name, conv in self._masked.items()}
+        return [] if self._restored else [name for name in self._targets if not same.get(name, True)]
 
     def _wanted_outside_fit(self) -> Mapping[str, Target]:
         """Return what a fit or a checkpoint left behind, or else what the report says."""
@@ -149,35 +202,27 @@ class PANMask(Callback):
             return self._targets
         return targets(self.report)
 
-    def _attach(self, pl_module: LightningModule, wanted: Mapping[str, Target]) -> None:
-        self._detach()
-        forget_compiled(pl_module)
-        for name, conv in convolutions(pl_module).items():
-            self._hooks[name] = MaskHook()
-            self._handles.append(self._hooks[name].attach(conv))
-        self._apply(pl_module, wanted)
-
     def _detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        for hook in self._hooks.values():
-            hook.mask = None  # for graphs that were compiled with the hook
-        self._handles.clear()
-        self._hooks.clear()
+        if self._hooks is not None:
+            self._hooks.take_off()
+        self._hooks = None
 
-    def _take(self, pl_module: LightningModule, report: PANReport | None) -> None:
+    def _take(self, report: PANReport | None) -> None:
         """Add a report's PANs to what is masked."""
         if report is None:
             return  # the monitor could not look yet
         self._begun = True
         if report.count:
             self._targets = merge(self._targets, targets(report))
-            self._apply(pl_module, self._targets)
+            self._apply(self._targets)
         elif not self._targets and not self._told_of_nothing:
             self._told_of_nothing = True
             warnings.warn("PANMask has nothing to mask: no PAN was found", stacklevel=3)
 
-    def _apply(self, pl_module: LightningModule, wanted: Mapping[str, Target]) -> None:
-        masks = build_masks(pl_module, wanted, self.mode)
-        for name, conv in convolutions(pl_module).items():
-            self._hooks[name].mask = masks.get(conv)
+    def _apply(self, wanted: Mapping[str, Target]) -> None:
+        self._attached.apply(wanted, self.mode)
+        self._masked = {name: weakref.ref(self._attached.modules[name]) for name in wanted}
+
+    def _log(self, pl_module: LightningModule) -> None:
+        self._logged = True
+        pl_module.log("pan_mask/channels", float(sum(map(len, self.channels.values()))), on_step=False, on_epoch=True)

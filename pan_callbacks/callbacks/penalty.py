@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pan_callbacks.callbacks._around import Around
 from pan_callbacks.callbacks._arrivals import Arrivals
-from pan_callbacks.callbacks._findings import last_findings, nothing_found
+from pan_callbacks.callbacks._findings import last_findings, nothing_found, warn_if_behind
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.callbacks.monitor import find_monitor
@@ -133,6 +133,7 @@ class PANPenalty(Callback):
             self._attached.resume(self._missed)
             if self.only_pans:
                 self._penalise(pl_module, self._neurons)
+                warn_if_behind(trainer, "PANPenalty(only_pans=True)")
         self._restored = False
         if self.warmup_epochs and trainer.num_training_batches == float("inf"):
             warnings.warn(

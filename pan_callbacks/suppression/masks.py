@@ -183,10 +183,18 @@ def hooked(model: nn.Module, convs: Iterable[nn.Conv2d]) -> Iterator[dict[nn.Con
 
 def forget_compiled(model: nn.Module) -> None:
     """Have ``torch.compile`` compile anew what a model ran before, for that ignores hooks which came since."""
-    if any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in model.modules()) or (
-        getattr(model, "_compiler_ctx", None) is not None  # a LightningModule that was compiled
-    ):
+    if any(_is_compiled(module) for module in model.modules()):
         torch.compiler.reset()
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether a module was compiled, or holds a function that was."""
+    if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
+        return True
+    if getattr(module, "_compiler_ctx", None) is not None:  # a LightningModule that was compiled
+        return True
+    held = [*vars(module).values(), *(value for kind in type(module).__mro__ for value in vars(kind).values())]
+    return any("_torchdynamo_orig_callable" in getattr(value, "__dict__", ()) for value in held)
 
 
 def mask_permanently(

@@ -22,14 +22,14 @@ class _Place:
 
     Args:
         module: The module that it is on.
-        handle: What torch gave for it.
+        handle: What torch gave for it, None if there is no hook and only the module counts.
         hook: The hook.
         way: From the model to the module.
         channels: Output channels that the module had, 0 if it is no convolution.
     """
 
     module: nn.Module
-    handle: RemovableHandle
+    handle: RemovableHandle | None
     hook: object
     way: list[_Edge]
     channels: int
@@ -50,11 +50,12 @@ class Presence:
         self._model: nn.Module | None = model
         self._places: dict[str, _Place] = {}
 
-    def add(self, hooks: Mapping[str, tuple[nn.Module, RemovableHandle, object]]) -> None:
+    def add(self, hooks: Mapping[str, tuple[nn.Module, RemovableHandle | None, object]]) -> None:
         """Remember hooks.
 
         Args:
-            hooks: Name of a layer to its module, the handle of the hook on it, and the hook.
+            hooks: Name of a layer to its module, the handle of the hook on it, and the hook; None for both where just
+                the module counts.
         """
         ways = _ways(self._model)
         for name, (module, handle, hook) in hooks.items():
@@ -62,7 +63,9 @@ class Presence:
 
     def remove(self, name: str) -> None:
         """Take a hook off, and forget it."""
-        self._places.pop(name).handle.remove()
+        handle = self._places.pop(name).handle
+        if handle is not None:
+            handle.remove()
 
     def clear(self) -> None:
         """Take all hooks off, and forget them."""
@@ -86,7 +89,7 @@ class Presence:
         for name, place in places.items():
             if any(parent._modules.get(child) is not module for parent, child, module in place.way):
                 why = self._moved(name, place)
-            elif place.module._forward_hooks.get(place.handle.id) is not place.hook:
+            elif place.handle and place.module._forward_hooks.get(place.handle.id) is not place.hook:
                 why = "its forward hooks were removed"
             elif indexed and channels_of(place.module) < place.channels:
                 why = f"it has {channels_of(place.module)} channels now and had {place.channels}"
