@@ -102,6 +102,7 @@ class PaddingBiasPenalty(nn.Module):
         for name in new:
             self._taps[name] = Tap(name, self.kind, self.max_images, self._pads)
             self._taps[name].channels = None if self._neurons is None else torch.empty(0, dtype=torch.long)
+        self._taps = {name: self._taps[name] for name in found}  # in the model's order
         self._attach(model, new)
         return lost
 

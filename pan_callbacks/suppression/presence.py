@@ -69,8 +69,12 @@ class Presence:
 
     def clear(self) -> None:
         """Take all hooks off, and forget them."""
+        hooks = {id(place.hook) for place in self._places.values() if place.handle is not None}
         for name in list(self._places):
             self.remove(name)
+        for module in () if self._model is None else self._model.modules():  # quantisation hands hooks on to its copies
+            for number in [number for number, hook in module._forward_hooks.items() if id(hook) in hooks]:
+                del module._forward_hooks[number]
 
     @property
     def modules(self) -> dict[str, nn.Module]:
