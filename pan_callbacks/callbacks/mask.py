@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from torch import nn
 from pan_callbacks.callbacks._findings import last_findings, warn_if_behind
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._mask_hooks import MaskHooks
+from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.callbacks.monitor import find_monitor
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import convolutions, named
@@ -64,8 +64,8 @@ class PANMask(Callback):
         self.report = PANReport.load(Path(report)) if isinstance(report, (str, os.PathLike)) else report
         self._targets: dict[str, Target] = {}
         self._begun = self._restored = self._resumed = self._told_of_nothing = self._logged = False
-        self._module: weakref.ref[nn.Module] | None = None
-        self._masked: dict[str, weakref.ref[nn.Module]] = {}  # the convolutions that the targets were put on
+        self._module = Remembered()
+        self._masked: dict[str, Remembered] = {}  # the convolutions that the targets were put on
         self._hooks: MaskHooks | None = None
 
     @property
@@ -99,13 +99,14 @@ class PANMask(Callback):
                 "PANMask has no PANs to mask: give it a monitor, Trainer(callbacks=[PANMonitor(), PANMask()]), "
                 "or a report, PANMask(report=scan(model, batches))"
             )
-        if not self._restored and (self._module is None or self._module() is not pl_module):
+        if not self._restored and not self._module.is_(pl_module):
             self._targets, self._begun = {}, False  # masks of another model, in an earlier fit
         replaced = self._replaced(pl_module)
         if replaced:
             warnings.warn(f"PANMask forgets the masks of layers that were replaced: {named(replaced)}", stacklevel=2)
             self._targets = {name: target for name, target in self._targets.items() if name not in replaced}
-        self._module, self._restored = weakref.ref(pl_module), False
+            self._begun = bool(self._targets)
+        self._module, self._restored = Remembered(pl_module), False
         if self.report is not None and self.report.count:
             build_masks(pl_module, targets(self.report), self.mode)  # a report of another model is noticed now
         self._detach()
@@ -191,10 +192,14 @@ class PANMask(Callback):
         self._apply(self._wanted_outside_fit())
 
     def _replaced(self, pl_module: LightningModule) -> list[str]:
-        """Return the layers whose masks were put on other convolutions in an earlier run; none after a checkpoint."""
+        """Return the layers whose masks the monitor found in other convolutions, in an earlier run.
+
+        A checkpoint and a report of the user's are about whatever has these names.
+        """
+        if self._restored or self.report is not None:
+            return []
         now = convolutions(pl_module)
-        same = {name: conv() is now.get(name) for name, conv in self._masked.items()}
-        return [] if self._restored else [name for name in self._targets if not same.get(name, True)]
+        return [name for name in self._targets if name in self._masked and not self._masked[name].is_(now.get(name))]
 
     def _wanted_outside_fit(self) -> Mapping[str, Target]:
         """Return what a fit or a checkpoint left behind, or else what the report says."""
@@ -221,7 +226,7 @@ class PANMask(Callback):
 
     def _apply(self, wanted: Mapping[str, Target]) -> None:
         self._attached.apply(wanted, self.mode)
-        self._masked = {name: weakref.ref(self._attached.modules[name]) for name in wanted}
+        self._masked = {name: Remembered(self._attached.modules[name]) for name in wanted}
 
     def _log(self, pl_module: LightningModule) -> None:
         self._logged = True

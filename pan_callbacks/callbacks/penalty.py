@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from pan_callbacks.callbacks._around import Around
 from pan_callbacks.callbacks._arrivals import Arrivals
 from pan_callbacks.callbacks._findings import last_findings, nothing_found, warn_if_behind
 from pan_callbacks.callbacks._lightning import Callback
+from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.callbacks.monitor import find_monitor
 from pan_callbacks.errors import PANError
@@ -78,7 +78,7 @@ class PANPenalty(Callback):
         self._penalty: PaddingBiasPenalty | None = None
         self._neurons: dict[str, list[int]] = {}
         self._missed: dict[str, int] = {}
-        self._module: weakref.ref[nn.Module] | None = None
+        self._module = Remembered()
         self._restored = False
         self._tags = Tags(PANPenalty, "pan_penalty/loss")
         self._around: dict[str, Around] = {}
@@ -111,9 +111,9 @@ class PANPenalty(Callback):
                 "Trainer(callbacks=[PANMonitor(), PANPenalty(only_pans=True)])"
             )
         self._tags.take_number(trainer, self)
-        if not self._restored and (self._module is None or self._module() is not pl_module):
+        if not self._restored and not self._module.is_(pl_module):
             self._neurons, self._missed = {}, {}  # of another model, in an earlier fit
-        self._module = weakref.ref(pl_module)
+        self._module = Remembered(pl_module)
         strategy = type(trainer.strategy).__name__
         if self.kind != "moments" and any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
             raise PANError(f"{strategy} shards the weights that kind={self.kind!r} needs; use kind='moments'")

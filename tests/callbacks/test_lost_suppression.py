@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 import warnings
 
@@ -410,6 +411,38 @@ def test_a_second_fit_forgets_the_masks_of_layers_that_were_replaced_and_says_so
     with pytest.warns(UserWarning, match=r"forgets the masks of layers that were replaced: 'net\.0'"):
         fit(tmp_path, module, [callbacks[1], monitor()], epochs=1)
     assert callbacks[1].channels == kept
+
+
+@pytest.mark.parametrize("refresh", ["once", "epoch"])
+def test_a_model_that_is_configured_anew_for_every_fit_has_masks_in_every_fit(tmp_path, refresh):
+    class Configured(Module):
+        def configure_model(self):
+            torch.manual_seed(len(masked))
+            self.net = SmallModule().net
+
+        def on_train_batch_end(self, *args):
+            masked[-1].append(channels_replaced(self))
+
+    report = first_report(build())
+    for make in (lambda: [PANMask(report=report, refresh=refresh)], lambda: [PANMask(refresh=refresh)]):
+        masked: list = []
+        module, callbacks = build(Configured), make()
+        for _ in range(2):
+            masked.append([])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                fit(tmp_path, module, [*callbacks, monitor()], epochs=1)
+            assert len(masked[-1]) == 3 and all(found == callbacks[0].channels != {} for found in masked[-1])
+        assert masked[0] == masked[1] or callbacks[0].report is None
+
+
+def test_callbacks_are_pickled_and_copied_after_a_fit(tmp_path):
+    callbacks = [PANMask(), PANPenalty()]
+    module, _ = fit(tmp_path, build(), [monitor(), *callbacks], epochs=1)
+    for twin in (pickle.loads(pickle.dumps(callbacks)), copy.deepcopy(callbacks)):
+        assert twin[0].channels == callbacks[0].channels != {}
+        _, run = fit(tmp_path, module, [monitor(), *twin], epochs=1)
+        assert float(run.callback_metrics["pan_mask/channels"]) > 0
 
 
 def test_only_pans_of_another_model_are_forgotten_in_a_second_fit(tmp_path):
