@@ -6,13 +6,16 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from pan_callbacks._runtime import in_any_process
 from pan_callbacks.callbacks._showing import Show
+from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Skip
+from pan_callbacks.measurement.batches import device_of
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.scan import check_measured
 from pan_callbacks.reports._state import report_from_state, report_state
-from pan_callbacks.reports.history import History, entry_of, scalars
+from pan_callbacks.reports.history import History, entry_of, missing_layers, scalars, why_missing
 from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
@@ -41,7 +44,7 @@ class Curve:
         self.history = History(threshold)
         self.scalars: dict[str, float] = {}
         self._show = Show(figures)
-        self._told_of_nothing = False
+        self._told_of_nothing = self._failed = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return history, births and the report behind the last entry, for the checkpoint."""
@@ -61,6 +64,8 @@ class Curve:
             Whether there is one: if no image passed, the last report stays.
         """
         measurement.stop()
+        device = next((device_of(layer) for layer in measurement.layers.values()), "cpu")
+        self._failed = in_any_process(measurement.failure is not None, device)
         report = measurement.report()
         seen = bool(report.images or measurement.images) or not measurement.layers
         if seen:
@@ -68,9 +73,9 @@ class Curve:
             self._warn(report)
         return seen
 
-    def record_start(self, trainer: Trainer) -> None:
+    def record_start(self, trainer: Trainer, tags: Tags) -> None:
         """Make the report the first point: the network before its first step."""
-        values = self.record(trainer, START, step=0)
+        values = {tags.of(tag): value for tag, value in self.record(trainer, START, step=0).items()}
         for logger in trainer.loggers:
             try:
                 logger.log_metrics(values, step=0)
@@ -94,8 +99,13 @@ class Curve:
         assert self.report is not None, "there is no report to record"
         step = trainer.global_step if step is None else step
         if not keep:
-            return scalars(self.report, entry_of(self.report, epoch, step))
-        self.scalars = scalars(self.report, self.history.add(self.report, epoch, step))
+            missing = missing_layers(self.report, failed=self._failed)
+            return scalars(self.report, entry_of(self.report, epoch, step, missing=missing))
+        entry = self.history.add(self.report, epoch, step, self._failed)
+        why = why_missing(self.report, entry)
+        if why is not None:
+            warnings.warn(why, stacklevel=2)
+        self.scalars = scalars(self.report, entry)
         self._show.epoch(trainer, self.report, self.history.entries)
         return self.scalars
 

@@ -19,10 +19,12 @@ def last_findings(trainer: Trainer) -> PANReport | None:
     """Return the report behind the last entry of the first monitor's history, None if there is none yet.
 
     It is in the checkpoint, so that a resumed run acts on the same one; and a ``validate`` in between, on whatever
-    images, does not change it.
+    images, does not change it. Before the first entry it is what the sanity check showed.
     """
     monitor = find_monitor(trainer)
-    return None if monitor is None else monitor._history.report
+    if monitor is None:
+        return None
+    return monitor._curve.history.report if monitor.history else monitor.report
 
 
 def warn_if_behind(trainer: Trainer, who: str) -> None:

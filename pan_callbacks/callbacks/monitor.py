@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,8 @@ from pan_callbacks._runtime import Shard
 from pan_callbacks.callbacks._curve import Curve
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._probing import feed, step_call
+from pan_callbacks.callbacks._remembered import Remembered
+from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.settings import Settings
@@ -68,11 +69,11 @@ class PANMonitor(Callback):
             raise ValueError("batches can be iterated once only; pass a list or a DataLoader, it is read every epoch")
         self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
         self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
-        self._curve = Curve(threshold, figures)
+        self._curve, self._tags = Curve(threshold, figures), Tags(PANMonitor, "pan/count")
         self._measurement: Measurement | None = None
         self._initial: Measurement | None = None  # of the network before its first step, until there are images for it
         self._measuring = self._restored = False
-        self._module: weakref.ref[LightningModule] | None = None
+        self._module = Remembered()
 
     @property
     def report(self) -> PANReport | None:
@@ -118,7 +119,7 @@ class PANMonitor(Callback):
             warnings.warn(f"PANMonitor's curve pauses: {why}. {_BATCHES}", stacklevel=2)
         if self._is_another_run(trainer, pl_module):
             self._curve = Curve(self.threshold, self.figures)
-        self._module, self._restored = weakref.ref(pl_module), False
+        self._module, self._restored = Remembered(pl_module), False
         self._attach(trainer, pl_module)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -210,8 +211,7 @@ class PANMonitor(Callback):
 
     def _is_another_run(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether a fit begins something new: another model, or a Trainer that has made no step."""
-        same = self._module is not None and self._module() is pl_module
-        return not self._restored and (not same or trainer.global_step == 0)
+        return not self._restored and (not self._module.is_(pl_module) or trainer.global_step == 0)
 
     def _is_at_start(self, trainer: Trainer) -> bool:
         """Whether the network has made no step yet, in this run or the one that it resumes."""
@@ -229,6 +229,7 @@ class PANMonitor(Callback):
 
     def _attach(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._detach()
+        self._tags.take_number(trainer, self)
         shard = Shard(trainer.global_rank, trainer.world_size)
         self._measurement = Measurement(pl_module, self._settings, shard, tolerant=True)
         self._measurement.attach()
@@ -257,7 +258,7 @@ class PANMonitor(Callback):
             self._initial = self._attached.frozen() if self._attached.layers else None
         except Exception as error:  # whatever cannot be copied
             if self.report is not None:
-                self._curve.record_start(trainer)  # what the sanity check fed has to do
+                self._curve.record_start(trainer, self._tags)  # what the sanity check fed has to do
             else:
                 self._take_start(trainer, None, f"it cannot be copied: {error}")
 
@@ -282,12 +283,13 @@ class PANMonitor(Callback):
         else:
             values = self._curve.nothing()
         if values:
+            values = {self._tags.of(tag): value for tag, value in values.items()}
             pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
     def _take_start(self, trainer: Trainer, measurement: Measurement | None, why: str | None = None) -> None:
         """Take the first point of what was measured of the network before its first step, or say why there is none."""
         if measurement is not None and self._curve.take(measurement):
-            self._curve.record_start(trainer)
+            self._curve.record_start(trainer, self._tags)
             return
         failure = None if measurement is None else measurement.failure or self._attached.failure
         why = why or failure or "no image passed through the monitored layers"
