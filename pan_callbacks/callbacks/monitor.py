@@ -27,8 +27,8 @@ class PANMonitor(Callback):
     """Finds the padding aware neurons of a model epoch by epoch, and logs their number, sides, layers and origin.
 
     During validation it takes the images that pass anyway, and runs a copy of the model on their middle. Weights,
-    random numbers, batch statistics, outputs and the user's metrics stay what they are without it, no image is read
-    that validation does not read, and an error of its own ends the measurement, not the training.
+    random states, outputs and the user's metrics stay what they are without it, no image is read that validation does
+    not read, and an error of its own ends the measurement, not the training.
 
     The first point of every curve is the network before its first step: random weights distinguish a border, too. It is
     measured on the images of the first validation, with a copy of the network as it was.
@@ -108,15 +108,13 @@ class PANMonitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach; after the model was configured, before the first forward."""
-        off = self.batches is None and not trainer.enable_validation
-        if off and trainer.limit_val_batches != 0:
-            raise PANError(
-                "PANMonitor has no images to probe: this Trainer runs no validation. "
-                "Give it a validation loop, or PANMonitor(batches=...) a loader of images"
-            )
-        if off:
-            why = "limit_val_batches=0 leaves no images to probe"
-            warnings.warn(f"PANMonitor's curve pauses: {why}. {_BATCHES}", stacklevel=2)
+        if self.batches is None and not trainer.enable_validation:
+            if trainer.limit_val_batches != 0:
+                raise PANError(
+                    "PANMonitor has no images to probe: this Trainer runs no validation. "
+                    "Give it a validation loop, or PANMonitor(batches=...) a loader of images"
+                )
+            warnings.warn(f"PANMonitor's curve pauses: limit_val_batches=0. {_BATCHES}", stacklevel=2)
         if self._is_another_run(trainer, pl_module):
             self._curve = Curve(self.threshold, self.figures)
         self._module, self._restored = Remembered(pl_module), False
@@ -282,9 +280,8 @@ class PANMonitor(Callback):
             values = self._curve.record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
         else:
             values = self._curve.nothing()
-        if values:
-            values = {self._tags.of(tag): value for tag, value in values.items()}
-            pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        values = {self._tags.of(tag): value for tag, value in values.items()}
+        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
 
     def _take_start(self, trainer: Trainer, measurement: Measurement | None, why: str | None = None) -> None:
         """Take the first point of what was measured of the network before its first step, or say why there is none."""
