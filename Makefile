@@ -1,7 +1,7 @@
 # make demo    a training with PANMonitor, from nothing: virtual environment, packages, real images, findings
 # make test    the whole test suite          make lint    style, formatting and types
 # make test-one T=tests/reports              make format  puts style and formatting right
-# make test-attack  some 500 hostile cases with and without every callback, written into docs/reliability.md
+# make test-attack  every hostile case with and without each callback, written into docs/reliability.md
 # make test-cov  the same with coverage, written into docs/coverage.md
 PYTHON ?= python3# 3.11 or newer, for the versions in constraints.txt
 BIN := .venv/bin
@@ -35,7 +35,7 @@ T ?= tests
 test-one: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest $(T)
 
-# every case of tests/attack, and more examples for tests/fuzz; half an hour on two cores
+# every case of tests/attack, and more examples for tests/fuzz; a quarter of an hour on two cores
 FUZZ := $(wildcard tests/fuzz)
 test-attack: $(INSTALLED)
 	mkdir -p runs

@@ -142,6 +142,7 @@ class Case:
         arms: In which it is run.
         check: Looks at the run of each arm that watches and returns what is wrong with what was measured, or nothing.
         repeats: Whether it is first run twice without us, to see that it repeats.
+        heavy: Whether it takes so long that ``make test`` leaves it out.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Case:
     arms: tuple[Arm, ...] = ALL
     check: Callable[[Run], str | None] | None = None
     repeats: bool = True
+    heavy: bool = False
 
     @property
     def id(self) -> str:

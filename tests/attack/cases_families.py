@@ -64,7 +64,7 @@ def scanned(run: Run) -> str | None:
     return f"contrasts beyond 1 in {odd}" if odd else None
 
 
-def family(name: str, make: Any, size: int, call: Any = lambda net, images: net(images)) -> None:
+def family(name: str, make: Any, size: int, call: Any = lambda net, images: net(images), heavy: bool = True) -> None:
     """A model that is validated and scanned at a size."""
 
     def build(folder):
@@ -80,7 +80,7 @@ def family(name: str, make: Any, size: int, call: Any = lambda net, images: net(
             watched={"images": pictures(IMAGES, size)},
         )
 
-    add(Case(name, FAMILY, build, arms=(WATCH,), check=scanned, repeats=False))
+    add(Case(name, FAMILY, build, arms=(WATCH,), check=scanned, repeats=False, heavy=heavy))
 
 
 def _numbers(answer: Any) -> torch.Tensor:
@@ -101,7 +101,7 @@ def _timm(model: str, options: dict[str, Any]) -> Any:
 
 
 for _family, (_model, _size, _options) in FAMILIES.items():
-    family(f"timm {_family} ({_model})", _timm(_model, _options), _size)
+    family(f"timm {_family} ({_model})", _timm(_model, _options), _size, heavy=not _model.startswith("test_"))
 
 
 # --- torchvision -----------------------------------------------------------------------------------------------------
@@ -142,18 +142,17 @@ for _model, _size in CLASSIFIERS.items():
 for _model in ("fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"):
     family(f"torchvision {_model}", _torchvision(_model, weights_backbone=None, num_classes=3), 64)
 
-DETECTORS = (
-    "fasterrcnn_mobilenet_v3_large_320_fpn",
-    "maskrcnn_resnet50_fpn",
-    "retinanet_resnet50_fpn",
-    "fcos_resnet50_fpn",
-    "ssdlite320_mobilenet_v3_large",
-)
-for _model in DETECTORS:
-    _sizes = {} if _model.startswith("ssd") else {"min_size": 96, "max_size": 128}
+DETECTORS = {
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {"min_size": 96, "max_size": 128, "box_detections_per_img": 5},
+    "maskrcnn_resnet50_fpn": {"min_size": 96, "max_size": 128, "box_detections_per_img": 5},
+    "retinanet_resnet50_fpn": {"min_size": 96, "max_size": 128, "detections_per_img": 5},
+    "fcos_resnet50_fpn": {"min_size": 96, "max_size": 128, "detections_per_img": 5},
+    "ssdlite320_mobilenet_v3_large": {"detections_per_img": 5},
+}
+for _model, _options in DETECTORS.items():
     family(
         f"torchvision {_model}",
-        _torchvision(_model, weights_backbone=None, num_classes=3, **_sizes),
+        _torchvision(_model, weights_backbone=None, num_classes=3, **_options),
         96,
         lambda net, images: net(list(images)),
     )

@@ -93,8 +93,8 @@ def interrupted_within_a_convolution(folder):
         calls = 0
 
         def forward(self, x):
-            self.calls += 1
-            if self.calls == 6:
+            self.calls += self.training
+            if self.training and self.calls == 4:
                 raise KeyboardInterrupt
             return super().forward(x)
 

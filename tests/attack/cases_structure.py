@@ -12,7 +12,7 @@ import torch.utils.checkpoint
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from tests.attack.case import Case, add, case
+from tests.attack.case import MASK, PENALTY, WAITING, WATCH, Case, add, case
 from tests.attack.pieces import CLASSES, SIZE, WIDTH, Head, Module, Net, convs, data, loader, pictures, setup
 from tests.attack.promises import Promise
 
@@ -337,7 +337,7 @@ def compiled(name: str, compile_: Any) -> None:
         torch._dynamo.reset()
         return compile_()
 
-    add(Case(name, MODEL, build))
+    add(Case(name, MODEL, build, arms=(WATCH, WAITING, PENALTY, MASK), heavy=True))
 
 
 def _in_configure_model():

@@ -237,7 +237,8 @@ def used(name: str, act: Any, **kwargs: Any) -> None:
         options = {"max_epochs": 2, **kwargs.get("options", {})}
         return setup(act=act, module=kwargs.get("module", Module)(), options=options)
 
-    add(Case(name, TRAINER, build, **({"arms": kwargs["arms"]} if "arms" in kwargs else {})))
+    given = {key: kwargs[key] for key in ("arms", "heavy") if key in kwargs}
+    add(Case(name, TRAINER, build, **given))
 
 
 def _again(run: Run) -> None:
@@ -434,7 +435,7 @@ used("cross-validation", _crossed)
 used("cross-validation of models of other kinds", _crossed_of_other_kinds)
 used("short fits as a tuner makes them", _tried)
 used("search for a learning rate", _rates, module=lambda: _WithRate())
-used("search for a batch size", _batch_sizes)
+used("search for a batch size", _batch_sizes, heavy=True)
 used("load_from_checkpoint after fit", _loaded)
 used("what a checkpoint holds", _what_is_saved, arms=(*WATCHING, PENALTY, MASK))
 used("copy and save of the network after fit", _copied_after)

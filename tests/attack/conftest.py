@@ -19,15 +19,19 @@ _outcomes: dict[str, dict] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``make test`` leaves to ``make test-attack``: not every 20th case, nor the first of each promise."""
+    """Mark what ``make test`` leaves to ``make test-attack``: not every 20th case, nor the first of each promise.
+
+    Heavy ones are left to it in any case.
+    """
     cases = [item for item in items if "case" in getattr(getattr(item, "callspec", None), "params", {})]
     cases = [item for item in cases if item.path.parent == Path(__file__).parent]
     promises = set()
     for index, item in enumerate(cases):
-        promise = item.callspec.params["case"].promise
-        if index % EVERY and promise in promises:
+        case = item.callspec.params["case"]
+        if getattr(case, "heavy", False) or (index % EVERY and case.promise in promises):
             item.add_marker("attack")
-        promises.add(promise)
+        else:
+            promises.add(case.promise)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

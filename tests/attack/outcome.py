@@ -42,6 +42,8 @@ HOOKS = (
 for _name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 OUR_MODULES = "pan_callbacks."
+#: Suppression says at the start, also where it is not due yet, that a model has no layer for it.
+NOTHING_TO_DO = "no padded convolution to penalise"
 #: Attributes that torch and Lightning keep themselves; hooks, weights and modes are looked at one by one.
 INTERNAL = {*vars(nn.Module()), *vars(pl.LightningModule()), "trainer", "_trainer", "_current_fx_name"}
 
@@ -314,12 +316,14 @@ def judge(case: Case) -> Verdict:
             continue
         verdict.arms.append(arm.name)
         found = outcome(case, arm)
-        problems = _of_acting(plain, found) if arm.acts else differences(plain, found)
-        if not arm.acts and isinstance(found.error, PANError) and not isinstance(plain.error, PANError):
-            problems = [f"refused: {found.error}"]
+        refused = isinstance(found.error, PANError)
+        if arm.acts or (refused and NOTHING_TO_DO in str(found.error) and arm not in WATCHING):
+            problems = _of_acting(plain, found)
+        else:
+            problems = [f"refused: {found.error}"] if refused else differences(plain, found)
         if not arm.acts and not problems and case.check is not None and arm in WATCHING:
             problems = [told] if (told := case.check(found.run)) else []
-        if arm.acts and isinstance(found.error, PANError):
+        if refused and not problems:
             verdict.refused.append((arm.name, str(found.error)))
         verdict.problems += [f"{arm.name}: {problem}" for problem in (*problems, *found.left)]
         found.run.clear()
