@@ -22,13 +22,14 @@ class MaskHooks:
 
     Args:
         model: The model.
+        mode: ``"zero"``, ``"mean"`` or ``"neutral"``.
 
     Attributes:
         masked: What is masked now.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self.masked = model, dict[str, Target]()
+    def __init__(self, model: nn.Module, mode: str) -> None:
+        self._model, self._mode, self.masked = model, mode, dict[str, Target]()
         self._hooks: dict[str, _Hook] = {}
         self._presence = Presence(model)
         self._put_on()
@@ -52,25 +53,38 @@ class MaskHooks:
         """Layer name to the convolution that its hook is on."""
         return {name: self._presence.modules[name] for name in self._hooks}
 
-    def apply(self, wanted: Mapping[str, Target], mode: str) -> None:
+    def apply(self, wanted: Mapping[str, Target]) -> None:
         """Mask these neurons and no others.
 
         Args:
             wanted: Layer name to what is masked in it.
-            mode: ``"zero"``, ``"mean"`` or ``"neutral"``.
 
         Raises:
             PANError: If a layer was replaced since the hooks were put on: what is to be masked in it was found in what
                 it was before; or if layer, pad module, channel or mean are not there.
         """
         self.check_there(wanted)
-        if convolutions(self._model) != {name: self._presence.modules[name] for name in self._hooks}:
-            self.take_off()  # the model grew, or layers without a mask were replaced
+        if self._changed:
+            self.take_off()
             self._put_on()
-        masks = build_masks(self._model, wanted, mode)
+        masks = build_masks(self._model, wanted, self._mode)
         for name, conv in convolutions(self._model).items():
             self._hooks[name].mask = masks.get(conv)
         self.masked = dict(wanted)
+
+    def follow(self) -> None:
+        """Put hooks on layers that the model grew, or that were replaced while they had no mask; before a measurement.
+
+        Raises:
+            PANError: If the mask is gone.
+        """
+        self.check_there()
+        if self._changed:
+            self.apply(self.masked)
+
+    @property
+    def _changed(self) -> bool:
+        return convolutions(self._model) != self.modules
 
     def check_there(self, wanted: Mapping[str, Target] | None = None) -> None:
         """Look whether the mask is still where it was put; cheap enough for every step.

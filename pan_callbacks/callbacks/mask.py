@@ -110,13 +110,15 @@ class PANMask(Callback):
         if self.report is not None and self.report.count:
             build_masks(pl_module, targets(self.report), self.mode)  # a report of another model is noticed now
         self._detach()
-        self._hooks = MaskHooks(pl_module)
+        self._hooks = MaskHooks(pl_module, self.mode)
         self._apply(self._targets)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask what a checkpoint says that some strategies load after ``on_fit_start``."""
         if self._restored:
             self._restored = False
+            self._detach()
+            self._hooks = MaskHooks(pl_module, self.mode)
             self._apply(self._targets)
         if self._resumed and self.refresh == "epoch" and self.report is None:
             warn_if_behind(trainer, "PANMask")
@@ -145,13 +147,17 @@ class PANMask(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log also in an epoch that was resumed in its middle, and so has no start."""
+        self._attached.follow()
         if not self._logged:
             self._log(pl_module)
         self._logged = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Attach outside fit."""
-        self._attach_outside_fit(pl_module)
+        """Attach outside fit; in fit, what is measured now may be masked next."""
+        if self._hooks is not None:
+            self._hooks.follow()
+        else:
+            self._attach_outside_fit(pl_module)
 
     on_test_start = on_predict_start = on_validation_start
 
@@ -180,15 +186,13 @@ class PANMask(Callback):
         return self._hooks
 
     def _attach_outside_fit(self, pl_module: LightningModule) -> None:
-        if self._hooks is not None:
-            return
         replaced = self._replaced(pl_module)
         if replaced:
             raise PANError(
                 f"PANMask has masks of layers that were replaced ({named(replaced)}): take a new PANMask for the "
                 "changed model, or load the checkpoint that the masks belong to"
             )
-        self._hooks = MaskHooks(pl_module)
+        self._hooks = MaskHooks(pl_module, self.mode)
         self._apply(self._wanted_outside_fit())
 
     def _replaced(self, pl_module: LightningModule) -> list[str]:
@@ -225,7 +229,7 @@ class PANMask(Callback):
             warnings.warn("PANMask has nothing to mask: no PAN was found", stacklevel=3)
 
     def _apply(self, wanted: Mapping[str, Target]) -> None:
-        self._attached.apply(wanted, self.mode)
+        self._attached.apply(wanted)
         self._masked = {name: Remembered(self._attached.modules[name]) for name in wanted}
 
     def _log(self, pl_module: LightningModule) -> None:

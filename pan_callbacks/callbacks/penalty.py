@@ -24,6 +24,7 @@ from pan_callbacks.suppression.penalty import PaddingBiasPenalty, check_argument
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
+
 Method = Callable[..., Any]
 
 
@@ -160,6 +161,11 @@ class PANPenalty(Callback):
         """Look no longer, until the next training step."""
         self._attached.end()
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up what came to the model: what is measured now may be penalised next."""
+        if self._penalty is not None:
+            self._penalty.follow(pl_module, strict=self._ever_ran)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log also in an epoch without a penalty, so that whoever watches the key finds it."""
         if not self._logged:
@@ -210,13 +216,7 @@ class PANPenalty(Callback):
         return changed
 
     def _around_backward(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        own: Method,
-        loss: Tensor,
-        *args: Any,
-        **kwargs: Any,
+        self, trainer: Trainer, pl_module: LightningModule, own: Method, loss: Tensor, *args: Any, **kwargs: Any
     ) -> None:
         """Run the module's manual_backward, of the loss and the penalty of the forwards that it was computed from."""
         with self._arrivals.expected():
@@ -292,7 +292,7 @@ class PANPenalty(Callback):
         epoch, batches = trainer.current_epoch, trainer.num_training_batches
         if epoch < self.start_epoch:
             return 0.0
-        if self.warmup_epochs == 0:
+        if not self.warmup_epochs:
             return self.weight
         passed = epoch - self.start_epoch + trainer.fit_loop.batch_idx / batches  # an endless loader adds 0
         return self.weight * min(1.0, passed / self.warmup_epochs)

@@ -33,13 +33,20 @@ from tests.callbacks.test_suppression import (
     build,
     channels_replaced,
     first_report,
-    fit,
 )
 from tests.support.lightning_models import SmallModule, dataset, loaders, trainer
 
 
 def monitor(**kwargs):
     return PANMonitor(threshold=THRESHOLD, figures=False, **kwargs)
+
+
+def fit(tmp_path, module, callbacks=(), epochs=2, **kwargs):
+    """With a sanity check, so that there is a report before the first epoch."""
+    pl.seed_everything(5, verbose=False)
+    run = trainer(tmp_path, list(callbacks), epochs, **kwargs)
+    run.fit(module, *loaders())
+    return module, run
 
 
 SUPPRESSIONS = {
@@ -212,6 +219,23 @@ def test_a_layer_that_the_model_grew_is_penalised_from_its_first_step_on(tmp_pat
 
     fit(tmp_path, build(Grows), [Spy(**OPTIONS)], epochs=2)
     assert seen == [["net.0", "net.3", "net.6"]] * 3 + [["more", "net.0", "net.3", "net.6"]] * 3
+
+
+@pytest.mark.parametrize("what", ["mask", "only pans"])
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_batch_end"])
+def test_pans_of_a_layer_that_was_replaced_before_it_was_measured_are_suppressed(tmp_path, what, hook):
+    class NothingAtFirst(losing(swapped, hook, epoch=0)):
+        def __init__(self):
+            super().__init__()
+            nn.init.zeros_(self.net[0].weight)
+
+    callbacks = SUPPRESSIONS[what]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(tmp_path, build(NothingAtFirst), callbacks, epochs=2)
+    assert callbacks[0].history[0]["layers"]["net.0"] == 0 < callbacks[0].history[1]["layers"]["net.0"]
+    suppressed = callbacks[1].channels if what == "mask" else callbacks[1]._neurons
+    assert suppressed["net.0"]
 
 
 @pytest.mark.parametrize("what", ["mask", "penalty"])

@@ -97,8 +97,9 @@ def test_a_resumed_run_is_the_run_in_one_go(tmp_path, what, when):
     files = sorted(tmp_path.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
     assert len(files) >= 3
     for file in files[:-1]:
-        if when == "within the epoch" and int(file.stem.split("=")[1]) % BATCHES == 0:
-            continue  # of this one Lightning loses a validation, see below
+        step = int(file.stem.split("=")[1])
+        if step < BATCHES or when == "within the epoch" and step % BATCHES == 0:
+            continue  # the first point is lost, or Lightning loses a validation: see below
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert_same_run(whole, fit(tmp_path / "again", SETS[what](), ckpt=file))
