@@ -209,7 +209,9 @@ class PANPenalty(Callback):
         if not pl_module.automatic_optimization or not isinstance(loss, Tensor):
             return output
         total = self._added(pl_module, loss, penalty.take)
-        if total is loss or not isinstance(output, Mapping):
+        if total is loss:
+            return output
+        if not isinstance(output, Mapping):
             return total
         changed: Any = copy.copy(output)
         changed["loss"] = total

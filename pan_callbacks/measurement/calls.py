@@ -86,7 +86,8 @@ class EntryCall:
     def _images(self) -> Tensor | None:
         given = (*self.args, *self.kwargs.values())
         if self.method != "__call__":  # a step of a LightningModule, whose batch may hold them anywhere
-            return first_images(given)
+            floats = first_images(given)
+            return first_images(given, "bytes") if floats is None else floats
         inside = [item for value in given if isinstance(value, Mapping) for item in value.values()]
         return next((value for value in (*given, *inside) if is_images(value)), None)
 

@@ -286,9 +286,9 @@ class Measurement:
         def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
             try:
                 function(*args, **kwargs)
-            except StopForward:
+            except (StopForward, KeyboardInterrupt):
                 raise
-            except Exception as error:  # whatever it is, it is ours and must not end the user's run
+            except BaseException as error:  # whatever it is, it is ours and must not end the user's run
                 self.failure = f"{type(error).__name__}: {error}"
                 self.stop()
                 warnings.warn(f"pan_callbacks stopped measuring, the model goes on: {self.failure}", stacklevel=2)

@@ -101,8 +101,8 @@ class OurForwards:
 
     def listener(self, visit: Visit, collectors: Mapping[str, LayerCollector]) -> tuple[Listener, set[str]]:
         """Return who listens to the user's own forward, and to which layers."""
-        call, reading = visit.call, Reading(visit.plan.own, visit, collectors, ours=False)
-        shadow = self.shadow(call)
+        call, shadow = visit.call, self.shadow(visit.call)
+        reading = _InCopy(Reading(visit.plan.own, visit, collectors, ours=False), shadow)
         if call.name in self._checked or not (shadow.left_behind or self.with_hooks):
             return reading, {name for name, _ in visit.plan.own.reads}
         with shadow.running():
@@ -168,6 +168,22 @@ class OurForwards:
                         return HowMeasured(site, known, None, self._pad_names.get(id(site.layer.pad)))
             skipped = skipped or current.skipped.get(name)
         return HowMeasured(None, geometry, skipped)
+
+
+class _InCopy:
+    """Hands on what passes the user's layers with the copies of these, for whoever has to run one once more.
+
+    Args:
+        listener: Who gets it.
+        shadow: The copy.
+    """
+
+    def __init__(self, listener: Listener, shadow: Shadow | InPlace) -> None:
+        self._listener, self._shadow = listener, shadow
+
+    def __call__(self, name: str, call: LayerCall) -> None:
+        """Is called with what passes a layer."""
+        self._listener(name, replace(call, conv=cast(nn.Conv2d, self._shadow.of(call.conv))))
 
 
 class _Agreement:
