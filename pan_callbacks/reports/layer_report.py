@@ -15,7 +15,7 @@ from pan_callbacks.reports._fields import maybe, number, one_of, pair, record, r
 from pan_callbacks.reports._json import finite
 
 #: What a border may be compared with.
-REFERENCES = ("crop", "zoom", "mirror", "centre")
+REFERENCES = ("crop", "zoom", "windows", "mirror", "centre")
 #: Channels beyond which a file is no report, so that one of a few bytes cannot ask for all memory.
 MOST_CHANNELS = 2**20
 #: A line of a saved report.
