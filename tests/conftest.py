@@ -7,6 +7,9 @@ from tests.support.fuzzing import COUNTS
 
 torch.set_num_threads(1)
 
+# no doctests in it; taken for a module of its own it clashes with the one of that name in tests/attack
+collect_ignore = ["conftest.py"]
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
