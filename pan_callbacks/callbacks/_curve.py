@@ -75,7 +75,7 @@ class Curve:
 
     def record_start(self, trainer: Trainer, tags: Tags) -> None:
         """Make the report the first point: the network before its first step."""
-        values = {tags.of(tag): value for tag, value in self.record(trainer, START, step=0).items()}
+        values = tags.of_all(self.record(trainer, START, step=0))
         for logger in trainer.loggers:
             try:
                 logger.log_metrics(values, step=0)

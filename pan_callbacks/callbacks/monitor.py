@@ -280,8 +280,7 @@ class PANMonitor(Callback):
             values = self._curve.record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
         else:
             values = self._curve.nothing()
-        values = {self._tags.of(tag): value for tag, value in values.items()}
-        pl_module.log_dict(values, on_step=False, on_epoch=True, batch_size=1)
+        pl_module.log_dict(self._tags.of_all(values), on_step=False, on_epoch=True, batch_size=1)
 
     def _take_start(self, trainer: Trainer, measurement: Measurement | None, why: str | None = None) -> None:
         """Take the first point of what was measured of the network before its first step, or say why there is none."""

@@ -99,15 +99,13 @@ class Copier:
         """Return the function, over copies of what it was closed over."""
         if function.__closure__ is None:
             return function
-        cells = tuple(self.copy_cell(cell) for cell in function.__closure__)
-        if all(new is old for new, old in zip(cells, function.__closure__, strict=True)):
-            return function
+        cells = tuple(self._cell(cell) for cell in function.__closure__)
         made = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
         made.__kwdefaults__ = function.__kwdefaults__
         made.__dict__.update(function.__dict__)
         return made
 
-    def copy_cell(self, cell: CellType) -> CellType:
+    def _cell(self, cell: CellType) -> CellType:
         """Return a cell of its own for what a function writes to (``nonlocal``) or reads."""
         if id(cell) not in self.memo:
             self._alive.append(cell)

@@ -200,12 +200,8 @@ class Measurement:
         self._guarded(self._entrance.enter)(call)
 
     def leave(self, call: EntryCall) -> None:
-        """Take note that it ended; if nothing of it was heard, measure it in a copy."""
-        unheard = self._entrance.unheard(call)
-        self._guarded(self._entrance.leave)(call)
-        if unheard is not None and call.method != "__call__":
-            self._guarded(self.measure)(unheard)
-            self._hand_on(unheard)
+        """Take note that it ended; if nothing of a step was heard, measure it in a copy."""
+        self._guarded(self._left)(call)
 
     def measure(self, call: EntryCall) -> None:
         """Measure the images of a call in a copy of the model; nobody need have made the call."""
@@ -232,6 +228,13 @@ class Measurement:
         """Modules that may take images from us, by name: those that took some before, then the smallest first."""
         plain = [name for name, method in self._entered.items() if method == "__call__"]
         return {name: self._probes.entry_modules[name] for name in (*plain, *self._entrance.candidates)}
+
+    def _left(self, call: EntryCall) -> None:
+        unheard = None if call.method == "__call__" else self._entrance.unheard(call)
+        self._entrance.leave(call)
+        if unheard is not None:
+            self._hand_on(unheard)
+            self.measure(unheard)
 
     def _hand_on(self, call: EntryCall) -> None:
         if self.also is not None:

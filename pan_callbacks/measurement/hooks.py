@@ -6,20 +6,20 @@ check. It holds no tensor, no module and no trainer, so that models stay picklab
 
 from __future__ import annotations
 
-import random
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
+from pan_callbacks.measurement.undisturbed import random_states_kept
 
-_TABLES = ("_forward_pre_hooks", "_forward_hooks")
+#: Where a module keeps its forward hooks.
+FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
 class ReplacingHook:
@@ -138,8 +138,7 @@ def quietly(model: nn.Module) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices), torch.no_grad():
+    with random_states_kept(devices), torch.no_grad():
         try:
             for module, training in modes:
                 if training:
@@ -148,8 +147,6 @@ def quietly(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 def is_ours(hook: object) -> bool:
@@ -169,7 +166,7 @@ def _home(hook: object) -> str:
 @contextmanager
 def own_hooks_alone(model: nn.Module) -> Iterator[None]:
     """Take away all forward hooks of a model but those that are part of what it computes."""
-    kept = [(module, name, vars(module)[name]) for module in model.modules() for name in _TABLES]
+    kept = [(module, name, vars(module)[name]) for module in model.modules() for name in FORWARD_HOOKS]
     try:
         for module, name, table in kept:
             vars(module)[name] = OrderedDict((key, hook) for key, hook in table.items() if belongs(hook))
@@ -182,7 +179,7 @@ def own_hooks_alone(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def global_hooks_off() -> Iterator[None]:
     """Take away the forward hooks that somebody put on all modules there are."""
-    tables = [getattr(nn.modules.module, f"_global{name}") for name in _TABLES]
+    tables = [getattr(nn.modules.module, f"_global{name}") for name in FORWARD_HOOKS]
     kept = [dict(table) for table in tables]
     try:
         for table in tables:

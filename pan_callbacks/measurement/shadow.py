@@ -19,7 +19,15 @@ from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.batches import device_of
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.copying import Copier, Memo
-from pan_callbacks.measurement.hooks import Probes, belongs, global_hooks_off, is_ours, own_hooks_alone, quietly
+from pan_callbacks.measurement.hooks import (
+    FORWARD_HOOKS,
+    Probes,
+    belongs,
+    global_hooks_off,
+    is_ours,
+    own_hooks_alone,
+    quietly,
+)
 from pan_callbacks.measurement.undisturbed import undisturbed
 
 _HOOKS = {name: value for name, value in vars(nn.Module()).items() if "hooks" in name}
@@ -141,7 +149,7 @@ class Shadow:
             twin.__dict__.update(log=_nothing, log_dict=_nothing, print=_nothing)
 
     def _take_hooks(self, module: nn.Module, twin: nn.Module) -> None:
-        for table in ("_forward_pre_hooks", "_forward_hooks"):
+        for table in FORWARD_HOOKS:
             for key, hook in vars(module)[table].items():
                 if is_ours(hook) and not belongs(hook):
                     continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -39,16 +39,28 @@ def undisturbed(*roots: object) -> Iterator[None]:
     kept = _Kept()
     for root in roots:
         kept.add(root)
-    python, numpy_state = random.getstate(), np.random.get_state()
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # of torch
-    devices = list(range(torch.cuda.device_count())) if used else []
-    with torch.random.fork_rng(devices):
+    with random_states_kept(range(torch.cuda.device_count()) if used else ()):
+        try:
+            yield
+        finally:
+            kept.put_back()
+
+
+@contextmanager
+def random_states_kept(devices: Iterable[int] = ()) -> Iterator[None]:
+    """Put back, afterwards, the random states that everybody shares: Python's, NumPy's and torch's.
+
+    Args:
+        devices: CUDA devices whose states are put back, beside that of the CPU.
+    """
+    python, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(list(devices)):
         try:
             yield
         finally:
             random.setstate(python)
             np.random.set_state(numpy_state)
-            kept.put_back()
 
 
 class _Kept:
