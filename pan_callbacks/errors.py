@@ -1,4 +1,8 @@
-"""Errors of this package."""
+"""Errors of this package, and the reasons why a layer is left out."""
+
+from __future__ import annotations
+
+from enum import Enum
 
 
 class PANError(RuntimeError):
@@ -7,3 +11,48 @@ class PANError(RuntimeError):
 
 class UsageError(PANError):
     """Raised if something was asked for that does not exist or makes no sense; the command line answers with 2."""
+
+
+class Skip(Enum):
+    """Why a layer is left out of a report; the value is the sentence that says so, with blanks for the facts."""
+
+    POINTWISE = "1×1 kernel"
+    NO_PADDING = "no padding"
+    PADDED_TWICE = "a pad module before a convolution that pads as well"
+    UNKNOWN_PAD = "fed by an F.pad that is not understood: {pad}"
+    TRANSPOSED = "a transposed convolution: fewer inputs reach its border by construction, and its padding crops them"
+    OTHER_AXES = "a {own}-D convolution in a network for {images}-D images: its map is not laid out as they are"
+    MISFIT = "its output of {size} does not fit its declared padding"
+    NO_BORDER = "map of {size}: no position reads the padding of one side alone"
+    NO_REFERENCE = "{tried}"
+    NEVER_CALLED = "never called"
+    TOO_FEW_READINGS = "too few readings: {images} on so small a map"
+    NOT_FINITE = "NaN or infinite activations"
+
+    def because(self, **facts: object) -> Reason:
+        """Return the sentence with its blanks filled in.
+
+        Example:
+            >>> Skip.NO_BORDER.because(size="2×3")
+            'map of 2×3: no position reads the padding of one side alone'
+        """
+        return Reason(self.value.format(**facts), self)
+
+
+class Reason(str):
+    """A sentence that says why a layer is left out, and knows which kind of reason it is.
+
+    Args:
+        sentence: For a reader.
+        skip: For code, which never looks into the sentence.
+    """
+
+    skip: Skip
+
+    def __new__(cls, sentence: str, skip: Skip) -> Reason:  # noqa: D102
+        reason = super().__new__(cls, sentence)
+        reason.skip = skip
+        return reason
+
+    def __reduce__(self) -> tuple[type[Reason], tuple[str, Skip]]:
+        return Reason, (str(self), self.skip)

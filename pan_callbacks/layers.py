@@ -6,68 +6,67 @@ import difflib
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.padding import _CircularPadNd, _ConstantPadNd, _ReflectionPadNd, _ReplicationPadNd
 from torch.overrides import TorchFunctionMode
 
-from pan_callbacks.errors import PANError
+from pan_callbacks.errors import PANError, Reason as Reason, Skip as Skip  # isort: skip
 from pan_callbacks.padding import Axis, Geometry, same_padding
 
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
-#: Modules that pad an image on all four sides.
-PadModule = nn.ConstantPad2d | nn.ReflectionPad2d | nn.ReplicationPad2d | nn.CircularPad2d
+#: Convolutions that may be padded layers, in one, two or three dimensions.
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+#: Modules that pad an image on all sides.
+PadModule = _ConstantPadNd | _ReflectionPadNd | _ReplicationPadNd | _CircularPadNd
 _PAD_MODES: dict[type[nn.Module], str] = {
-    nn.ConstantPad2d: "zeros",
-    nn.ReflectionPad2d: "reflect",
-    nn.ReplicationPad2d: "replicate",
-    nn.CircularPad2d: "circular",
+    _ConstantPadNd: "zeros",
+    _ReflectionPadNd: "reflect",
+    _ReplicationPadNd: "replicate",
+    _CircularPadNd: "circular",
 }
 
 
-class Skip(Enum):
-    """Why a layer is left out of a report; the value is the sentence that says so, with blanks for the facts."""
-
-    POINTWISE = "1×1 kernel"
-    NO_PADDING = "no padding"
-    PADDED_TWICE = "a pad module before a convolution that pads as well"
-    MISFIT = "its output of {height}×{width} does not fit its declared padding"
-    NO_BORDER = "map of {height}×{width}: no position reads the padding of one side alone"
-    NO_REFERENCE = "{tried}"
-    NEVER_CALLED = "never called"
-    TOO_FEW_READINGS = "too few readings: {images} on so small a map"
-    NOT_FINITE = "NaN or infinite activations"
-
-    def because(self, **facts: object) -> Reason:
-        """Return the sentence with its blanks filled in.
-
-        Example:
-            >>> Skip.NO_BORDER.because(height=2, width=3)
-            'map of 2×3: no position reads the padding of one side alone'
-        """
-        return Reason(self.value.format(**facts), self)
-
-
-class Reason(str):
-    """A sentence that says why a layer is left out, and knows which kind of reason it is.
+@dataclass(frozen=True)
+class CalledPad:
+    """A call of ``F.pad`` that feeds a convolution, and no module.
 
     Args:
-        sentence: For a reader.
-        skip: For code, which never looks into the sentence.
+        padding: As ``F.pad`` takes it: two numbers for each axis, the last axis first.
+        mode: Likewise.
+        value: Likewise.
+
+    Example:
+        >>> str(CalledPad((1, 1, 2, 2)))
+        "F.pad((1, 1, 2, 2), 'constant', 0.0)"
     """
 
-    skip: Skip
+    padding: tuple[int, ...]
+    mode: str = "constant"
+    value: float = 0.0
 
-    def __new__(cls, sentence: str, skip: Skip) -> Reason:  # noqa: D102
-        reason = super().__new__(cls, sentence)
-        reason.skip = skip
-        return reason
+    @property
+    def understood(self) -> bool:
+        """Whether it adds values around an image in one of the four ways, and takes none away."""
+        return min(self.padding) >= 0 and self.mode in ("constant", "reflect", "replicate", "circular")
 
-    def __reduce__(self) -> tuple[type[Reason], tuple[str, Skip]]:
-        return Reason, (str(self), self.skip)
+    def __str__(self) -> str:
+        return f"F.pad({self.padding}, {self.mode!r}, {self.value!r})"
+
+
+#: What feeds a convolution that pads nothing itself.
+Pad = PadModule | CalledPad
+
+
+def pad_mode(pad: Pad) -> str:
+    """Return how a pad pads: ``"zeros"`` for any constant, ``"reflect"``, ``"replicate"`` or ``"circular"``."""
+    if isinstance(pad, CalledPad):
+        return "zeros" if pad.mode == "constant" else pad.mode
+    return next(mode for kind, mode in _PAD_MODES.items() if isinstance(pad, kind))
 
 
 def clean_name(name: str) -> str:
@@ -80,13 +79,31 @@ def clean_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
-def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:
-    """Every 2-D convolution of a model by its name, each module once."""
-    return {clean_name(name): module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+def convolutions(model: nn.Module) -> dict[str, Convolution]:
+    """Every convolution of a model that may be padded, by its name, each module once; none that is transposed."""
+    return {clean_name(name): module for name, module in model.named_modules() if isinstance(module, Convolution)}
 
 
-def select(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[str, nn.Conv2d]:
-    """Return the convolutions whose names match a glob.
+def image_axes(model: nn.Module) -> int:
+    """Return how many axes a batch of images for a model has: as many as what its first convolution or padding takes.
+
+    Example:
+        >>> image_axes(nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU())), image_axes(nn.Conv3d(1, 4, 3))
+        (3, 5)
+    """
+    kinds = (Convolution, PadModule)
+    first = next((module for kind in kinds for module in model.modules() if isinstance(module, kind)), None)
+    return 2 + (2 if first is None else dimensions(first))
+
+
+def dimensions(module: nn.Module) -> int:
+    """Return in how many dimensions a convolution works, or a pad module pads."""
+    size: Any = getattr(module, "kernel_size", ())
+    return len(size) or len(getattr(module, "padding", ())) // 2
+
+
+def select(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[str, Convolution]:
+    """Return the convolutions whose names match a glob, transposed ones among them, which are no padded layers.
 
     Args:
         model: Model to look into.
@@ -100,7 +117,8 @@ def select(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[
         >>> list(select(net)), list(select(net, "2"))
         (['0', '2'], ['2'])
     """
-    found = convolutions(model)
+    kinds: Any = (Convolution, *_TRANSPOSED)
+    found: dict[str, Any] = {clean_name(n): m for n, m in model.named_modules() if isinstance(m, kinds)}
     if layers is None:
         return found
     globs = [layers] if isinstance(layers, str) else list(layers)
@@ -113,7 +131,7 @@ def select(model: nn.Module, layers: str | Iterable[str] | None = None) -> dict[
     return {name: module for name, module in found.items() if any(fnmatch.fnmatchcase(name, glob) for glob in globs)}
 
 
-def check_fits(found: Mapping[str, nn.Conv2d], name: str, channels: Sequence[int]) -> None:
+def check_fits(found: Mapping[str, Convolution], name: str, channels: Sequence[int]) -> None:
     """Raise PANError if a layer of a report, or a channel of it, is not among a model's convolutions."""
     if name not in found:
         ends = [known for known in found if known.endswith("." + name) or name.endswith("." + known)]
@@ -135,13 +153,17 @@ def named(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def why_unpadded(module: nn.Conv2d, pad: PadModule | None = None) -> Reason | None:
+def why_unpadded(module: Convolution, pad: Pad | None = None) -> Reason | None:
     """Return why a convolution is no padded layer, None if it is one.
 
     Args:
         module: The convolution.
-        pad: A pad module that feeds it directly, if there is one.
+        pad: What feeds it directly, if that pads.
     """
+    if isinstance(module, _TRANSPOSED):
+        return Skip.TRANSPOSED.because()
+    if isinstance(pad, CalledPad) and not pad.understood:
+        return Skip.UNKNOWN_PAD.because(pad=pad)
     if not isinstance(module.padding, str) and any(module.padding):
         return None
     if max(module.kernel_size) == 1 and pad is None:
@@ -150,7 +172,7 @@ def why_unpadded(module: nn.Conv2d, pad: PadModule | None = None) -> Reason | No
     return None if pads else Skip.NO_PADDING.because()
 
 
-def pads_inside(module: nn.Conv2d) -> bool:
+def pads_inside(module: Convolution) -> bool:
     """Whether a convolution pads in its own ``forward`` as TensorFlow does (timm's ``Conv2dSame`` and its kin)."""
     if hasattr(module, "same_pad"):  # timm's StdConv2dSame and ScaledStdConv2dSame decide in the constructor
         return bool(module.same_pad)
@@ -161,50 +183,70 @@ def pads_inside(module: nn.Conv2d) -> bool:
 class PaddedLayer:
     """A convolution together with whatever pads its input.
 
+    One in a single dimension is taken for one in two, with maps of one row: its tensors are :func:`lifted`.
+
     Args:
         module: The convolution.
-        pad: A pad module directly before it, if there is one.
+        pad: A pad module or a call of ``F.pad`` directly before it, if there is one.
     """
 
-    module: nn.Conv2d
-    pad: PadModule | None = None
+    module: Convolution
+    pad: Pad | None = None
 
     @property
     def mode(self) -> str:
         """Padding mode: ``"zeros"`` for any constant, ``"reflect"``, ``"replicate"`` or ``"circular"``."""
-        if self.pad is None:
-            return self.module.padding_mode
-        return next(mode for kind, mode in _PAD_MODES.items() if isinstance(self.pad, kind))
+        return self.module.padding_mode if self.pad is None else pad_mode(self.pad)
 
     @property
     def value(self) -> float:
         """The padded constant, for mode ``"zeros"``."""
         return float(getattr(self.pad, "value", 0.0))
 
+    @property
+    def steps(self) -> dict[str, tuple[int, ...]]:
+        """Stride and dilation, of rows and columns at least."""
+        one = (1,) * (2 - dimensions(self.module))
+        return {"stride": (*one, *self.module.stride), "dilation": (*one, *self.module.dilation)}
+
     def unpadded(self, x: Tensor) -> Tensor:
-        """Return the input as it was before the pad module: a view of what the convolution receives."""
+        """Return the input as it was before what pads it: a view of what the convolution receives."""
         if self.pad is None:
             return x
-        left, right, top, bottom = self.pad.padding
-        return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+        for dim in range(2, x.ndim):
+            before, after = self._of_pad(x.ndim - 1 - dim)
+            x = x.narrow(dim, before, x.shape[dim] - before - after)
+        return x
 
-    def geometry(self, height: int, width: int) -> Geometry:
-        """Return the layer's geometry for an unpadded input of the given size, in values."""
-        sizes = (height, width)
-        return Geometry(*(self._axis(axis, sizes[axis]) for axis in (0, 1)))
+    def _of_pad(self, axis: int) -> tuple[int, int]:
+        """Return what the pad adds on an axis, counted from the last."""
+        before, after = (*self.pad.padding, 0, 0, 0, 0)[2 * axis : 2 * axis + 2] if self.pad else (0, 0)
+        return int(before), int(after)
+
+    def geometry(self, *size: int) -> Geometry:
+        """Return the layer's geometry for an unpadded input.
+
+        Args:
+            size: Height and width; depth, height and width in three dimensions; 1 and the length in one.
+        """
+        *depth, rows, cols = (self._axis(len(size) - 1 - i, n) for i, n in enumerate(size))
+        return Geometry(rows, cols, *depth)
 
     def _axis(self, axis: int, size: int) -> Axis:
-        m = self.module
-        kernel, stride, dilation = m.kernel_size[axis], m.stride[axis], m.dilation[axis]
+        """Return an axis, counted from the last."""
+        m, own = self.module, -1 - axis
+        if axis >= len(m.kernel_size):
+            return Axis(size, 1)
+        kernel, stride, dilation = m.kernel_size[own], m.stride[own], m.dilation[own]
         if self.pad is not None:
-            before, after = self.pad.padding[2 - 2 * axis], self.pad.padding[3 - 2 * axis]
+            before, after = self._of_pad(axis)
         elif pads_inside(m):
             before, after = same_padding(size, kernel, stride, dilation)
         elif m.padding == "same":
             total = dilation * (kernel - 1)
             before, after = total // 2, total - total // 2
         else:
-            before = after = 0 if isinstance(m.padding, str) else m.padding[axis]
+            before = after = 0 if isinstance(m.padding, str) else m.padding[own]
         return Axis(size, kernel, stride, dilation, int(before), int(after))
 
     def weight(self, x: Tensor) -> Tensor:
@@ -213,12 +255,23 @@ class PaddedLayer:
         Args:
             x: An input as the convolution receives it; one image of it is run if the kernel must be observed.
         """
-        forward = type(self.module).forward
-        if forward is nn.Conv2d.forward or pads_inside(self.module) and not hasattr(self.module, "same_pad"):
-            return self.module.weight
-        with _KernelRecorder() as recorder:
-            self.module.forward(x[:1])
-        return self.module.weight if recorder.weight is None else recorder.weight
+        forward, weight = type(self.module).forward, self.module.weight
+        plain = forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
+        if not (plain or pads_inside(self.module) and not hasattr(self.module, "same_pad")):
+            with _KernelRecorder() as recorder:
+                self.module.forward(unlifted(self.module, x[:1]))
+            weight = weight if recorder.weight is None else recorder.weight
+        return lifted(self.module, weight)
+
+
+def lifted(module: nn.Module, x: Tensor) -> Tensor:
+    """Return a tensor of a layer in one dimension with rows, of which there is one; any other as it is."""
+    return x.unsqueeze(-2) if dimensions(module) == 1 else x
+
+
+def unlifted(module: nn.Module, x: Tensor) -> Tensor:
+    """Return what :func:`lifted` was given."""
+    return x.squeeze(-2) if dimensions(module) == 1 else x
 
 
 class _KernelRecorder(TorchFunctionMode):
@@ -227,14 +280,10 @@ class _KernelRecorder(TorchFunctionMode):
     weight: Tensor | None = None
 
     def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in (F.conv2d, torch.conv2d):
+        if func in (F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d):
             self.weight = kwargs["weight"] if "weight" in kwargs else args[1]
         return func(*args, **kwargs)
 

@@ -8,6 +8,7 @@ padding after the input iff its last tap is at n or beyond. All of this module f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,12 @@ from torch import Tensor
 
 SIDES = ("top", "bottom", "left", "right", "top-left", "top-right", "bottom-left", "bottom-right")
 EDGES = SIDES[:4]
+#: Of a convolution in three dimensions: the first and the last position in depth, or in time.
+DEPTH_SIDES = ("front", "back")
+ALL_SIDES, ALL_EDGES = (*SIDES, *DEPTH_SIDES), (*EDGES, *DEPTH_SIDES)
+
+#: Positions of a map: rows and columns, and depth before them in three dimensions.
+Position = tuple[slice, ...]
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The two axes of a convolution on an input of a known size.
+    """The axes of a convolution on an input of a known size.
+
+    A convolution in one dimension has one row; one in three dimensions has depth, and no corners: a position that reads
+    the padding of two sides belongs to none.
 
     Example:
         >>> g = Geometry(Axis(6, 3, before=1, after=1), Axis(6, 3, before=1, after=1))
@@ -116,69 +126,100 @@ class Geometry:
         (slice(0, 1, None), slice(1, 5, None))
         >>> g.border("bottom-right")
         (slice(5, 6, None), slice(5, 6, None))
+        >>> Geometry(Axis(1, 1), g.cols).borders
+        {'left': (slice(0, 1, None), slice(0, 1, None)), 'right': (slice(0, 1, None), slice(5, 6, None))}
     """
 
     rows: Axis
     cols: Axis
+    depth: Axis | None = None
 
     @property
-    def output_size(self) -> tuple[int, int]:
-        """Height and width of the output map."""
-        return self.rows.outputs, self.cols.outputs
+    def axes(self) -> tuple[Axis, ...]:
+        """Rows and columns, or depth, rows and columns: in the order in which tensors have them."""
+        return (self.rows, self.cols) if self.depth is None else (self.depth, self.rows, self.cols)
 
     @property
-    def clean(self) -> tuple[slice, slice]:
+    def sides(self) -> tuple[str, ...]:
+        """Names of the sides that a map of so many axes may have."""
+        return SIDES if self.depth is None else ALL_SIDES
+
+    @property
+    def edges(self) -> tuple[str, ...]:
+        """Those of them that are no corners."""
+        return EDGES if self.depth is None else ALL_EDGES
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        """Height and width of the output map; depth, height and width in three dimensions."""
+        return tuple(axis.outputs for axis in self.axes)
+
+    @property
+    def clean(self) -> Position:
         """Rows and columns of the positions that read no padding at all."""
-        return self.rows.clean, self.cols.clean
+        return tuple(axis.clean for axis in self.axes)
 
-    def border(self, side: str) -> tuple[slice, slice] | None:
+    @property
+    def inner(self) -> Position:
+        """Rows and columns of some positions of the inner half, see :attr:`Axis.inner`."""
+        return tuple(axis.inner for axis in self.axes)
+
+    @property
+    def middle(self) -> Position:
+        """Rows and columns of the middle."""
+        return tuple(axis.middle for axis in self.axes)
+
+    def border(self, side: str) -> Position | None:
         """Return rows and columns of one side's border, or None if the side has none.
 
         The border is the outermost row or column, less what reads a second side; a corner is the one position where
         two outermost lines meet.
 
         Args:
-            side: One of :data:`SIDES`.
+            side: One of :data:`SIDES`, or in three dimensions of :data:`ALL_EDGES`.
         """
         vertical, _, horizontal = side.partition("-") if "-" in side else (side, "", side)
-        rows = {"top": self.rows.first, "bottom": self.rows.last}.get(vertical, self.rows.clean)
-        cols = {"left": self.cols.first, "right": self.cols.last}.get(horizontal, self.cols.clean)
-        if rows is None or cols is None or rows.start >= rows.stop or cols.start >= cols.stop:
+        where = [
+            {"top": self.rows.first, "bottom": self.rows.last}.get(vertical, self.rows.clean),
+            {"left": self.cols.first, "right": self.cols.last}.get(horizontal, self.cols.clean),
+        ]
+        if self.depth is not None:
+            where.insert(0, {"front": self.depth.first, "back": self.depth.last}.get(side, self.depth.clean))
+        if side not in (SIDES if self.depth is None else ALL_EDGES):
             return None
-        return rows, cols
+        found = tuple(one for one in where if one is not None and one.start < one.stop)
+        return found if len(found) == len(where) else None
 
     @property
-    def borders(self) -> dict[str, tuple[slice, slice]]:
-        """Every side that has a border, in the order of :data:`SIDES`, to its rows and columns."""
-        return {side: border for side in SIDES if (border := self.border(side)) is not None}
+    def borders(self) -> dict[str, Position]:
+        """Every side that has a border, in the order of :attr:`sides`, to its rows and columns."""
+        return {side: border for side in self.sides if (border := self.border(side)) is not None}
 
     def reads_padding(self, device: torch.device | str = "cpu") -> Tensor:
         """Return a mask (height, width) of every output position that reads padding on any side."""
-        on_axes = []
-        for axis in (self.rows, self.cols):
+        mask = torch.zeros((1,) * len(self.axes), dtype=torch.bool, device=device)
+        for number, axis in enumerate(reversed(self.axes)):
             position = torch.arange(axis.outputs, device=device)
-            on_axes.append((position < axis.leading) | (position >= axis.outputs - axis.trailing))
-        return on_axes[0][:, None] | on_axes[1][None, :]
+            reads = (position < axis.leading) | (position >= axis.outputs - axis.trailing)
+            mask = mask | reads.view(-1, *(1,) * number)
+        return mask
 
     def reads(self, side: str) -> Tensor:
         """Return a mask of every output position that reads the padding of one edge.
 
         Args:
-            side: ``"top"``, ``"bottom"``, ``"left"`` or ``"right"``.
+            side: One of :attr:`edges`.
 
         Returns:
             Boolean tensor (height, width) of the output map.
         """
-        height, width = self.output_size
-        mask = torch.zeros(height, width, dtype=torch.bool)
-        if side == "top":
-            mask[: self.rows.leading] = True
-        elif side == "bottom":
-            mask[height - self.rows.trailing :] = True
-        elif side == "left":
-            mask[:, : self.cols.leading] = True
-        else:
-            mask[:, width - self.cols.trailing :] = True
+        mask = torch.zeros(self.output_size, dtype=torch.bool)
+        dim, before = {"front": (-3, True), "back": (-3, False), "top": (-2, True), "bottom": (-2, False)}.get(
+            side, (-1, side == "left")
+        )
+        axis = self.axes[dim]
+        start, count = (0, axis.leading) if before else (axis.outputs - axis.trailing, axis.trailing)
+        mask.narrow(dim, start, count)[:] = True
         return mask
 
 
@@ -218,13 +259,26 @@ def neutral_pad(x: Tensor, geometry: Geometry) -> Tensor:
     """Pad an input with its own values: reflected, or replicated on an axis that is too small for that.
 
     Args:
-        x: Layer input without padding (images, channels, height, width).
+        x: Layer input without padding (images, channels, height, width), with depth in three dimensions.
         geometry: The layer's geometry at this input size.
 
     Returns:
         (images, channels, height + padding, width + padding), for a convolution that pads nothing itself.
     """
-    rows, cols = geometry.rows, geometry.cols
-    for axis, pads in ((cols, (cols.before, cols.after, 0, 0)), (rows, (0, 0, rows.before, rows.after))):
+    none = [0, 0] * len(geometry.axes)
+    for number, axis in enumerate(reversed(geometry.axes)):  # F.pad counts from the last axis
+        pads = [*none[: 2 * number], axis.before, axis.after, *none[2 * number + 2 :]]
         x = F.pad(x, pads, mode=axis.neutral) if any(pads) else x
     return x
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None, **options: Any) -> Tensor:
+    """Convolve in as many dimensions as the kernel has.
+
+    Args:
+        x: (images, channels, height, width), with depth in three dimensions.
+        weight: (out channels, in channels / groups, rows, columns), likewise.
+        bias: (out channels,).
+        options: Stride, dilation, groups.
+    """
+    return (F.conv2d if weight.ndim == 4 else F.conv3d)(x, weight, bias, **options)

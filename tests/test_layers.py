@@ -104,7 +104,16 @@ def test_a_glob_on_a_model_without_convolutions_says_that_there_is_none():
 
 
 def test_a_model_without_convolutions_has_none():
-    assert select(nn.Sequential(nn.Linear(2, 2), nn.ConvTranspose2d(1, 1, 3), nn.Conv1d(1, 1, 3))) == {}
+    assert select(nn.Sequential(nn.Linear(2, 2), nn.ReLU())) == {}
+
+
+def test_convolutions_in_one_and_three_dimensions_are_selected_and_transposed_ones_are_no_padded_layers():
+    kinds = [nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d]
+    model = nn.Sequential(*(kind(1, 1, 3, padding=1) for kind in kinds))
+    assert list(select(model)) == ["0", "1", "2", "3", "4"]
+    assert list(convolutions(model)) == ["0", "1"]
+    assert [why_unpadded(conv) is None for conv in select(model).values()] == [True, True, False, False, False]
+    assert why_unpadded(model[3]).startswith("a transposed convolution: ")
 
 
 def test_a_convolution_used_in_two_places_is_found_once():
@@ -292,8 +301,8 @@ def test_names_of_pad_modules_do_not_change_when_a_model_is_compiled():
     assert list(pad_modules(torch.compile(nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(1, 1, 3))))) == ["0"]
 
 
-def test_pad_modules_of_other_dimensions_are_left_out():
-    assert pad_modules(nn.Sequential(nn.ConstantPad1d(1, 0.0), nn.ConstantPad3d(1, 0.0))) == {}
+def test_pad_modules_of_one_and_three_dimensions_are_among_them():
+    assert list(pad_modules(nn.Sequential(nn.ConstantPad1d(1, 0.0), nn.Identity(), nn.CircularPad3d(1)))) == ["0", "2"]
 
 
 # ---- the kernel

@@ -16,9 +16,9 @@ from timm.layers import Conv2dSame
 from timm.layers.padding import get_same_padding
 from torch import nn
 
-from pan_callbacks.layers import PaddedLayer
+from pan_callbacks.layers import PaddedLayer, lifted, unlifted
 from pan_callbacks.measurement.effect import mean_padding_effects, padding_effect
-from pan_callbacks.padding import EDGES, SIDES, Axis, Geometry, same_padding, source
+from pan_callbacks.padding import EDGES, SIDES, Axis, Geometry, neutral_pad, same_padding, source
 
 MEETING = {side: frozenset(side.split("-")) for side in SIDES}
 
@@ -408,3 +408,86 @@ def test_mean_effects_of_all_sides_are_the_means_of_the_effects_of_each(groups, 
     expected = torch.stack([effect.mean((0, 2, 3)) for effect in effects if effect is not None])
     found = mean_padding_effects(x.mean(0, keepdim=True), weight, geometry, value=value, groups=groups)
     torch.testing.assert_close(found, expected)
+
+
+# ---- in one dimension and in three
+
+KINDS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+SIDES_OF = {1: ("left", "right"), 2: EDGES, 3: ("front", "back", *EDGES)}
+AXIS_OF = {"front": (-3, 0), "back": (-3, -1), "top": (-2, 0), "bottom": (-2, -1), "left": (-1, 0), "right": (-1, -1)}
+
+
+def in_dimensions(dims: int, stride: int, dilation: int, groups: int, mode: str = "zeros") -> tuple:
+    """A convolution with another padding on each axis, and an input of another size on each."""
+    generator = torch.Generator().manual_seed(dims)
+    padding = (1, 2, 1)[-dims:]
+    options = {"stride": stride, "dilation": dilation, "groups": groups, "padding_mode": mode}
+    conv = KINDS[dims](4, 8, 3, padding=padding, **options).double().requires_grad_(False)
+    conv.weight.normal_(generator=generator)
+    return conv, torch.randn(2, 4, *(7, 9, 8)[-dims:], generator=generator, dtype=torch.float64)
+
+
+def reading(conv: nn.Module, x: torch.Tensor, edge: str) -> torch.Tensor:
+    """Which outputs read the padding of one edge, seen in a convolution of ones: not finite there."""
+    axis, end = AXIS_OF[edge]
+    ones = KINDS[x.ndim - 2](1, 1, conv.kernel_size, conv.stride, 0, conv.dilation, bias=False).double()
+    nn.init.ones_(ones.weight)
+    padded = torch.ones(1, 1, *(n + 2 * p for n, p in zip(x.shape[2:], conv.padding, strict=True)), dtype=x.dtype)
+    width = conv.padding[axis]
+    padded.narrow(axis, 0 if end == 0 else padded.shape[axis] - width, width)[:] = torch.nan
+    return ones(padded)[0, 0].isnan()
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("stride, dilation", [(1, 1), (2, 1), (1, 2), (3, 2)])
+@torch.no_grad()
+def test_borders_in_any_number_of_dimensions_are_what_reads_one_side_alone(dims, stride, dilation):
+    conv, x = in_dimensions(dims, stride, dilation, 1)
+    geometry = PaddedLayer(conv).geometry(*(1,) * (2 - dims), *x.shape[2:])
+    read = {edge: reading(conv, x, edge) for edge in SIDES_OF[dims]}
+    assert geometry.output_size[-dims:] == next(iter(read.values())).shape
+    assert torch.equal(
+        geometry.reads_padding().view(next(iter(read.values())).shape), torch.stack([*read.values()]).any(0)
+    )
+    for edge, own in read.items():
+        axis, end = AXIS_OF[edge]
+        assert torch.equal(geometry.reads(edge).view(own.shape), own)
+        outermost = torch.zeros_like(own)
+        outermost.select(axis, end).fill_(True)
+        alone = own & outermost & ~torch.stack([other for name, other in read.items() if name != edge]).any(0)
+        found, where = torch.zeros(geometry.output_size, dtype=torch.bool), geometry.border(edge)
+        if where is not None:
+            found[where] = True
+        assert torch.equal(found.view(own.shape), alone), edge
+    assert geometry.border("front" if dims < 3 else "top-left") is None
+    assert set(geometry.borders) <= {*SIDES_OF[dims], *(SIDES if dims == 2 else ())}
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("dims", [1, 3])
+@pytest.mark.parametrize("stride, dilation, groups", [(1, 1, 1), (2, 1, 2), (1, 2, 4), (2, 2, 1)])
+@torch.no_grad()
+def test_padding_effect_in_one_and_three_dimensions_is_the_output_less_that_with_neutral_padding(
+    dims, stride, dilation, groups, mode
+):
+    conv, x = in_dimensions(dims, stride, dilation, groups, mode)
+    layer = PaddedLayer(conv)
+    width = ((0, 0), (0, 0), *((p, p) for p in conv.padding))
+    neutral = torch.from_numpy(np.pad(x.numpy(), width, mode="reflect"))
+    call = {1: F.conv1d, 3: F.conv3d}[dims]
+    options = {"stride": conv.stride, "dilation": conv.dilation, "groups": groups}
+    difference = lifted(conv, conv(x) - call(neutral, conv.weight, conv.bias, **options))
+    x = lifted(conv, x)
+    geometry, weight = layer.geometry(*x.shape[2:]), layer.weight(x)
+    assert torch.equal(unlifted(conv, neutral_pad(x, geometry)), neutral)
+    found = {
+        edge: padding_effect(x, weight, geometry, edge, mode=layer.mode, groups=groups)
+        for edge in SIDES_OF[dims]
+        if geometry.border(edge)
+    }
+    assert found
+    for edge, effect in found.items():
+        torch.testing.assert_close(effect, difference[(slice(None), slice(None), *geometry.border(edge))], msg=edge)
+    means = mean_padding_effects(x.mean(0, keepdim=True), weight, geometry, mode=layer.mode, groups=groups)
+    in_order = [found[side] for side in geometry.sides if side in found]
+    torch.testing.assert_close(means, torch.stack([effect.transpose(0, 1).flatten(1).mean(1) for effect in in_order]))

@@ -95,7 +95,7 @@ def companions(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -
         report: What :func:`pan_callbacks.scan` found.
     """
     batches = list(batches)
-    layers = list(report.measured)
+    layers = [name for name, line in report.measured.items() if len(line.kernel_size) == 2]
     position = {VARIANTS[0]: position_readout(model, batches, layers)}
     for variant, neurons in zip(VARIANTS[1:], (report.neurons_by_layer(), padded_channels(model, report)), strict=True):
         with masked(model, report, "neutral", neurons):
@@ -118,7 +118,7 @@ def leftover_counts(report: PANReport) -> dict[str, tuple[int, int, int]]:
     """
     found = {"leftover": [0, 0, 0], "none": [0, 0, 0]}
     for name, layer in report.measured.items():
-        if layer.leftover is None:
+        if layer.leftover is None or len(layer.leftover) != 2:
             continue
         over = report.hits(name).sum(1).tolist()
         for axis, (near, far) in enumerate(((_TOP, _BOTTOM), (_LEFT, _RIGHT))):

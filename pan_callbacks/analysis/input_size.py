@@ -47,8 +47,9 @@ def next_size_without_leftover(
     if min(*size, limit) < 1:
         raise ValueError(f"size={size}, limit={limit}: both must be at least 1")
     model = getattr(model, "_orig_mod", model)  # compiled code may not call hooks that came after it
-    strided = [conv for conv in select(model, layers).values() if max(conv.stride) > 1]
-    first = next(iter(convolutions(model).values()), None)
+    flat = {name: conv for name, conv in convolutions(model).items() if isinstance(conv, nn.Conv2d)}
+    strided = [flat[name] for name in select(model, layers) if name in flat and max(flat[name].stride) > 1]
+    first = next(iter(flat.values()), None)
     if first is None or not strided:
         return size[0] + 1, size[1] + 1
 

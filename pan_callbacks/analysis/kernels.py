@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import PaddedLayer, convolutions
+from pan_callbacks.layers import Convolution, PaddedLayer, convolutions, lifted
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.padding import Axis, Geometry
 from pan_callbacks.reports.pan_report import PANReport
@@ -32,7 +32,7 @@ class KernelSymmetry(NamedTuple):
     horizontal: float
 
 
-def mean_kernel(conv: nn.Conv2d, weight: Tensor | None = None) -> Tensor:
+def mean_kernel(conv: Convolution, weight: Tensor | None = None) -> Tensor:
     """Return the mean of a convolution's kernels over all output and input channels.
 
     Args:
@@ -46,11 +46,11 @@ def mean_kernel(conv: nn.Conv2d, weight: Tensor | None = None) -> Tensor:
         >>> mean_kernel(nn.Conv2d(3, 8, (3, 5))).shape
         torch.Size([3, 5])
     """
-    weight = conv.weight if weight is None else weight
+    weight = lifted(conv, conv.weight) if weight is None else weight
     return weight.detach().float().mean((0, 1)).cpu()
 
 
-def effective_kernel(conv: nn.Conv2d) -> Tensor:
+def effective_kernel(conv: Convolution) -> Tensor:
     """Return the kernel that a convolution convolves with, which weight-standardised layers compute in each forward.
 
     It is observed in a forward on a black image that the kernel fits on.
@@ -70,7 +70,7 @@ def effective_kernel(conv: nn.Conv2d) -> Tensor:
     size = [d * (k - 1) + 1 for d, k in zip(conv.dilation, conv.kernel_size, strict=True)]
     black = torch.zeros(1, conv.in_channels, *size, dtype=parameter.dtype, device=parameter.device)
     with torch.no_grad():
-        return PaddedLayer(conv).weight(black)
+        return PaddedLayer(conv).weight(lifted(conv, black))
 
 
 def kernel_asymmetry(mean_kernel: Tensor) -> tuple[float, float]:
@@ -101,6 +101,8 @@ def kernel_asymmetry(mean_kernel: Tensor) -> tuple[float, float]:
 def model_asymmetries(model: nn.Module, report: PANReport) -> dict[str, KernelSymmetry]:
     """Return mean kernel and asymmetries of every layer that a report measured, if its kernel has more than one tap.
 
+    Those in one dimension have one row; those in three, which are no picture, are left out.
+
     Args:
         model: The model that the report is about; it is left as it was.
         report: The report.
@@ -121,7 +123,7 @@ def model_asymmetries(model: nn.Module, report: PANReport) -> dict[str, KernelSy
     found, symmetries = convolutions(model), {}
     with quietly(model):  # some parametrisations change with every look in training mode
         for name, layer in report.measured.items():
-            if max(layer.kernel_size) == 1:
+            if max(layer.kernel_size) == 1 or len(layer.kernel_size) > 2:
                 continue
             if name not in found:
                 raise PANError(f"the report was made for another model: layer {name!r} is none of its convolutions")

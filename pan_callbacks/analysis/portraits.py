@@ -64,7 +64,7 @@ def neuron_pictures(
     if not pans or sample is None:
         return []
     seen = _watch(measurement, pans, sample, examples)
-    images = [displayed(image) for image in sample[:examples]]
+    images = [displayed(flat(image, image.ndim - 1)) for image in sample[:examples]]
     pictures = []
     for pan, (border, reference) in zip(pans, samples, strict=True):
         if (pan.layer, pan.channel) not in seen:
@@ -128,6 +128,20 @@ def displayed(image: Tensor) -> Tensor:
     return ((values.nan_to_num(0.0) - low) / (high - low if high > low else 1.0)).clamp(0, 1)
 
 
+def flat(maps: Tensor, dims: int) -> Tensor:
+    """Return maps as they can be drawn: as a row if they have one dimension, and the middle slice if they have three.
+
+    Args:
+        maps: (..., rows, columns), (..., columns) or (..., depth, rows, columns).
+        dims: How many dimensions they have.
+
+    Example:
+        >>> flat(torch.zeros(3, 8), 1).shape, flat(torch.zeros(3, 5, 8, 9), 3).shape
+        (torch.Size([3, 1, 8]), torch.Size([3, 8, 9]))
+    """
+    return maps.unsqueeze(-2) if dims == 1 else maps.select(-3, maps.shape[-3] // 2) if dims == 3 else maps
+
+
 def _varied(report: PANReport, limit: int) -> list[PAN]:
     """One of each type, and then the strongest of the rest."""
     first = by_type(report, limit=limit)
@@ -161,9 +175,13 @@ def _watch(
 
     def listen(name: str, call: LayerCall) -> None:
         weight = call.layer().weight(call.x).detach().float()
+        dims = call.output.ndim - 2
         for channel in channels[name]:
-            maps = call.output[:, channel].detach().float()
-            first, kernel = list(maps[:examples].clone().cpu()), weight[channel].mean(0).cpu()
+            maps, kernel = (
+                flat(call.output[:, channel].detach().float(), dims),
+                flat(weight[channel].mean(0), dims).cpu(),
+            )
+            first = list(maps[:examples].clone().cpu())
             found.setdefault((name, channel), _Activation(maps.mean(0).cpu(), first, kernel))
 
     def look(count: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import convolutions, named, pad_modules
+from pan_callbacks.layers import Convolution, convolutions, named, pad_modules
 from pan_callbacks.suppression.masks import MaskHook, build_masks, forget_compiled
 from pan_callbacks.suppression.presence import Presence
 from pan_callbacks.suppression.targets import Target
@@ -144,7 +144,9 @@ class _Hook(MaskHook):
 
     ran = ran_with_gradients = False
 
-    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+    def __call__(
+        self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
         """Is called by torch after the convolution's forward."""
         self.ran = True
         if torch.is_grad_enabled():

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pan_callbacks.errors import PANError
+from pan_callbacks.layers import image_axes
 from pan_callbacks.measurement.batches import describe_batch, first_images
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.engine import Measurement
@@ -60,7 +61,7 @@ def feed(trainer: Trainer, pl_module: LightningModule, measurement: Measurement,
         return
     with undisturbed(batches), trainer.precision_plugin.forward_context(), _validating(trainer):
         for batch in _reader(batches):
-            images = first_images(trainer.strategy.batch_to_device(batch, dataloader_idx=0))
+            images = first_images(trainer.strategy.batch_to_device(batch, dataloader_idx=0), image_axes(pl_module))
             if images is None:
                 raise PANError(f"PANMonitor(batches=...) holds no images: {describe_batch(batch)}")
             if not _take(measurement, trainer.precision_plugin.convert_input(images)) or measurement.satisfied:

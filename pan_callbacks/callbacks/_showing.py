@@ -17,7 +17,6 @@ from pan_callbacks.callbacks._loggers import (
     show_text,
 )
 from pan_callbacks.measurement.engine import Measurement
-from pan_callbacks.padding import SIDES
 from pan_callbacks.reports.history import Entry
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -81,7 +80,7 @@ class Show:
 
     def _show(self, logger: Logger, report: PANReport, figures: dict[str, Figure], step: int) -> None:
         if not self._laid_out:
-            show_layout(logger, scalar_layout(list(report.measured), SIDES))
+            show_layout(logger, scalar_layout(list(report.measured), report.sides))
         contrasts = [line.contrast.flatten() for line in report.layers.values() if line.contrast is not None]
         if contrasts:
             values = torch.cat(contrasts)

@@ -10,7 +10,7 @@ from typing import Any
 from pan_callbacks import __version__
 from pan_callbacks.cli.page import Page, Part, ShownTable, Text
 from pan_callbacks.errors import PANError, UsageError
-from pan_callbacks.padding import EDGES
+from pan_callbacks.padding import ALL_EDGES, EDGES
 from pan_callbacks.reports._fields import text, wrong
 from pan_callbacks.reports._json import read_json, write_whole
 from pan_callbacks.reports.impact_report import ImpactReport
@@ -88,7 +88,7 @@ def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
     report = entry.report
     origins, signs, depths = report.count_by("origin"), report.count_by("sign"), counts(report, "depth")
     sides = report.count_by("side")
-    corners = sum(not pan.sides & set(EDGES) for pan in report.pans)
+    corners = sum(not pan.sides & set(ALL_EDGES) for pan in report.pans)
     bias = report.border_bias
     cells = [entry.name, entry.model, *(str(entry.about.get(what, "-")) for what in _ABOUT)]
     cells += [str(report.count), str(report.neurons), f"{report.fraction:.2%}"]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from pan_callbacks.cli.illustrations import NOT_ALWAYS, illustrations
 from pan_callbacks.cli.survey import Survey
 from pan_callbacks.cli.survey_page import page_of
-from pan_callbacks.padding import SIDES
 from pan_callbacks.reports._json import write_json, write_whole
 from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.tables import Table
@@ -50,12 +49,13 @@ def csv_of(survey: Survey) -> str:
     """Return every PAN as a line of comma separated values, the model's first layer first."""
     flips = None if survey.companions is None else survey.companions.flip
     head = ["layer", "channel", "sides", *PANType._fields, "strongest"]
-    head += [f"contrast {side}" for side in SIDES] + [f"effect {side}" for side in SIDES]
+    sides = survey.report.sides
+    head += [f"contrast {side}" for side in sides] + [f"effect {side}" for side in sides]
     rows: list[list[object]] = []
     for pan in survey.report.pans:
         row = [pan.layer, pan.channel, pan.kind, *type_of(pan, survey.report), pan.strongest]
         for values in (pan.contrast, pan.effect):
-            row += [f"{values[side]:.6g}" if side in values else "" for side in SIDES]
+            row += [f"{values[side]:.6g}" if side in values else "" for side in sides]
         if flips is not None:
             row += [f"{score:.6g}" for score in flips[pan.layer][:, pan.channel].tolist()]
         rows.append(row)

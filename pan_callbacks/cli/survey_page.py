@@ -188,7 +188,7 @@ def _reasons(skipped: Mapping[str, str]) -> dict[str, list[str]]:
     return reasons
 
 
-def _times(sizes: tuple[int, int] | None) -> str:
+def _times(sizes: tuple[int, ...] | None) -> str:
     return "×".join(map(str, sizes or ()))
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from torch import nn
 from torch.jit import ScriptModule
 
-from pan_callbacks.layers import convolutions
+from pan_callbacks.layers import select
 from pan_callbacks.reports.pan_report import PANReport
 
 #: Kinds of convolutions that are not looked at, and what to do about it.
@@ -16,7 +16,7 @@ _QUANTISED, _SCRIPTED, _OTHER = "quantised convolutions", "convolutions of Torch
 _WAY_OUT = {
     _QUANTISED: "scan the float model that they were made of",
     _SCRIPTED: "scan the model as it was before",
-    _OTHER: "only nn.Conv2d is looked at",
+    _OTHER: "only nn.Conv1d, nn.Conv2d and nn.Conv3d are looked at",
 }
 
 
@@ -37,12 +37,13 @@ def why_nothing(model: nn.Module, report: PANReport) -> str:
         found.append(f"{len(report.skipped)} were left out ({reasons})")
     for kind, names in _others(model).items():
         found.append(f"{len(names)} {kind} ({', '.join(dict.fromkeys(names))}): {_WAY_OUT[kind]}")
+    found += [note for note in report.notes if "no module that could be measured" in note]
     return f"no padded convolution was measured: {'; '.join(found) or 'the model has no convolution'}"
 
 
 def _others(model: nn.Module) -> dict[str, list[str]]:
     """Kind to the class of every convolution that is not among those that are looked at."""
-    known = set(convolutions(model).values())
+    known = set(select(model).values())
     found: dict[str, list[str]] = {}
     for module in model.modules():
         name, scripted = getattr(module, "original_name", type(module).__name__), isinstance(module, ScriptModule)

@@ -25,6 +25,7 @@ from pan_callbacks.figures.style import (
     numbers,
     shorten,
 )
+from pan_callbacks.padding import SIDES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,7 +95,8 @@ def _activation(part: SubFigure, axes: Axes, activation: Tensor, side: str) -> N
     values = np.atleast_2d(numbers(activation))
     low, high = _limits(values)
     image = axes.imshow(values, cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
-    axes.set_title(f"mean activation, {side} marked", fontsize=NORMAL, pad=11)
+    marked = f"{side} marked" if side in SIDES else "middle slice"
+    axes.set_title(f"mean activation, {marked}", fontsize=NORMAL, pad=11)
     _map_frame(part, axes, image)
     _mark(axes, values.shape, side)
 
@@ -137,7 +139,7 @@ def _mark(axes: Axes, shape: tuple[int, ...], side: str) -> None:
 
     height, width = shape
     thick = 0.045 * max(height, width)
-    for edge in side.split("-"):
+    for edge in side.split("-") if side in SIDES else ():  # front and back lie before and behind the map
         length = 0.2 if "-" in side else 1.0  # a corner is marked by the two ends that meet in it
         x = width * (1 - length) - 0.5 if "right" in side else -0.5
         y = height * (1 - length) - 0.5 if "bottom" in side else -0.5

@@ -28,7 +28,7 @@ from pan_callbacks.figures.style import (
     shorten,
     shorten_all,
 )
-from pan_callbacks.padding import EDGES, SIDES
+from pan_callbacks.padding import EDGES
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -96,8 +96,9 @@ def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
     )
     cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(~borders).tolist()]
     axes.add_collection(PatchCollection(cells, **NO_BORDER), autolim=False)
-    axes.hlines(np.arange(1, layers) - 0.5, -0.5, len(SIDES) - 0.5, color="white", linewidth=1)
-    axes.vlines(np.arange(1, len(SIDES)) - 0.5, -0.5, layers - 0.5, color="white", linewidth=1)
+    sides = counts.shape[1]
+    axes.hlines(np.arange(1, layers) - 0.5, -0.5, sides - 0.5, color="white", linewidth=1)
+    axes.vlines(np.arange(1, sides) - 0.5, -0.5, layers - 0.5, color="white", linewidth=1)
     axes.axvline(len(EDGES) - 0.5, color="black", linewidth=1.2)
     return image
 
@@ -114,7 +115,8 @@ def _write_counts(axes: Axes, image: AxesImage, counts: IntArray, borders: BoolA
 
 def _label_layers(axes: Axes, report: PANReport, layers: list[str]) -> None:
     """Names of sides above, of layers at the left, and their PANs on any side at the right."""
-    axes.set_xticks(range(len(SIDES)), [side.replace("-", "-\n") for side in SIDES], fontsize=NORMAL)
+    sides = [side.replace("-", "-\n") for side in report.sides]
+    axes.set_xticks(range(len(sides)), sides, fontsize=NORMAL)
     axes.xaxis.tick_top()
     every = max(1, math.ceil(len(layers) * 0.15 / 38))
     axes.set_yticks(range(0, len(layers), every), [shorten(name) for name in layers[::every]], fontsize=SMALL)
@@ -199,7 +201,7 @@ def leftover_padding(report: PANReport, next_size: tuple[int, int] | None = None
     }
     if not found:
         return note("Leftover padding", "no padded layer has a stride above 1")
-    leftover = np.array([layer.leftover for layer in found.values()])  # (layers, rows and columns)
+    leftover = np.array([(0, *(layer.leftover or ()))[-2:] for layer in found.values()])  # (layers, rows and columns)
     if not leftover.any():
         answer = "this input size has none"
     elif next_size is None:

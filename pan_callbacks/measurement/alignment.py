@@ -9,12 +9,20 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.measurement.contrast import RESOLUTION
-from pan_callbacks.padding import Axis
+from pan_callbacks.measurement.views import Pair
+from pan_callbacks.padding import Axis, Position
 
-#: Pixels from one output of a layer to the next, down and across; below 1 where a map is larger than the image.
-Strides = tuple[Fraction, Fraction]
+#: Pixels from one output of a layer to the next along each axis; below 1 where a map is larger than the image.
+Strides = tuple[Fraction, ...]
+#: Of a layer in one dimension; it does not move.
+ONE_ROW = Axis(1, 1)
 _DOWN = (nn.modules.conv._ConvNd, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd)
 _UP = nn.modules.conv._ConvTransposeNd
+
+
+def size_of(of_map: tuple[int, ...]) -> str:
+    """Return the size of a map as it stands in a sentence."""
+    return "×".join(map(str, of_map))
 
 
 class StrideLadder:
@@ -25,8 +33,7 @@ class StrideLadder:
     pool, and where a function did the step it is the ratio of the two sizes, rounded, since little is lost in one step.
 
     Args:
-        height: Of the image, in pixels.
-        width: Likewise.
+        size: Height and width of the image in pixels; the length in one dimension, depth before them in three.
 
     Example:
         >>> import torch
@@ -37,8 +44,8 @@ class StrideLadder:
         (torch.Size([73, 73]), [4, 4])
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        self._known: tuple[dict[int, Fraction], ...] = ({height: Fraction(1)}, {width: Fraction(1)})
+    def __init__(self, *size: int) -> None:
+        self._known: tuple[dict[int, Fraction], ...] = tuple({n: Fraction(1)} for n in size)
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
         """Put the hook on every convolution and pool of a model."""
@@ -46,17 +53,19 @@ class StrideLadder:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Is called by torch after the module's forward; changes nothing."""
-        if not args or not isinstance(output, Tensor) or not output.ndim == args[0].ndim == 4:
+        axes = len(self._known)
+        if not args or not isinstance(output, Tensor) or not output.ndim == args[0].ndim == 2 + axes:
             return
         stride: Any = module.stride
-        by = (stride, stride) if isinstance(stride, int) else tuple(stride)
+        by = (stride,) * axes if isinstance(stride, int) else tuple(stride) * (axes // len(stride))
         for axis, (known, step) in enumerate(zip(self._known, by, strict=True)):
             before = self._at(axis, args[0].shape[2 + axis])
             known.setdefault(output.shape[2 + axis], before / step if isinstance(module, _UP) else before * step)
 
-    def at(self, height: int, width: int) -> Strides:
-        """Return the strides at which maps of a size lie."""
-        return self._at(0, height), self._at(1, width)
+    def at(self, *size: int) -> Strides:
+        """Return the strides at which maps of a size lie; what has more axes has one row, which does not move."""
+        own = size[-len(self._known) :]
+        return (Fraction(1),) * (len(size) - len(own)) + tuple(self._at(axis, n) for axis, n in enumerate(own))
 
     def _at(self, axis: int, size: int) -> Fraction:
         known = self._known[axis]
@@ -70,37 +79,53 @@ class StrideLadder:
 
 def shift_of(inner: Axis, outer: Axis) -> int | None:
     """Return how many outputs of a larger map come before a smaller one's place in it; None if they do not align."""
+    if inner == outer == ONE_ROW:
+        return 0
     shift, odd = divmod(outer.outputs - inner.outputs, 2)
     in_phase = outer.size - inner.size == 2 * shift * inner.stride
     same_padding = (inner.before, inner.after) == (outer.before, outer.after)
     return shift if not odd and shift >= 1 and in_phase and same_padding else None
 
 
-def lines_up(one: Tensor, other: Tensor, shift: tuple[int, int] = (0, 0)) -> bool:
+def inside(pair: Pair, where: Position, shifts: tuple[int, ...]) -> Position:
+    """Return where the pixels at a border lie in the other input."""
+    times = (1, pair.down, pair.right)[-len(where) :]
+    return moved(where, tuple(n * by for n, by in zip(times, shifts, strict=True)))
+
+
+def moved(where: Position, shifts: tuple[int, ...]) -> Position:
+    """Return positions moved on each axis."""
+    return tuple(slice(one.start + by, one.stop + by) for one, by in zip(where, shifts, strict=True))
+
+
+def lines_up(one: Tensor, other: Tensor, shift: tuple[int, ...] | None = None) -> bool:
     """Whether the middles of two maps agree better as they should lie than with one moved by a position.
 
     Args:
-        one: Middle of a map (channels, rows, columns).
+        one: Middle of a map (channels, rows, columns), with depth in three dimensions.
         other: Middle of another, around the same pixel or one at a distance.
-        shift: Position i of the one should be position i + shift of the other, down and across.
+        shift: Position i of the one should be position i + shift of the other, on each axis; None for nowhere else.
     """
-    rows, cols = (min(a, b) for a, b in zip(one.shape[1:], other.shape[1:], strict=True))
-    a, b = (_central(t, rows, cols) for t in (one, other))
-    for dim, by in ((1, shift[0]), (2, shift[1])):
+    size = [min(a, b) for a, b in zip(one.shape[1:], other.shape[1:], strict=True)]
+    a, b = (_central(t, size) for t in (one, other))
+    dims = [dim for dim in range(1, one.ndim) if not one.shape[dim] == other.shape[dim] == 1]  # one row does not move
+    for dim in dims:
+        by = 0 if shift is None else shift[dim - 1]
         length = a.shape[dim] - abs(by)
         if length < 3:
             return True  # too small to see; the arithmetic of the sizes has to do
         a, b = a.narrow(dim, max(0, -by), length), b.narrow(dim, max(0, by), length)
-    rows, cols = a.shape[1:]
+    inside = tuple(slice(1, -1) if dim in dims else slice(None) for dim in range(one.ndim))
 
-    def distance(dy: int, dx: int) -> float:
-        moved = b[:, 1 + dy : rows - 1 + dy, 1 + dx : cols - 1 + dx]
-        return float((a[:, 1:-1, 1:-1] - moved).abs().mean())
+    def distance(dim: int, step: int) -> float:
+        return float((a[inside] - b.roll(-step, dim)[inside]).abs().mean())
 
-    return distance(0, 0) <= min(distance(dy, dx) for dy, dx in ((-1, 0), (1, 0), (0, -1), (0, 1)))
+    return not dims or distance(dims[0], 0) <= min(distance(dim, step) for dim in dims for step in (-1, 1))
 
 
-def answers_line_up(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], shift: tuple[int, int] = (0, 0)) -> bool:
+def answers_line_up(
+    one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], shift: tuple[int, ...] | None = None
+) -> bool:
     """Whether what two maps make of the content of an image lines up, in spite of what they make of its border.
 
     Deep in a network the border of earlier layers has spread over the map, and may be more than what is left of the
@@ -122,6 +147,7 @@ def answers_line_up(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor], sh
     return lines_up(answers[0], answers[1], shift)
 
 
-def _central(middle: Tensor, rows: int, cols: int) -> Tensor:
-    top, left = (middle.shape[1] - rows) // 2, (middle.shape[2] - cols) // 2
-    return middle[:, top : top + rows, left : left + cols]
+def _central(middle: Tensor, size: list[int]) -> Tensor:
+    for dim, n in enumerate(size, start=1):
+        middle = middle.narrow(dim, (middle.shape[dim] - n) // 2, n)
+    return middle

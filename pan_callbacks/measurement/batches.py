@@ -11,30 +11,37 @@ from torch import Tensor, nn
 from pan_callbacks.errors import PANError
 
 
-def is_images(value: object) -> TypeGuard[Tensor]:
-    """Whether something is a batch of images: (images, channels, height, width), of floats or bytes."""
-    return isinstance(value, Tensor) and value.ndim == 4 and len(value) > 0 and _kind(value) is not None
+def is_images(value: object, axes: int = 4) -> TypeGuard[Tensor]:
+    """Whether something is a batch of images, of floats or bytes.
+
+    Args:
+        value: Anything.
+        axes: As many axes as images have, 4 for (images, channels, height, width):
+            :func:`pan_callbacks.layers.image_axes`.
+    """
+    return isinstance(value, Tensor) and value.ndim == axes and len(value) > 0 and _kind(value) is not None
 
 
 def _kind(tensor: Tensor) -> str | None:
     return "floats" if tensor.is_floating_point() else "bytes" if tensor.dtype == torch.uint8 else None
 
 
-def first_images(batch: Any, kind: str = "floats") -> Tensor | None:
+def first_images(batch: Any, axes: int = 4, kind: str = "floats") -> Tensor | None:
     """Return the first tensor of images in a batch, looking into tuples, lists and dicts; None if there is none.
 
     Args:
         batch: As a loader yields it; images are (images, channels, height, width), perhaps none.
+        axes: As many axes as images have.
         kind: ``"floats"``, or ``"bytes"`` for images that are made floats later.
     """
     if isinstance(batch, Tensor):
-        return batch if batch.ndim == 4 and _kind(batch) == kind else None
+        return batch if batch.ndim == axes and _kind(batch) == kind else None
     if isinstance(batch, Mapping):
         batch = batch.values()
     if isinstance(batch, (str, bytes)) or hasattr(batch, "__next__"):  # the latter would be used up
         return None
     if hasattr(batch, "__iter__"):
-        return next((found for item in batch if (found := first_images(item, kind)) is not None), None)
+        return next((found for item in batch if (found := first_images(item, axes, kind)) is not None), None)
     return None
 
 

@@ -8,9 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from pan_callbacks.layers import PaddedLayer, PadModule
+from pan_callbacks.layers import Convolution, Pad, PaddedLayer, dimensions, image_axes, lifted
 from pan_callbacks.measurement.batches import first_images, is_images
 
 
@@ -18,29 +19,33 @@ from pan_callbacks.measurement.batches import first_images, is_images
 class LayerCall:
     """One call of a convolution: what it received, and what it returned.
 
+    Tensors have depth before the height in three dimensions, and one row in one dimension.
+
     Args:
         conv: The convolution.
-        x: Its input (images, in channels, height, width), as padded by a pad module before it, if there is one.
+        x: Its input (images, in channels, height, width), as padded by what pads before it, if anything does.
         output: Its output (images, channels, rows, columns).
         given: The very tensor that it was called with, which a :class:`PadTracker` knows; None if that is not at hand.
     """
 
-    conv: nn.Conv2d
+    conv: Convolution
     x: Tensor
     output: Tensor
     given: Tensor | None = None
 
     @classmethod
-    def of(cls, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> LayerCall:
+    def of(cls, conv: Convolution, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> LayerCall:
         """Make one of what torch gives a forward hook; a single image becomes a batch of one."""
-        x = args[0] if args else kwargs["input"]
-        return cls(conv, x, output, x) if output.ndim == 4 else cls(conv, x[None], output[None], x)
+        x = given = args[0] if args else kwargs["input"]
+        if output.ndim == 1 + dimensions(conv):
+            x, output = x[None], output[None]
+        return cls(conv, lifted(conv, x), lifted(conv, output), given)
 
     def first(self, images: int) -> LayerCall:
         """Return the call on the first images alone, without a gradient."""
         return LayerCall(self.conv, self.x[:images].detach(), self.output[:images].detach())
 
-    def layer(self, pad: PadModule | None = None) -> PaddedLayer:
+    def layer(self, pad: Pad | None = None) -> PaddedLayer:
         """Return the convolution together with what pads its input."""
         return PaddedLayer(self.conv, pad)
 
@@ -84,12 +89,12 @@ class EntryCall:
         return images
 
     def _images(self) -> Tensor | None:
-        given = (*self.args, *self.kwargs.values())
+        given, axes = (*self.args, *self.kwargs.values()), image_axes(self.module)
         if self.method != "__call__":  # a step of a LightningModule, whose batch may hold them anywhere
-            floats = first_images(given)
-            return first_images(given, "bytes") if floats is None else floats
+            floats = first_images(given, axes)
+            return first_images(given, axes, "bytes") if floats is None else floats
         inside = [item for value in given if isinstance(value, Mapping) for item in value.values()]
-        return next((value for value in (*given, *inside) if is_images(value)), None)
+        return next((value for value in (*given, *inside) if is_images(value, axes)), None)
 
     def first(self, count: int) -> EntryCall:
         """Return the call on the first images alone, and on the rows of other tensors that belong to them."""
@@ -106,6 +111,11 @@ class EntryCall:
         return self._with(
             lambda tensor: tensor[chosen.to(tensor.device)] if tensor.ndim and len(tensor) == images else tensor
         )
+
+    def one(self) -> EntryCall:
+        """Return the call on the first image that is finite, or on the very first, with what belongs to it."""
+        finite = self.images.flatten(1).isfinite().all(1).int()
+        return self.pick(torch.arange(len(finite), device=finite.device) == finite.argmax())
 
     def copied(self) -> EntryCall:
         """Return the call on tensors that nobody else writes into."""
@@ -126,7 +136,7 @@ class EntryCall:
         shape = self.images.shape
 
         def view(tensor: Tensor) -> Tensor:
-            if tensor.ndim != 4 or (len(tensor), *tensor.shape[2:]) != (shape[0], *shape[2:]):
+            if tensor.ndim != len(shape) or (len(tensor), *tensor.shape[2:]) != (shape[0], *shape[2:]):
                 return tensor
             tensor = tensor.detach()
             if tensor.is_floating_point():

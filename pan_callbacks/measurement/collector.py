@@ -5,32 +5,32 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor
 
 from pan_callbacks._runtime import Shard
-from pan_callbacks.layers import PaddedLayer, Reason, Skip
+from pan_callbacks.layers import Convolution, PaddedLayer, Reason, Skip, dimensions
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.contrast import thin
 from pan_callbacks.measurement.effect import padding_effect
+from pan_callbacks.measurement.finite import MOST, Seen, finite_images, marked, positions
 from pan_callbacks.measurement.hooks import replaced_channels
-from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect
-from pan_callbacks.measurement.plans import Position, SitePlan
+from pan_callbacks.measurement.lines import Figures, HowMeasured, line_of
+from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect, Readings
+from pan_callbacks.measurement.plans import SitePlan
 from pan_callbacks.measurement.readings import evenly
 from pan_callbacks.measurement.views import Role, View
-from pan_callbacks.padding import SIDES, Geometry
+from pan_callbacks.padding import ALL_SIDES, SIDES, Position
 from pan_callbacks.reports.layer_report import LayerReport
 
 #: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.
 EFFECT_IMAGES = 64
-_GROUPS = (*SIDES, "interior")
 #: Samples kept of each neuron: border and reference of every side and of the interior.
-SAMPLES = 2 * len(_GROUPS)
+SAMPLES = 2 * len((*SIDES, "interior"))
 #: Memory for the readings of all neurons together; docs/statistics.md says what it buys.
 MEMORY = 64 * 2**20
 #: Readings kept of each side: enough for a contrast within 0.01 of the exact one, and no more than is of use.
@@ -42,60 +42,64 @@ def capacity_of(neurons: int) -> int:
     return min(max(MEMORY // (4 * SAMPLES * max(1, neurons)), MIN_CAPACITY), MAX_CAPACITY)
 
 
-@dataclass(frozen=True)
-class HowMeasured:
-    """How a layer is measured, as far as this process knows.
+@dataclass
+class _Batch:
+    """What a call of the layer gives in one role.
 
     Args:
-        site: How its first measured call is, None if none is.
-        geometry: Its geometry in the model's own forward, if it is a padded layer.
-        skipped: Why it is not measured.
-        pad: Name of the pad module that feeds it, None if it pads itself.
+        role: Whether these are border or reference readings.
+        site: How the call is measured.
+        number: Number of the batch.
+        first_call: Whether its images count.
+        finite: Which of them are finite, as far as is known (images,).
+        readings: Side, or ``"interior"``, to readings; a tensor of those that all sides share.
+        effects: Side to padding effects on the first of the images.
     """
 
-    site: SitePlan | None = None
-    geometry: Geometry | None = None
-    skipped: Reason | None = None
-    pad: str | None = None
-
-
-class _Figures(TypedDict, total=False):
-    """The fields of a line of the report that a layer has if it was measured."""
-
-    reference: str | None
-    reason: str | None
-    images: int
-    border_bias: float
-    drift: float
-    contrast: Tensor
-    effect: Tensor
-    mean: Tensor
+    role: Role
+    site: SitePlan
+    number: int
+    first_call: bool
+    finite: Tensor
+    readings: Readings | Tensor
+    effects: Readings
 
 
 class LayerCollector:
     """What accumulates for one layer while images pass; all of it reduces over ranks.
+
+    An image with a reading that is not finite is left out, of border and reference alike: its readings are made NaN,
+    which the metrics take for no readings. Nothing waits for the device to tell which images these are.
 
     Args:
         conv: The convolution.
         capacity: Readings of one side kept at most, see :class:`~pan_callbacks.measurement.metrics.PaddingAwareness`.
         shard: This process's part of the work. If it says how many images there are, what is kept of a batch depends
             on its number and not on the batches before it.
+
+    Attributes:
+        left_out: Images that were left out of the last :meth:`line`, since they are not finite in this layer.
     """
 
-    def __init__(self, conv: nn.Conv2d, capacity: int, shard: Shard) -> None:
+    def __init__(self, conv: Convolution, capacity: int, shard: Shard) -> None:
         self.conv, self._capacity, self._total = conv, capacity, shard.images
         options: dict[str, Any] = {"sync_on_compute": shard.shared}
         # with a known total each batch keeps its part, and the metric, which thins as readings come, need not
         most = capacity if self._total is None else 8 * capacity
-        self.awareness = PaddingAwareness(conv.out_channels, _GROUPS, most, **options)
-        self.bias = BorderBias(conv.out_channels, **options)
-        self.effect = PaddingEffect(conv.out_channels, **options)
-        self.seen = _Seen(**options)
+        sides = ALL_SIDES if dimensions(conv) == 3 else SIDES
+        self.awareness = PaddingAwareness(conv.out_channels, (*sides, "interior"), most, **options)
+        self.bias = BorderBias(conv.out_channels, sides, **options)
+        self.effect = PaddingEffect(conv.out_channels, sides, **options)
+        self.seen = Seen(**options)
         device = next(conv.parameters()).device  # not of the weight, which a parametrisation computes when it is read
         for metric in (self.awareness, self.bias, self.effect, self.seen):
             metric.to(device)
         self._shared = shard.shared
         self._effect_images: Counter[str] = Counter()  # on each side, which a view need not read in one forward
+        self.left_out = 0
+        # by call: what waits for other forwards of its view, and which images of a batch are finite
+        self._waiting: dict[int, list[_Batch]] = {}
+        self._known: dict[int, tuple[int, Tensor]] = {}
 
     def readings(self, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a side, (n, channels) and (m, channels).
@@ -108,8 +112,10 @@ class LayerCollector:
             border, reference = self.awareness.samples(side)
             return border.clone(), reference.clone()
 
-    def add(self, role: Role, site: SitePlan, call: LayerCall, number: int, first_call: bool = True) -> None:
-        """Add what a call of the layer gives.
+    def add(
+        self, role: Role, site: SitePlan, call: LayerCall, number: int, first_call: bool = True, call_number: int = 0
+    ) -> None:
+        """Add what a call of the layer gives, but for images that are not finite in it, in this role or the other.
 
         Args:
             role: Whether its map gives the border or the reference readings.
@@ -117,41 +123,68 @@ class LayerCollector:
             call: The call, on the images that are measured alone.
             number: Number of the batch among those of all processes.
             first_call: Whether this is the first time that these images pass the layer; else they do not count.
+            call_number: Which of the layer's calls in a forward it is.
         """
-        if role == "reference":
-            self._add_reference(site, call.output, number)
-        else:
-            self._add_border(site, call, number, first_call)
-
-    def _add_reference(self, site: SitePlan, output: Tensor, number: int) -> None:
-        if site.shared is not None:
-            values = _at(output, site.shared)
-            self.awareness.update({}, self._part(values, site.view, len(output), number))
-            self.bias.update({}, values)
-            self.effect.update({}, values)
-            self.seen.update(0, [values])
+        batch = self._batch(role, site, call, number, first_call)
+        if site.view.usual.reference is None:  # read before the border, or in the very map
+            before, known = self._known.get(call_number, (number, batch.finite))
+            batch.finite = batch.finite & known if before == number else batch.finite
+            self._known[call_number] = number, batch.finite
+            self._file(batch, batch.finite)
             return
-        readings = {side: _at(output, where) for side, where in site.reference.items()}
-        parts = {side: self._part(values, site.view, len(output), number) for side, values in readings.items()}
-        self.awareness.update({}, parts)
-        self.bias.update({}, _of_sides(readings))
-        self.effect.update({}, _of_sides(readings))
-        self.seen.update(0, readings.values())
+        waiting = self._waiting.setdefault(call_number, [])
+        waiting[:] = [*(one for one in waiting if one.number == number), batch]
+        if all(_sides(waiting, role) == len(site.geometry.borders) + 1 for role in ("border", "reference")):
+            finite = torch.stack([one.finite for one in waiting]).all(0)
+            for one in waiting:
+                self._file(one, finite)
+            del self._waiting[call_number]
 
-    def _add_border(self, site: SitePlan, call: LayerCall, number: int, first_call: bool) -> None:
-        images = len(call.output)
-        readings = {side: _at(call.output, where) for side, where in site.border.items()}
-        parts = {side: self._part(values, site.view, images, number) for side, values in readings.items()}
+    def _batch(self, role: Role, site: SitePlan, call: LayerCall, number: int, first_call: bool) -> _Batch:
+        finite, effects = finite_images(call.output, positions(role, site)), {}
+        readings: Readings | Tensor
+        if role == "reference" and site.shared is not None:
+            readings = _at(call.output, site.shared)
+        else:
+            where = site.border if role == "border" else site.reference
+            readings = {side: _at(call.output, at) for side, at in where.items()}
+            if site.view.usual.reference is not None:  # it waits, and the map may be overwritten
+                readings = {side: values.clone() for side, values in readings.items()}
+        if role == "border":
+            effects = self._effects(site, call)
+        return _Batch(role, site, number, first_call, finite, readings, effects)
+
+    def _file(self, batch: _Batch, finite: Tensor) -> None:
+        """Hand readings to the metrics, those of images that are not finite as NaN."""
+        site, images = batch.site, len(finite)
+        if isinstance(batch.readings, Tensor):
+            shared = marked(batch.readings, finite)
+            self.awareness.update({}, self._part(shared, site.view, images, batch.number))
+            self.bias.update({}, shared)
+            self.effect.update({}, shared)
+            return
+        readings = {side: marked(values, finite) for side, values in batch.readings.items()}
+        parts = {side: self._part(values, site.view, images, batch.number) for side, values in readings.items()}
+        if batch.role == "reference":
+            self.awareness.update({}, parts)
+            self.bias.update({}, _of_sides(readings))
+            self.effect.update({}, _of_sides(readings))
+            return
         self.awareness.update(parts, {})
         self.bias.update(_of_sides(readings), {})
-        self.seen.update(images if first_call else 0, readings.values())
+        self.seen.update(images if batch.first_call else 0, finite)
+        for side, values in batch.effects.items():  # of the first images, at the same positions
+            some = len(values) * images // len(readings[side])
+            self.effect.update({side: marked(values, finite[:some])}, {})
+
+    def _effects(self, site: SitePlan, call: LayerCall) -> dict[str, Tensor]:
+        """Return the padding effect on some of the images, by side; of none once it was measured on enough."""
         if self._total is None:
-            x = call.x[: max(0, EFFECT_IMAGES - max(self._effect_images[side] for side in readings))]
+            x = call.x[: max(0, EFFECT_IMAGES - max(self._effect_images[side] for side in site.border))]
         else:
-            x = call.x[: -(-images * EFFECT_IMAGES // self._images(self._total, site.view))]
-        if len(x):
-            self._effect_images.update(dict.fromkeys(readings, len(x)))
-            self.effect.update(_padding_effects(replace(site.layer, module=call.conv), site, x), {})
+            x = call.x[: -(-len(call.output) * EFFECT_IMAGES // self._images(self._total, site.view))]
+        self._effect_images.update(dict.fromkeys(site.border, len(x)))
+        return _padding_effects(replace(site.layer, module=call.conv), site, x) if len(x) else {}
 
     @staticmethod
     def _images(total: int, view: View) -> int:
@@ -176,18 +209,20 @@ class LayerCollector:
             contrast, effect, seen = self.awareness.compute().cpu(), self.effect.compute().cpu(), self.seen.compute()
         with self.bias.sync_context(should_sync=self._shared):
             bias, mean = float(self.bias.of_layer()), self.bias.reference_mean().cpu()
-        images, broken = (int(n) for n in seen.tolist())
+        images, passed, broken = (int(n) for n in seen.tolist())
         skipped: Reason | None = None
-        if broken:
-            skipped = Skip.NOT_FINITE.because()
+        if broken > MOST * passed:
+            skipped, broken = Skip.NOT_FINITE.because(), 0
         elif not images:
             skipped = how.skipped or Skip.NEVER_CALLED.because()
-        elif bool(contrast[:-1].isnan().all()):
+        self.left_out = -(-broken * images // passed) if passed else 0  # an image may pass a layer several times
+        images -= self.left_out
+        if skipped is None and bool(contrast[:-1].isnan().all()):
             skipped = Skip.TOO_FEW_READINGS.because(images=f"{images} image{'s' * (images != 1)}")
         if skipped:
             return line_of(self.conv, how, skipped)
         interior = contrast[-1].abs()
-        figures = _Figures(
+        figures = Figures(
             reference=None if how.site is None else how.site.view.name,
             reason=None if how.site is None else how.site.reason,
             images=images,
@@ -200,36 +235,23 @@ class LayerCollector:
         return line_of(self.conv, how, None, figures)
 
 
-def line_of(conv: nn.Conv2d, how: HowMeasured, skipped: Reason | None, figures: _Figures | None = None) -> LayerReport:
-    """Return a line of the report: what a layer is, and what was found in it or why it was left out.
-
-    Args:
-        conv: The convolution.
-        how: How it was measured.
-        skipped: Why it was left out, None if it was measured.
-        figures: What was found.
-    """
-    geometry = how.geometry
-    return LayerReport(
-        channels=conv.out_channels,
-        kernel_size=(conv.kernel_size[0], conv.kernel_size[1]),
-        stride=(conv.stride[0], conv.stride[1]),
-        skipped=skipped,
-        output_size=None if geometry is None else geometry.output_size,
-        leftover=None if geometry is None else (geometry.rows.leftover, geometry.cols.leftover),
-        pad=how.pad,
-        **(figures or _Figures()),
-    )
-
-
 def _at(output: Tensor, where: Position) -> Tensor:
     """Return a map's values at some rows and columns, (images * positions, channels)."""
-    return output[:, :, where[0], where[1]].permute(0, 2, 3, 1).flatten(0, 2)
+    return _as_readings(output[(slice(None), slice(None), *where)])
+
+
+def _as_readings(part: Tensor) -> Tensor:
+    """Return a part of a map (images, channels, rows, columns) as (images * positions, channels)."""
+    return part.movedim(1, -1).flatten(0, -2)
+
+
+def _sides(batches: list[_Batch], role: str) -> int:
+    return sum(len(one.readings) for one in batches if one.role == role)
 
 
 def _of_sides(readings: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Without those of the interior, which are a control."""
-    return {side: values for side, values in readings.items() if side in SIDES}
+    return {side: values for side, values in readings.items() if side != "interior"}
 
 
 def _padding_effects(layer: PaddedLayer, site: SitePlan, x: Tensor) -> dict[str, Tensor]:
@@ -238,31 +260,10 @@ def _padding_effects(layer: PaddedLayer, site: SitePlan, x: Tensor) -> dict[str,
     x = layer.unpadded(x).to(weight.dtype)
     options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
     effects = {}
-    for side in (side for side in site.border if side in SIDES):
+    for side in (side for side in site.border if side != "interior"):
         difference = padding_effect(x, weight, site.geometry, side, **options)
         if difference is not None:
             if masked is not None:  # what a mask has cut off has no effect any more
                 difference[:, masked.to(difference.device)] = 0
-            effects[side] = difference.permute(0, 2, 3, 1).flatten(0, 2)
+            effects[side] = _as_readings(difference)
     return effects
-
-
-class _Seen(Metric):
-    """Number of images, and of samples that held a reading which is not finite."""
-
-    full_state_update = False
-    counts: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("counts", default=torch.zeros(2, dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, images: int, readings: Iterable[Tensor]) -> None:
-        """Add a batch."""
-        self.counts[0] += images
-        for values in readings:
-            self.counts[1] += ~values.isfinite().all()
-
-    def compute(self) -> Tensor:
-        """Return both numbers."""
-        return self.counts.clone()

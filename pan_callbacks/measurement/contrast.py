@@ -103,9 +103,14 @@ def thin(readings: Tensor, step: int, start: int) -> Tensor:
 
 
 def moments(readings: Tensor) -> Tensor:
-    """Count, sum and sum of squares of each channel, (3, channels) float64; they add over batches and ranks."""
+    """Count, sum and sum of squares of each channel, (3, channels) float64; they add over batches and ranks.
+
+    A reading that is NaN in every channel is none.
+    """
     values = readings.double() if readings.device.type != "mps" else readings.float()
-    count = torch.full_like(values[:1].sum(0), float(len(values)))
+    missing = values.isnan().all(1, keepdim=True)
+    values = torch.where(missing, 0.0, values)
+    count = torch.zeros_like(values[:1].sum(0)) + (~missing).sum()
     return torch.stack([count, values.sum(0), values.square().sum(0)])
 
 

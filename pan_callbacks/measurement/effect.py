@@ -6,11 +6,13 @@ paddings, and the layer is not run again.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pan_callbacks.padding import Axis, Geometry, source
+from pan_callbacks.padding import Axis, Geometry, convolve, source
 
 
 def padding_effect(
@@ -45,14 +47,15 @@ def padding_effect(
     if border is None:
         return None
     corner = "-" in side
-    rows, row_taps, row_stride, row_dilation = _reads(geometry.rows, border[0], corner)
-    cols, col_taps, col_stride, col_dilation = _reads(geometry.cols, border[1], corner)
-    return F.conv2d(
-        _own_minus_neutral(x, rows, cols, geometry, mode, value),
-        weight[:, :, row_taps][..., col_taps],
-        stride=(row_stride, col_stride),
-        dilation=(row_dilation, col_dilation),
-        groups=groups,
+    inputs, strides, dilations = [], [], []
+    for dim, (axis, outputs) in enumerate(zip(geometry.axes, border, strict=True), start=2):
+        coordinates, taps, stride, dilation = _reads(axis, outputs, corner)
+        inputs.append(coordinates)
+        strides.append(stride)
+        dilations.append(dilation)
+        weight = weight[(slice(None),) * dim + (taps,)]
+    return convolve(
+        _own_minus_neutral(x, inputs, geometry, mode, value), weight, stride=strides, dilation=dilations, groups=groups
     )
 
 
@@ -76,18 +79,22 @@ def mean_padding_effects(
     Returns:
         (sides, out channels), for the sides that have a border, in the order of :data:`SIDES`.
     """
-    rows, cols = geometry.rows, geometry.cols
-    down, across = (torch.arange(-axis.before, axis.size + axis.after) for axis in (rows, cols))
-    difference = _own_minus_neutral(x, down, across, geometry, mode, value)
-    kernel, options = (rows.kernel, cols.kernel), {"dilation": (rows.dilation, cols.dilation)}
+    axes = geometry.axes
+    inputs = [torch.arange(-axis.before, axis.size + axis.after) for axis in axes]
+    difference = _own_minus_neutral(x, inputs, geometry, mode, value)
+    kernel, dilation = tuple(axis.kernel for axis in axes), tuple(axis.dilation for axis in axes)
+    stride = tuple(axis.stride for axis in axes)
     seen = []
     for border in geometry.borders.values():
-        r, c = (
+        read = (
             slice(o.start * axis.stride, (o.stop - 1) * axis.stride + axis.extent + 1)
-            for o, axis in zip(border, (rows, cols), strict=True)
+            for o, axis in zip(border, axes, strict=True)
         )
-        windows = F.unfold(difference[:, :, r, c], kernel, stride=(rows.stride, cols.stride), **options)
-        seen.append(windows.mean(-1))
+        part = difference[(slice(None), slice(None), *read)]
+        if geometry.depth is None:
+            seen.append(F.unfold(part, kernel, stride=stride, dilation=dilation).mean(-1))
+        else:
+            seen.append(_mean_window(part, axes))
     if not seen:
         return x.new_zeros(0, len(weight))
     by_tap = torch.cat(seen).view(len(seen), groups, -1)  # mean difference that each tap reads
@@ -108,17 +115,39 @@ def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | s
     return taps[kept], kept, 1, 1
 
 
-def _own_minus_neutral(x: Tensor, rows: Tensor, cols: Tensor, geometry: Geometry, mode: str, value: float) -> Tensor:
-    """Return padded input at the given coordinates, as the layer pads it minus as neutral padding would."""
-    height, width = x.shape[-2:]
+def _mean_window(x: Tensor, axes: tuple[Axis, ...]) -> Tensor:
+    """Return the mean over all windows of an input, (1, channels * taps) as ``F.unfold`` orders them."""
+    for dim, axis in enumerate(axes, start=2):
+        x = x.unfold(dim, axis.extent + 1, axis.stride)
+    taps = (slice(None, None, axis.dilation) for axis in axes)
+    return x.mean(tuple(range(2, 2 + len(axes))))[(slice(None), slice(None), *taps)].flatten(1)
 
-    def pick(down: str, across: str) -> Tensor:
-        r = source(rows, height, down).to(x.device)
-        c = source(cols, width, across).to(x.device)
-        return x[:, :, r[:, None], c[None, :]]
 
-    neutral = pick(geometry.rows.neutral, geometry.cols.neutral)
+def _own_minus_neutral(x: Tensor, inputs: list[Tensor], geometry: Geometry, mode: str, value: float) -> Tensor:
+    """Return padded input at the given coordinates, as the layer pads it minus as neutral padding would.
+
+    Args:
+        x: Layer input without padding (1, in channels, height, width), with depth in three dimensions.
+        inputs: Coordinates on each of these axes.
+        geometry: The layer's geometry at this input size.
+        mode: The layer's padding mode.
+        value: The constant, for ``mode="zeros"``.
+    """
+    sizes = x.shape[2:]
+
+    def along(dim: int, of_axis: Tensor) -> Tensor:
+        return of_axis.view(-1, *(1,) * (len(inputs) - 1 - dim))
+
+    def pick(modes: list[str]) -> Tensor:
+        where: list[Any] = [slice(None), slice(None)]
+        for dim, (at, n, padding) in enumerate(zip(inputs, sizes, modes, strict=True)):
+            where.append(along(dim, source(at, n, padding).to(x.device)))
+        return x[tuple(where)]
+
+    neutral = pick([axis.neutral for axis in geometry.axes])
     if mode != "zeros":
-        return pick(mode, mode) - neutral
-    outside = ((rows < 0) | (rows >= height))[:, None] | ((cols < 0) | (cols >= width))[None, :]
+        return pick([mode] * len(inputs)) - neutral
+    outside = torch.zeros((1,) * len(inputs), dtype=torch.bool)
+    for dim, (at, n) in enumerate(zip(inputs, sizes, strict=True)):
+        outside = outside | along(dim, (at < 0) | (at >= n))
     return torch.where(outside.to(x.device), value - neutral, torch.zeros_like(neutral))

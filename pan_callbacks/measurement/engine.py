@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from pan_callbacks._runtime import ALONE, Shard
 from pan_callbacks.layers import convolutions, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.calls import EntryCall, Listener, StopForward
-from pan_callbacks.measurement.collector import LayerCollector, capacity_of, line_of
+from pan_callbacks.measurement.collector import LayerCollector, capacity_of
 from pan_callbacks.measurement.entries import Entrance
+from pan_callbacks.measurement.finite import left_out
 from pan_callbacks.measurement.forwards import OurForwards
 from pan_callbacks.measurement.hooks import Probes
+from pan_callbacks.measurement.lines import line_of
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.measurement.shadow import Shadow
 from pan_callbacks.measurement.visit import Visit
@@ -157,7 +159,8 @@ class Measurement:
         probed = f"{images} image was" if images == 1 else f"{images} images were"
         few = [f"only {probed} probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
         ended = [f"the measurement ended early: {self.failure}"] if self.failure else []
-        remarks = (*few, *notes, *self._forwards.notes.values(), *ended)
+        broken = left_out(collector.left_out for collector in self._collectors.values())
+        remarks = (*few, *notes, *broken, *self._forwards.remarks, *ended)
         return PANReport(lines, self.settings.threshold, self.settings.reference, remarks)
 
     def readings(self, layer: str, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:

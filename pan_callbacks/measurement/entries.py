@@ -10,10 +10,13 @@ from torch import nn
 
 from pan_callbacks.layers import clean_name
 from pan_callbacks.measurement.calls import EntryCall
+from pan_callbacks.measurement.pads import calls_what_is_no_module
 
 
 def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module]:
     """Return the smallest module that holds all layers, and every module below it that holds one.
+
+    A module that pads in its own forward, or convolves, holds what it calls there as if these were layers.
 
     Args:
         model: Model whose modules are searched.
@@ -29,7 +32,10 @@ def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Modul
         if len(set(parts)) > 1:
             break
         common.append(parts[0])
-    root = ".".join(common)
+    above = (".".join(common[:depth]) for depth in range(len(common)))
+    root = next(
+        (name for name in above if name in modules and calls_what_is_no_module(modules[name])), ".".join(common)
+    )
     holders = {""} | {".".join(path[:depth]) for path in paths for depth in range(1, len(path) + 1)}
     return {
         name: modules[name]

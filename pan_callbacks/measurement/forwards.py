@@ -10,9 +10,11 @@ from typing import cast
 from torch import Tensor, nn
 
 from pan_callbacks._runtime import Shard
-from pan_callbacks.layers import PaddedLayer, PadModule, Reason
+from pan_callbacks.layers import Convolution, PaddedLayer, PadModule, Reason
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
-from pan_callbacks.measurement.collector import HowMeasured, LayerCollector
+from pan_callbacks.measurement.collector import LayerCollector
+from pan_callbacks.measurement.lines import HowMeasured
+from pan_callbacks.measurement.pads import name_of_pad
 from pan_callbacks.measurement.plans import Plan
 from pan_callbacks.measurement.reference import plan
 from pan_callbacks.measurement.shadow import InPlace, Shadow
@@ -44,7 +46,7 @@ class OurForwards:
 
     def __init__(
         self,
-        layers: Mapping[str, nn.Conv2d],
+        layers: Mapping[str, Convolution],
         pads: Mapping[str, PadModule],
         reference: str,
         shard: Shard,
@@ -55,12 +57,17 @@ class OurForwards:
         self._pad_names = {id(module): name for name, module in pads.items()}
         self._given = shadow
         self._shadows: dict[str, Shadow | InPlace] = {}
-        self._plans: dict[tuple[str, int, int, int], Plan] = {}
+        self._plans: dict[tuple[str | int, ...], Plan] = {}
         self._agreements: dict[str, _Agreement] = {}
         self._checked: set[str] = set()  # entries whose own forward was compared with that of the copy
         self.notes: dict[str, str] = {}
         self.alone: set[str] = set()
         self.with_hooks = with_hooks
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a reader of the report should know: of what is no layer, and of how the forwards were run."""
+        return [*dict.fromkeys(note for plan in self._plans.values() for note in plan.notes), *self.notes.values()]
 
     def forget_copies(self) -> None:
         """Let go of the copies; the model is another after the next step."""
@@ -84,8 +91,7 @@ class OurForwards:
     def plan_of(self, call: EntryCall) -> Plan:
         """How images of this size are measured, decided on the first of them or on the example that all ranks have."""
         images, example = call.images, self._shard.example
-        channels, height, width = images.shape[1:]
-        key = (call.name, channels, height, width)
+        key = (call.name, *images.shape[1:])
         if key not in self._plans:
             fits = example is not None and example.shape[1:] == images.shape[1:]
             deciding = call.first(1).on(example.to(images)) if example is not None and fits else call
@@ -93,7 +99,8 @@ class OurForwards:
             with shadow.running():
                 made = plan(shadow.call(deciding), shadow.probes, self._reference)
             for (name, number), site in made.sites.items():  # a plan outlives the copy that it was made in
-                pad = None if site.layer.pad is None else cast(PadModule, shadow.original(site.layer.pad))
+                pad = site.layer.pad
+                pad = cast(PadModule, shadow.original(pad)) if isinstance(pad, nn.Module) else pad
                 layer = PaddedLayer(self._layers[name], pad)
                 made.sites[name, number] = replace(site, layer=layer)
             self._plans[key] = made
@@ -165,7 +172,7 @@ class OurForwards:
                         if entry in self.alone:
                             alone = _ALONE.format(entry=entry)
                             site = replace(site, reason=f"{site.reason}; {alone}" if site.reason else alone)
-                        return HowMeasured(site, known, None, self._pad_names.get(id(site.layer.pad)))
+                        return HowMeasured(site, known, None, name_of_pad(site.layer.pad, self._pad_names))
             skipped = skipped or current.skipped.get(name)
         return HowMeasured(None, geometry, skipped)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pan_callbacks.layers import Convolution
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
 from pan_callbacks.measurement.undisturbed import random_states_kept
 
@@ -49,7 +50,7 @@ class LayerProbe:
         self.name = name
         self.listener: Listener | None = None
 
-    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def __call__(self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Is called by torch after the layer's forward; changes nothing."""
         if self.listener is not None:
             self.listener(self.name, LayerCall.of(conv, args, kwargs, output))

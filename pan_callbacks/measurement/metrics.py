@@ -26,8 +26,8 @@ class PaddingAwareness(Metric):
     number of images (:class:`~pan_callbacks.measurement.readings.ReadingStore`). Batches and ranks merge.
 
     As input to ``update``: border and reference readings, side name to a tensor (readings, channels). The reference
-    may be one tensor that all sides share. As output of ``compute``: the signed contrast (sides, channels), NaN if a
-    side has fewer than ``min_readings`` readings.
+    may be one tensor that all sides share. A reading that is NaN in every channel is none, and left out. As output of
+    ``compute``: the signed contrast (sides, channels), NaN if a side has fewer than ``min_readings`` readings.
 
     Args:
         channels: Number of neurons.
@@ -104,7 +104,8 @@ class PaddingAwareness(Metric):
         """
         store = self.store
         border, reference = (store.readings(self._sample(side, kind)) for kind in (_BORDER, _REFERENCE))
-        return border, reference if len(reference) else store.readings(self._sample(None, _REFERENCE))
+        reference = reference if len(reference) else store.readings(self._sample(None, _REFERENCE))
+        return border[~border.isnan().all(1)], reference[~reference.isnan().all(1)]
 
     def _sample(self, side: str | None, kind: int) -> int:
         """Return number of a sample in the store: two for each side, and one for a reference that all sides share."""

@@ -12,10 +12,7 @@ from functools import cached_property
 from pan_callbacks.layers import PaddedLayer, Reason
 from pan_callbacks.measurement.trace import Site
 from pan_callbacks.measurement.views import VIEWS, Input, Role, View
-from pan_callbacks.padding import Geometry
-
-#: Rows and columns of a map.
-Position = tuple[slice, slice]
+from pan_callbacks.padding import Geometry, Position
 
 
 @dataclass(frozen=True)
@@ -83,6 +80,7 @@ class Plan:
         geometries: Geometry of every padded site at the model's own input size.
         in_place: Whether the module writes into its input, so that the views need a copy of it.
         calls: Number of calls of the layers, measured or not.
+        notes: What a reader should know of what no layer shows.
     """
 
     sites: dict[Site, SitePlan] = field(default_factory=dict)
@@ -90,6 +88,7 @@ class Plan:
     geometries: dict[Site, Geometry] = field(default_factory=dict)
     in_place: bool = False
     calls: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def own(self) -> Forward:

@@ -13,13 +13,23 @@ from typing import NamedTuple
 import torch
 
 from pan_callbacks.layers import PaddedLayer, Skip
-from pan_callbacks.measurement.alignment import StrideLadder, Strides, answers_line_up, lines_up, shift_of
+from pan_callbacks.measurement.alignment import (
+    ONE_ROW,
+    StrideLadder,
+    Strides,
+    answers_line_up,
+    inside,
+    lines_up,
+    moved,
+    shift_of,
+    size_of,
+)
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.hooks import Probes
-from pan_callbacks.measurement.plans import Plan, Position, SitePlan
+from pan_callbacks.measurement.plans import Plan, SitePlan
 from pan_callbacks.measurement.trace import Site, Trace, trace
-from pan_callbacks.measurement.views import VIEWS, Input, Pair, View, turned
-from pan_callbacks.padding import EDGES, Geometry
+from pan_callbacks.measurement.views import VIEWS, Input, View, turned
+from pan_callbacks.padding import Geometry
 
 #: What is tried for a layer, by the reference asked for; docs/references.md has the measurement behind the order.
 FALLBACKS = {
@@ -49,12 +59,15 @@ class _Native(NamedTuple):
     @property
     def least(self) -> int:
         """The smallest multiple of it that moves every border to where no padding is read."""
-        axes = zip((self.geometry.rows, self.geometry.cols), self.strides, strict=True)
+        axes = zip(self.geometry.axes, self.strides, strict=True)
         return max(1, *(ceil(max(axis.leading, axis.trailing) * stride / self.step) for axis, stride in axes))
 
-    def shifts(self, offset: int) -> tuple[int, int] | None:
-        """Return how many positions an offset moves the map, down and across; None if they are not whole."""
-        return None if offset % self.step else (int(offset / self.strides[0]), int(offset / self.strides[1]))
+    def shifts(self, offset: int) -> tuple[int, ...] | None:
+        """Return how many positions an offset moves the map on each axis; None if they are not whole."""
+        if offset % self.step:
+            return None
+        axes = zip(self.geometry.axes, self.strides, strict=True)
+        return tuple(0 if axis == ONE_ROW else int(offset / stride) for axis, stride in axes)
 
 
 class _Attempt(NamedTuple):
@@ -65,7 +78,7 @@ class _Attempt(NamedTuple):
 
 
 def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
-    """Decide for every site how it is measured, on the first image.
+    """Decide for every site how it is measured, on the first image that is finite.
 
     The reference that was asked for is used wherever it can be; a site that it does not suit takes the next one of
     :data:`FALLBACKS`, with the reason.
@@ -75,11 +88,10 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
         probes: Attached hooks.
         reference: The reference asked for.
     """
-    first = call.first(1)
+    first, result = call.one(), Plan()
     image = first.copied()
-    own, ladder = _own_trace(image, probes)
-    result = Plan(geometries={site: seen.geometry for site, seen in own.items() if seen.geometry is not None})
-    result.calls = len(own)
+    own, ladder = _own_trace(image, probes, result.notes)
+    result.geometries, result.calls = {site: t.geometry for site, t in own.items() if t.geometry is not None}, len(own)
     result.in_place = not torch.equal(image.images, first.images)
     result.skipped = {name: seen.why_not for (name, _), seen in own.items() if seen.why_not is not None}
     open_sites = {
@@ -103,12 +115,12 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
     return result
 
 
-def _own_trace(call: EntryCall, probes: Probes) -> tuple[dict[Site, Trace], StrideLadder]:
+def _own_trace(call: EntryCall, probes: Probes, notes: list[str]) -> tuple[dict[Site, Trace], StrideLadder]:
     """Run the model on an image as it is: what passes, and the strides of the maps."""
-    ladder = StrideLadder(*call.images.shape[-2:])
+    ladder = StrideLadder(*call.images.shape[2:])
     handles = ladder.attach(call.module)
     try:
-        return trace(call, probes), ladder
+        return trace(call, probes, notes=notes), ladder
     finally:
         for handle in handles:
             handle.remove()
@@ -121,6 +133,9 @@ def _attempts(
     if view.name == "centre":
         yield _centre(view, sites)
         return
+    if not view.resizes and call.images.ndim != 4:
+        yield _Attempt({}, dict.fromkeys(sites, "its corners are those of two dimensions"))
+        return
     for thorough in (False, True) if view.resizes else (True,):
         yield from _Search(view, call, probes, own, thorough).attempts(sites)
 
@@ -129,12 +144,11 @@ def _centre(view: View, sites: Mapping[Site, _Native]) -> _Attempt:
     """Return the inner half of each site's own map, as far as it reads no padding."""
     attempt = _Attempt({}, {})
     for site, (layer, geometry, _) in sites.items():
-        inner = geometry.rows.inner, geometry.cols.inner
+        inner = geometry.inner
         if all(axis.start < axis.stop for axis in inner):
             attempt.found[site] = SitePlan(layer, view, None, geometry, geometry.borders, shared=inner)
         else:
-            height, width = geometry.output_size
-            attempt.why[site] = f"the inner half of the {height}×{width} map reads padding"
+            attempt.why[site] = f"the inner half of the {size_of(geometry.output_size)} map reads padding"
     return attempt
 
 
@@ -180,15 +194,15 @@ class _Search(NamedTuple):
         Up to an eighth of the image the larger is the better: just inside the border, deeper layers still see what
         earlier ones made of it. Beyond, each step costs more of the image than it is worth.
         """
-        height, width = self.call.images.shape[-2:]
-        small = min(height, width)
+        size = self.call.images.shape[2:]
+        small, rows_alone = min(size), slice(0, 1 if len(size) == 2 else None)
         eighth = small // 8
         offsets = set()
         for native in sites.values():
-            step, least = max(1, round(height / native.geometry.output_size[0])), 1
-            if self.thorough:
-                step, least = native.step, native.least
-            offsets |= {step * multiple for multiple in (least, least + 1, least + 2, eighth // step)}
+            pairs = list(zip(size, native.geometry.output_size[-len(size) :], strict=True))[rows_alone]
+            steps = [(max(1, round(n / outputs)), 1) for n, outputs in pairs]
+            for step, least in [(native.step, native.least)] if self.thorough else steps:
+                offsets |= {step * multiple for multiple in (least, least + 1, least + 2, eighth // step)}
         limit = (small - 1) // 2 if self.view.name == "crop" else small - 1  # reflection needs one more
         offsets = {offset for offset in offsets if 0 < offset <= limit}
         ordered = sorted((o for o in offsets if o <= eighth), reverse=True) + sorted(o for o in offsets if o > eighth)
@@ -242,20 +256,16 @@ def _pair(view: View, seen: _Seen, native: _Native, offset: int) -> SitePlan | s
         return str(small.why_not)
     shifts = native.shifts(offset)
     if view.resizes:
-        in_place = shifts == tuple(
-            shift_of(inner, outer)
-            for inner, outer in ((small.geometry.rows, large.geometry.rows), (small.geometry.cols, large.geometry.cols))
-        )
+        in_place = shifts == tuple(map(shift_of, small.geometry.axes, large.geometry.axes))
     else:  # all of one size, so where they lie follows from the strides alone
         in_place = all(trace is not None and trace.geometry == native.geometry for trace in seen.values())
     if shifts is None or not in_place:
         return "its map cannot be aligned with that of another size"
     border = small.geometry.borders
-    missing = [side for side in EDGES if native.geometry.border(side) and side not in border]
+    missing = [side for side in native.geometry.edges if native.geometry.border(side) and side not in border]
     if missing:
-        height, width = small.output_size
-        return f"its map of {height}×{width} is too small for the border {missing[0]}"
-    reference = {side: _inside(view.pair(side), where, shifts) for side, where in border.items()}
+        return f"its map of {size_of(small.output_size)} is too small for the border {missing[0]}"
+    reference = {side: inside(view.pair(side), where, shifts) for side, where in border.items()}
     clean = large.geometry.clean
     if not all(
         c.start <= w.start and w.stop <= c.stop
@@ -263,10 +273,10 @@ def _pair(view: View, seen: _Seen, native: _Native, offset: int) -> SitePlan | s
         for w, c in zip(where, clean, strict=True)
     ):
         return "its reference would read padding"
-    middle = small.geometry.rows.middle, small.geometry.cols.middle
+    middle = small.geometry.middle
     if not view.resizes:  # as far from the middle in the one window as in the other
-        middle = _moved(middle[0], shifts[0] // 2), _moved(middle[1], shifts[1] // 2)
-    border["interior"], reference["interior"] = middle, _inside(view.usual, middle, shifts)
+        middle = moved(middle, tuple(by // 2 for by in shifts))
+    border["interior"], reference["interior"] = middle, inside(view.usual, middle, shifts)
     return SitePlan(small.layer, view, None, small.geometry, border, reference, offset=offset)
 
 
@@ -274,24 +284,15 @@ def _agree(how: SitePlan, native: _Native, seen: _Seen, turned: _Seen | None = N
     """Whether the maps of a site show the same pixels where they should; by its answers to two images, if given."""
     pair, shifts = how.view.usual, native.shifts(how.offset)
     assert shifts is not None
-    moved = (0, 0) if how.view.resizes else (pair.down * shifts[0], pair.right * shifts[1])
+    apart = None if how.view.resizes else (pair.down * shifts[0], pair.right * shifts[1])
     one, other = seen[pair.border], seen[pair.reference]
     assert one is not None and other is not None
     if turned is None:
-        return lines_up(one.middle, other.middle, moved)
+        return lines_up(one.middle, other.middle, apart)
     first, second = turned[pair.border], turned[pair.reference]
     if first is None or second is None:
         return False
-    return answers_line_up((one.middle, first.middle), (other.middle, second.middle), moved)
-
-
-def _inside(pair: Pair, where: Position, shifts: tuple[int, int]) -> Position:
-    """Return where the pixels at a border lie in the other input."""
-    return _moved(where[0], pair.down * shifts[0]), _moved(where[1], pair.right * shifts[1])
-
-
-def _moved(where: slice, by: int) -> slice:
-    return slice(where.start + by, where.stop + by)
+    return answers_line_up((one.middle, first.middle), (other.middle, second.middle), apart)
 
 
 def _served(offset: int, sites: Mapping[Site, _Native]) -> set[Site]:

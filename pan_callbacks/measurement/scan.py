@@ -19,7 +19,7 @@ from pan_callbacks._runtime import (
     progress_bar,
 )
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import Skip
+from pan_callbacks.layers import Skip, image_axes
 from pan_callbacks.measurement.batches import describe_batch, device_of, first_images
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.engine import Measurement
@@ -115,11 +115,12 @@ def _feed(
     device, wanted = device_of(model), measurement.settings.max_images
     with progress_bar("scan", wanted, progress) as advance:
         for batch in batches:
-            images = first_images(batch)
+            images = first_images(batch, image_axes(model))
             if images is None:
+                size = {3: "length", 4: "height, width", 5: "depth, height, width"}[image_axes(model)]
                 raise PANError(
                     f"batches holds no images: {describe_batch(batch)}; "
-                    "a floating point tensor (images, channels, height, width) is needed"
+                    f"a floating point tensor (images, channels, {size}) is needed"
                 )
             for part in torch.split(images[: wanted - measurement.images], largest or len(images) or 1):
                 yield len(part)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from pan_callbacks.layers import PaddedLayer, PadModule, Reason, Skip, why_unpadded
+from pan_callbacks.layers import Pad, PaddedLayer, Reason, Skip, dimensions, why_unpadded
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
 from pan_callbacks.measurement.hooks import Probes
-from pan_callbacks.measurement.pads import PadTracker
-from pan_callbacks.padding import EDGES, Geometry
+from pan_callbacks.measurement.pads import CallWatch, PadTracker
+from pan_callbacks.padding import Geometry
 
 _CONTEXT = 12  # rows and columns of a map that are kept to check that two views of it line up
 
@@ -25,14 +26,14 @@ class Trace:
     """What passed a site in one forward of one image.
 
     Args:
-        output_size: Height and width of its output map.
-        middle: The middle of that map, (channels, rows, columns).
+        output_size: Height and width of its output map, with depth in three dimensions.
+        middle: The middle of that map, (channels, rows, columns), likewise.
         layer: The padded layer, None if it is none or has no border.
         geometry: Its geometry at this size, if it is one.
         why_not: Why it cannot be measured.
     """
 
-    output_size: tuple[int, int]
+    output_size: tuple[int, ...]
     middle: Tensor = field(repr=False)
     layer: PaddedLayer | None = None
     geometry: Geometry | None = None
@@ -40,7 +41,11 @@ class Trace:
 
 
 def trace(
-    call: EntryCall, probes: Probes, until: Collection[Site] = (), failures: list[Exception] | None = None
+    call: EntryCall,
+    probes: Probes,
+    until: Collection[Site] = (),
+    failures: list[Exception] | None = None,
+    notes: list[str] | None = None,
 ) -> dict[Site, Trace]:
     """Run a module on its first image and note the sites in the order of their calls.
 
@@ -49,13 +54,16 @@ def trace(
         probes: Attached hooks.
         until: Sites after which the forward is stopped: a head of fixed size need not see another size.
         failures: Takes an error that ends the forward, whose sites up to there are returned; None to raise it.
+        notes: Takes what a reader should know of what is no site; None to forget it.
     """
     sites: dict[Site, Trace] = {}
     calls: Counter[str] = Counter()
     pads = PadTracker()
+    watch = CallWatch(call.name, call.module, pads)
+    axes = call.images.ndim - 2
 
     def listen(name: str, layer_call: LayerCall) -> None:
-        sites[name, calls[name]] = _trace_site(layer_call, pads.pad_of(layer_call))
+        sites[name, calls[name]] = _trace_site(layer_call, pads.pad_of(layer_call), axes)
         calls[name] += 1
         if until and sites.keys() >= set(until):
             raise StopForward
@@ -64,7 +72,10 @@ def trace(
     pads.watch()
     try:
         probes.listen(listen)
-        call.first(1).run()
+        with ExitStack() as stack:
+            if not _is_compiled(call.module):
+                stack.enter_context(watch.watching())
+            call.first(1).run()
     except Exception as error:
         if failures is None:
             raise
@@ -73,32 +84,40 @@ def trace(
         probes.listen(None)
         for handle in handles:
             handle.remove()
+    if notes is not None:
+        notes += watch.notes
     return sites
 
 
-def _trace_site(call: LayerCall, pad: PadModule | None) -> Trace:
-    height, width = call.output.shape[-2:]
-    middle = middle_of(call)
-    conv = call.conv
-    why = why_unpadded(conv, pad)
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether anything in a module runs compiled, which a function mode would have compiled anew."""
+    return any(
+        type(one).__name__ == "OptimizedModule" or one._compiled_call_impl is not None for one in module.modules()
+    )
+
+
+def _trace_site(call: LayerCall, pad: Pad | None, axes: int) -> Trace:
+    conv, map_size, middle = call.conv, tuple(call.output.shape[2:]), middle_of(call)
+    why, size = why_unpadded(conv, pad), "×".join(map(str, map_size))
     if why is None and pad is not None and conv.padding != "valid" and any(conv._reversed_padding_repeated_twice):
         why = Skip.PADDED_TWICE.because()
+    if why is None and dimensions(conv) != axes:
+        why = Skip.OTHER_AXES.because(own=dimensions(conv), images=axes)
     if why is not None:
-        return Trace((height, width), middle, why_not=why)
+        return Trace(map_size, middle, why_not=why)
     layer = PaddedLayer(conv, pad)
-    geometry = layer.geometry(*layer.unpadded(call.x).shape[-2:])
-    if geometry.output_size != (height, width):
-        return Trace((height, width), middle, why_not=Skip.MISFIT.because(height=height, width=width))
-    if not any(geometry.border(side) for side in EDGES):
-        why = Skip.NO_BORDER.because(height=height, width=width)
-        return Trace((height, width), middle, geometry=geometry, why_not=why)
-    return Trace((height, width), middle, layer, geometry)
+    geometry = layer.geometry(*layer.unpadded(call.x).shape[2:])
+    if geometry.output_size != map_size:
+        return Trace(map_size, middle, why_not=Skip.MISFIT.because(size=size))
+    if not any(geometry.border(side) for side in geometry.edges):
+        return Trace(map_size, middle, geometry=geometry, why_not=Skip.NO_BORDER.because(size=size))
+    return Trace(map_size, middle, layer, geometry)
 
 
 def middle_of(call: LayerCall) -> Tensor:
-    """Return the middle of the first image's map, (channels, rows, columns)."""
-    height, width = call.output.shape[-2:]
-    return call.output[0, :, _middle_slice(height), _middle_slice(width)].detach().float().clone()
+    """Return the middle of the first image's map, (channels, rows, columns), with depth in three dimensions."""
+    first = call.output[0].detach()
+    return first[(slice(None), *map(_middle_slice, first.shape[1:]))].float().clone()
 
 
 def _middle_slice(n: int) -> slice:

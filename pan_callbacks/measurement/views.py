@@ -27,18 +27,20 @@ from pan_callbacks.padding import SIDES
 
 def crop(images: Tensor, offset: int) -> Tensor:
     """Return the middle of the images, without ``offset`` pixels on each side."""
-    return images[..., offset : images.shape[-2] - offset, offset : images.shape[-1] - offset].contiguous()
+    inside = (slice(offset, n - offset) for n in images.shape[2:])
+    return images[(slice(None), slice(None), *inside)].contiguous()
 
 
 def mirror(images: Tensor, offset: int) -> Tensor:
     """Return the images with ``offset`` mirrored pixels more on each side."""
-    return F.pad(images, (offset,) * 4, mode="reflect")
+    return F.pad(images, (offset, offset) * (images.ndim - 2), mode="reflect")
 
 
 def enlarged(images: Tensor, pixels: int) -> Tensor:
-    """Return the images with so many rows and columns more (bilinear)."""
-    size = [n + pixels for n in images.shape[-2:]]
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=False)
+    """Return the images with so many rows and columns more (linear along every axis)."""
+    size = [n + pixels for n in images.shape[2:]]
+    mode = {3: "linear", 4: "bilinear", 5: "trilinear"}[images.ndim]
+    return F.interpolate(images, size=size, mode=mode, align_corners=False)
 
 
 def zoom(images: Tensor, offset: int) -> Tensor:
@@ -53,7 +55,7 @@ def zoomed_middle(images: Tensor, offset: int) -> Tensor:
 
 def turned(images: Tensor, offset: int = 0) -> Tensor:
     """Return the images upside down: another content, of the same kind."""
-    return images.flip(-2, -1)
+    return images.flip(*range(2, images.ndim))
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ class Reading:
         count = self._visit.count_for(site.view)
         first = number == self._first[name] and self._forward.make == site.view.usual.border
         for role in site.roles if count else ():
-            self._collectors[name].add(role, site, call.first(count), self._visit.number, first)
+            self._collectors[name].add(role, site, call.first(count), self._visit.number, first, number)
         self._left.discard((name, number))
         if self._ours and not self._left:
             raise StopForward  # what follows, a classifier of fixed size perhaps, need not run

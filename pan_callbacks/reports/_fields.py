@@ -135,6 +135,17 @@ def pair(field: Field) -> Field:
     return read
 
 
+def few(field: Field) -> Field:
+    """Return the field of a list of as many as there are axes, one to three, which becomes a tuple."""
+
+    def read(value: Any, where: str) -> tuple[Any, ...]:
+        if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 3:
+            raise wrong(where, value, "a list of one to three, one for each axis,")
+        return tuple(field(item, f"{where}[{i}]") for i, item in enumerate(value))
+
+    return read
+
+
 def row(low: float = -MOST, high: float = MOST) -> Field:
     """Return the field of a list of numbers, in which null stands for NaN."""
     one = maybe(number(low, high), math.nan)

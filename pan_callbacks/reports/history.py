@@ -8,7 +8,6 @@ from copy import deepcopy
 from typing import Any, TypedDict
 
 from pan_callbacks.layers import Skip, named
-from pan_callbacks.padding import SIDES
 from pan_callbacks.reports.pan_report import PANReport
 
 #: Half the width of the band around the threshold within which a neuron is neither born nor gone. With one reading an
@@ -152,7 +151,7 @@ def scalars(report: PANReport, entry: Entry) -> dict[str, float]:
         "pan/born": entry["born"],
         "pan/gone": entry["gone"],
     }
-    values |= {f"pan_side/{side}": entry["sides"][side] for side in SIDES}
+    values |= {f"pan_side/{side}": count for side, count in entry["sides"].items()}
     values |= {f"pan_layer/{name}": count for name, count in entry["layers"].items()}
     values["border_bias/mean"] = entry["border_bias"]
     values |= {f"border_bias/{name}": line.border_bias for name, line in report.measured.items()}

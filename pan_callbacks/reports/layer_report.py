@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.layers import Reason, Skip
-from pan_callbacks.padding import SIDES
-from pan_callbacks.reports._fields import maybe, number, one_of, pair, record, row, several, shown, text, whole
+from pan_callbacks.padding import ALL_SIDES, SIDES
+from pan_callbacks.reports._fields import few, maybe, number, one_of, record, row, several, shown, text, whole
 from pan_callbacks.reports._json import finite
 
 #: What a border may be compared with.
@@ -23,13 +23,13 @@ _LINE = record(
     {
         "name": text,
         "channels": whole(0, MOST_CHANNELS),
-        "kernel_size": pair(whole(1)),
-        "stride": pair(whole(1)),
+        "kernel_size": few(whole(1)),
+        "stride": few(whole(1)),
         "reference": maybe(one_of(*REFERENCES)),
         "reason": maybe(text),
         "skipped": maybe(text),
-        "output_size": maybe(pair(whole())),
-        "leftover": maybe(pair(whole())),
+        "output_size": maybe(few(whole())),
+        "leftover": maybe(few(whole())),
         "images": whole(),
         "border_bias": maybe(number(0), math.nan),
         "drift": maybe(number(0, 1), math.nan),
@@ -42,9 +42,17 @@ _LINE = record(
 )
 
 
+def sides_in(dimensions: int) -> tuple[str, ...]:
+    """Return the names of the sides of a layer in so many dimensions, those that one in two has at least."""
+    return ALL_SIDES if dimensions == 3 else SIDES
+
+
 @dataclass(frozen=True, eq=False)
 class LayerReport:
     """What was measured in one convolution layer.
+
+    A layer in one dimension has columns alone and the sides left and right; one in three has depth before the rows, and
+    the sides front and back after the eight.
 
     Args:
         channels: Number of output channels, the neurons.
@@ -62,17 +70,17 @@ class LayerReport:
         contrast: Signed contrast (8 sides, channels), NaN if a side has no border.
         effect: Padding effect (8 sides, channels) in standard deviations of the reference, NaN likewise.
         mean: Mean reference activation (channels,).
-        pad: Name of the pad module that feeds the layer, None if it pads itself.
+        pad: Name of the pad module that feeds the layer, or the call of ``F.pad``; None if it pads itself.
     """
 
     channels: int
-    kernel_size: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...] = (1, 1)
     reference: str | None = None
     reason: str | None = None
     skipped: str | None = None
-    output_size: tuple[int, int] | None = None
-    leftover: tuple[int, int] | None = None
+    output_size: tuple[int, ...] | None = None
+    leftover: tuple[int, ...] | None = None
     images: int = 0
     border_bias: float = math.nan
     drift: float = math.nan
@@ -85,6 +93,11 @@ class LayerReport:
     def skip(self) -> Skip | None:
         """Kind of the reason in ``skipped``; None also in a report from a file, which holds the sentence alone."""
         return self.skipped.skip if isinstance(self.skipped, Reason) else None
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Names of the rows of ``contrast`` and ``effect``."""
+        return sides_in(len(self.kernel_size))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the line as a dict of lists, numbers and strings only."""
@@ -109,12 +122,17 @@ class LayerReport:
             raise ValueError(
                 f"{where}: layer {shown(name)} has to have either a contrast or, in 'skipped', a reason for none"
             )
+        sizes = {len(values[key]) for key in ("kernel_size", "stride", "output_size", "leftover") if values[key]}
+        if len(sizes) > 1:
+            by_axis = "kernel_size, stride, output_size and leftover"
+            raise ValueError(f"{where}: {by_axis} of {shown(name)} have not as many numbers each, one for each axis")
+        sides = len(sides_in(*sizes))
         for key in ("contrast", "effect"):
             rows = values[key]
             if rows is not None:
-                if len(rows) != len(SIDES) or any(len(one) != channels for one in rows):
+                if len(rows) != sides or any(len(one) != channels for one in rows):
                     raise ValueError(
-                        f"{where}: {key} of {shown(name)} is not (8 sides, channels), which are {channels}"
+                        f"{where}: {key} of {shown(name)} is not ({sides} sides, channels), which are {channels}"
                     )
                 values[key] = torch.tensor(rows, dtype=torch.float32)
         if values["mean"] is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from pan_callbacks.padding import SIDES
+from pan_callbacks.padding import ALL_SIDES, SIDES
 from pan_callbacks.reports._fields import number, one_of, record, several, shown, text, wrong
 from pan_callbacks.reports._json import check_schema, read_json, write_json
 from pan_callbacks.reports._text import visible
@@ -35,9 +35,12 @@ class PANReport:
         threshold: Absolute contrast from which a neuron is a PAN.
         reference: The reference that was asked for.
         notes: Sentences a reader of the figures should know, for instance that few images were seen.
+
+    Attributes:
+        sides: Names of the sides, eight of them, and front and back if a layer is one in three dimensions.
     """
 
-    sides = SIDES
+    sides: tuple[str, ...] = SIDES
 
     def __init__(
         self,
@@ -50,16 +53,22 @@ class PANReport:
         self.threshold = threshold
         self.reference = reference
         self.notes = tuple(notes)
+        if any(line.sides != SIDES for line in self.layers.values()):
+            self.sides = ALL_SIDES
 
     def contrast(self, layer: str) -> Tensor:
-        """Return the signed contrast of a layer (8 sides, channels), NaN if a side has no border."""
-        line = self._line(layer)
-        return _nothing(line) if line.contrast is None else line.contrast
+        """Return the signed contrast of a layer (:attr:`sides`, channels), NaN if a side has no border."""
+        return self._by_side(self._line(layer), self.layers[layer].contrast)
 
     def effect(self, layer: str) -> Tensor:
-        """Return the padding effect of a layer (8 sides, channels), in standard deviations of the reference."""
-        line = self._line(layer)
-        return _nothing(line) if line.effect is None else line.effect
+        """Return the padding effect of a layer (:attr:`sides`, channels), in standard deviations of the reference."""
+        return self._by_side(self._line(layer), self.layers[layer].effect)
+
+    def _by_side(self, line: LayerReport, values: Tensor | None) -> Tensor:
+        if values is None:
+            return torch.full((len(self.sides), line.channels), math.nan)
+        missing = len(self.sides) - len(values)  # front and back, if another layer has them
+        return values if not missing else torch.cat([values, values.new_full((missing, line.channels), math.nan)])
 
     def _line(self, layer: str) -> LayerReport:
         if layer not in self.layers:
@@ -129,7 +138,7 @@ class PANReport:
         """
         known = {
             "layer": list(self.measured),
-            "side": list(SIDES),
+            "side": list(self.sides),
             "origin": ["nascent", "inherited"],
             "sign": ["excited", "inhibited", "mixed"],
         }[what]
@@ -233,7 +242,7 @@ class PANReport:
             "threshold": self.threshold,
             "reference": self.reference,
             "notes": list(self.notes),
-            "sides": list(SIDES),
+            "sides": list(self.sides),
             "layers": [{"name": name, **layer.to_dict()} for name, layer in self.layers.items()],
         }
 
@@ -267,9 +276,9 @@ def _line_from_dict(data: Any, where: str) -> tuple[str, LayerReport]:
 
 
 def _the_sides(value: Any, where: str) -> list[str]:
-    if value != list(SIDES):
+    if value not in (list(SIDES), list(ALL_SIDES)):
         raise wrong(where, value, f"{list(SIDES)}, the order of the rows of a contrast,")
-    return list(SIDES)
+    return list(value)
 
 
 #: A saved report, beside its schema.
@@ -283,7 +292,3 @@ _FIELDS = record(
     },
     later={"sides": list(SIDES)},
 )
-
-
-def _nothing(line: LayerReport) -> Tensor:
-    return torch.full((len(SIDES), line.channels), math.nan)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pan_callbacks.padding import EDGES, SIDES
+from pan_callbacks.padding import ALL_EDGES, ALL_SIDES, EDGES, SIDES
 
 #: Padding effect, in standard deviations of the reference, from which a PAN counts as reading the padding itself.
 NASCENT_EFFECT = 0.5
@@ -24,7 +24,7 @@ def margin(contrast: Tensor, threshold: float) -> Tensor:
     weak response to edges, not a neuron that knows the corner (docs/references.md has the counts).
 
     Args:
-        contrast: (8 sides, channels), NaN if a side has no border.
+        contrast: (8 sides, channels), NaN if a side has no border; (10 sides, channels) in three dimensions.
         threshold: In (0, 1).
 
     Returns:
@@ -41,7 +41,8 @@ def margin(contrast: Tensor, threshold: float) -> Tensor:
     vertical, horizontal = size[:2].repeat_interleave(2, 0), size[2:4].repeat(2, 1)  # in the order of the corners
     quiet = threshold - 2 * torch.maximum(vertical, horizontal)
     quiet = quiet.nextafter(quiet.new_tensor(-math.inf))  # below half of the threshold, and not half of it
-    return torch.cat([beyond[:4], torch.minimum(beyond[4:], quiet)]).amax(0)
+    corners = slice(len(EDGES), len(SIDES))
+    return torch.cat([beyond[:4], torch.minimum(beyond[corners], quiet), beyond[len(SIDES) :]]).amax(0)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class PAN:
 
         A corner beside an edge is none of its own: it reads the padding of the edge as well.
         """
-        edges = tuple(side for side in EDGES if side in self.sides)
+        edges = tuple(side for side in ALL_EDGES if side in self.sides)
         return edges or tuple(side for side in SIDES if side in self.sides)
 
     @property
@@ -81,15 +82,15 @@ class PAN:
             >>> PAN("conv", 0, frozenset({"top", "top-left", "top-right"}), {"top": 0.9}, {}, "nascent").kind
             'top'
         """
-        edges = {side for side in EDGES if side in self.sides}
+        edges = {side for side in ALL_EDGES if side in self.sides}
         return "+".join(
-            side for side in SIDES if side in self.sides and (side in edges or not {*side.split("-")} & edges)
+            side for side in ALL_SIDES if side in self.sides and (side in edges or not {*side.split("-")} & edges)
         )
 
     @property
     def strongest(self) -> str:
         """The side of largest absolute contrast among those of :attr:`side`; of equal corners the first by name."""
-        side = self.side if self.side[0] in EDGES else sorted(self.side)
+        side = self.side if self.side[0] in ALL_EDGES else sorted(self.side)
         return max(side, key=lambda one: abs(self.contrast[one]))
 
     @property
@@ -112,7 +113,7 @@ def pans_of_layer(layer: str, contrast: Tensor, effect: Tensor | None, threshold
     over = contrast.abs() >= threshold  # NaN compares false: no border, no PAN
     pans = []
     for channel in (margins >= 0).nonzero().flatten().tolist():
-        sides = frozenset(side for side, hit in zip(SIDES, over[:, channel].tolist(), strict=True) if hit)
+        sides = frozenset(by_side(torch.where(over[:, channel], contrast[:, channel], math.nan)))
         effects = {} if effect is None else by_side(effect[:, channel])
         nascent = any(abs(effects.get(side, 0.0)) >= NASCENT_EFFECT for side in sides)
         origin = "nascent" if nascent else "inherited"
@@ -121,5 +122,6 @@ def pans_of_layer(layer: str, contrast: Tensor, effect: Tensor | None, threshold
 
 
 def by_side(values: Tensor) -> dict[str, float]:
-    """Return the values (8 sides,) of one neuron by the name of the side, without those that have no border."""
-    return {side: value for side, value in zip(SIDES, values.tolist(), strict=True) if not math.isnan(value)}
+    """Return the values (8 or 10 sides,) of one neuron by the name of the side, without those that have no border."""
+    sides = ALL_SIDES if len(values) == len(ALL_SIDES) else SIDES
+    return {side: value for side, value in zip(sides, values.tolist(), strict=True) if not math.isnan(value)}

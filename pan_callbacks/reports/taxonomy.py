@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import NamedTuple
 
-from pan_callbacks.padding import EDGES
+from pan_callbacks.padding import ALL_EDGES
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.pans import PAN
 
@@ -60,7 +60,7 @@ def place_of(pan: PAN) -> str:
     """
     if len(pan.side) == 1:
         return pan.side[0]
-    return "several edges" if pan.side[0] in EDGES else "several corners"
+    return "several edges" if pan.side[0] in ALL_EDGES else "several corners"
 
 
 def cross_table(report: PANReport) -> Counter[PANType]:

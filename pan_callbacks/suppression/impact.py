@@ -22,7 +22,7 @@ from pan_callbacks._runtime import (
     sum_of_processes,
 )
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import check_fits, convolutions, why_unpadded
+from pan_callbacks.layers import Convolution, check_fits, convolutions, image_axes, why_unpadded
 from pan_callbacks.measurement.batches import (
     answer_of,
     describe_batch,
@@ -117,7 +117,7 @@ class _Plan:
     """An arm to be measured, and the masks that make it."""
 
     arm: Arm
-    masks: Mapping[nn.Conv2d, ChannelMask]
+    masks: Mapping[Convolution, ChannelMask]
 
 
 def _plan(
@@ -150,7 +150,7 @@ def _plan(
     return plans, notes
 
 
-def _apply(hooks: Mapping[nn.Conv2d, MaskHook], plan: _Plan) -> None:
+def _apply(hooks: Mapping[Convolution, MaskHook], plan: _Plan) -> None:
     """Apply the masks of a plan, and no others."""
     for conv, hook in hooks.items():
         hook.mask = plan.masks.get(conv)
@@ -160,7 +160,7 @@ def _measure(
     model: nn.Module,
     batches: Iterable[Any],
     plans: Sequence[_Plan],
-    hooks: Mapping[nn.Conv2d, MaskHook],
+    hooks: Mapping[Convolution, MaskHook],
     outcome: Outcome,
     largest: int | None,
     progress: bool,
@@ -171,7 +171,7 @@ def _measure(
     device = device_of(model)
     with progress_bar("impact", image_count(batches), progress) as advance:
         for number, batch in enumerate(batches):
-            images = first_images(batch)
+            images = first_images(batch, image_axes(model))
             if images is None:
                 raise PANError(f"batches holds no images: {describe_batch(batch)}")
             labels = labels_of(batch)

@@ -9,14 +9,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import PaddedLayer, PadModule, check_fits, convolutions, pad_modules
+from pan_callbacks.layers import (
+    Convolution,
+    Pad,
+    PaddedLayer,
+    check_fits,
+    convolutions,
+    dimensions,
+    lifted,
+    pad_modules,
+    unlifted,
+)
 from pan_callbacks.measurement.hooks import ReplacingHook
-from pan_callbacks.padding import neutral_pad
+from pan_callbacks.measurement.pads import find_pad
+from pan_callbacks.padding import convolve, neutral_pad
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.suppression.targets import Target, targets
 
@@ -32,7 +42,7 @@ class ChannelMask(nn.Module):
         channels: Channels to replace.
         mode: ``"zero"``, ``"mean"`` or ``"neutral"``, see :func:`masked`.
         mean: What stands for each of the channels in mode ``"mean"`` (one value a channel).
-        pad: The pad module that feeds the convolution, if there is one.
+        pad: What pads the convolution's input, if anything does.
     """
 
     channels: Tensor
@@ -40,11 +50,11 @@ class ChannelMask(nn.Module):
 
     def __init__(
         self,
-        conv: nn.Conv2d,
+        conv: Convolution,
         channels: Sequence[int],
         mode: str,
         mean: Tensor | None = None,
-        pad: PadModule | None = None,
+        pad: Pad | None = None,
     ) -> None:
         super().__init__()
         self.mode = mode
@@ -55,45 +65,39 @@ class ChannelMask(nn.Module):
         self.register_buffer("fill", fill.to(device, dtype))
         self._pad = (pad,)  # in a tuple, so that it does not become a submodule of the mask
 
-    def forward(self, conv: nn.Conv2d, x: Tensor, output: Tensor) -> Tensor:
+    def forward(self, conv: Convolution, x: Tensor, output: Tensor) -> Tensor:
         """Return the output with the masked channels replaced; differentiable.
 
         Args:
             conv: The convolution.
-            x: What it received (images, in channels, height, width).
-            output: What it returned (images, channels, rows, columns).
+            x: What it received (images, in channels, height, width), with as many axes as it works in.
+            output: What it returned (images, channels, rows, columns), likewise.
         """
-        if output.ndim == 3:  # one image, not in a batch
+        if output.ndim == 1 + dimensions(conv):  # one image, not in a batch
             return self.forward(conv, x[None], output[None])[0]
         if self.channels.device != output.device:  # a mask for a while does not move with the model
             self.to(output.device)
         if self.mode == "neutral":
-            replaced = self._neutral(conv, x, output.index_select(1, self.channels))
+            own = output.index_select(1, self.channels)
+            replaced = unlifted(conv, self._neutral(conv, lifted(conv, x), lifted(conv, own)))
         else:
-            replaced = self.fill[:, None, None].expand(
-                output.shape[0], -1, *output.shape[2:]
-            )  # len() would fix it in exports
+            fill = self.fill.view(-1, *(1,) * dimensions(conv))
+            replaced = fill.expand(output.shape[0], -1, *output.shape[2:])  # len() would fix it in exports
         return output.index_copy(1, self.channels, replaced.to(output.dtype))
 
-    def _neutral(self, conv: nn.Conv2d, x: Tensor, own: Tensor) -> Tensor:
+    def _neutral(self, conv: Convolution, x: Tensor, own: Tensor) -> Tensor:
         """Return the masked channels (images, masked, rows, columns), their border recomputed with neutral padding."""
         layer = PaddedLayer(conv, self._pad[0])
         weight, bias = layer.weight(x)[self.channels], conv.bias
         x = layer.unpadded(x)
-        geometry = layer.geometry(*x.shape[-2:])
+        geometry = layer.geometry(*x.shape[2:])
         groups = 1
         if conv.groups > 1:  # each masked channel becomes a group of its own, with the inputs that it reads
             groups, inputs = len(self.channels), weight.shape[1]
             group = self.channels // (conv.out_channels // conv.groups)
             x = x.index_select(1, (group[:, None] * inputs + torch.arange(inputs, device=x.device)).flatten())
-        recomputed = F.conv2d(
-            neutral_pad(x, geometry),
-            weight,
-            None if bias is None else bias[self.channels],
-            stride=conv.stride,
-            dilation=conv.dilation,
-            groups=groups,
-        )
+        own_bias = None if bias is None else bias[self.channels]
+        recomputed = convolve(neutral_pad(x, geometry), weight, own_bias, **layer.steps, groups=groups)
         # inside nothing changes; the two differ there by rounding, and a mask should not add any
         return torch.where(geometry.reads_padding(own.device), recomputed.to(own.dtype), own)
 
@@ -109,14 +113,16 @@ class MaskHook(ReplacingHook):
         """The channels that are masked now."""
         return None if self.mask is None else self.mask.channels
 
-    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor | None:
+    def __call__(
+        self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
         """Is called by torch after the convolution's forward."""
         if self.mask is None:
             return None
         replaced: Tensor = self.mask(conv, args[0] if args else kwargs["input"], output)
         return replaced
 
-    def attach(self, conv: nn.Conv2d) -> RemovableHandle:
+    def attach(self, conv: Convolution) -> RemovableHandle:
         """Put the hook on a convolution, before all other hooks, which are to see what the network sees."""
         return conv.register_forward_hook(self, with_kwargs=True, prepend=True)
 
@@ -163,7 +169,7 @@ def masked(
 
 
 @contextmanager
-def hooked(model: nn.Module, convs: Iterable[nn.Conv2d]) -> Iterator[dict[nn.Conv2d, MaskHook]]:
+def hooked(model: nn.Module, convs: Iterable[Convolution]) -> Iterator[dict[Convolution, MaskHook]]:
     """Put hooks without a mask on some convolutions of a model while the context lasts.
 
     Args:
@@ -237,7 +243,7 @@ def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> nn.Mo
     return model
 
 
-def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> dict[nn.Conv2d, ChannelMask]:
+def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> dict[Convolution, ChannelMask]:
     """Return masks for the convolutions of a model, on the devices that they are on; nothing is attached.
 
     Raises:
@@ -250,7 +256,8 @@ def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> di
     for name, target in wanted.items():
         check_fits(found, name, target.channels)
         conv = found[name]
-        if target.pad is not None and target.pad not in pads:
+        pad = None if target.pad is None else find_pad(pads, target.pad)
+        if target.pad is not None and pad is None:
             raise PANError(f"layer {name!r} is fed by the pad module {target.pad!r} in the report, not in this model")
         mean = None
         if mode == "mean":
@@ -259,7 +266,7 @@ def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> di
             mean = target.mean[list(target.channels)]
         if mode != "neutral" and len(target.channels) == conv.out_channels:
             warnings.warn(f"mode={mode!r} masks all {conv.out_channels} channels of layer {name}", stacklevel=4)
-        masks[conv] = ChannelMask(conv, target.channels, mode, mean, None if target.pad is None else pads[target.pad])
+        masks[conv] = ChannelMask(conv, target.channels, mode, mean, pad)
     return masks
 
 

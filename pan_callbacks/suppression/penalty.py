@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import check_fits, pad_modules, select, why_unpadded
+from pan_callbacks.layers import Convolution, check_fits, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.presence import Presence
 from pan_callbacks.suppression.taps import Tap, may_be_padded, reentrant
@@ -71,7 +71,7 @@ class PaddingBiasPenalty(nn.Module):
         self.set_neurons(model, neurons)
         self._attach(model, found)
 
-    def _attach(self, model: nn.Module, found: Mapping[str, nn.Conv2d]) -> None:
+    def _attach(self, model: nn.Module, found: Mapping[str, Convolution]) -> None:
         """Put hooks on some convolutions, and on the pad modules that have none."""
         taps, known = self._taps, self._pad_hooks.modules
         self._hooks.add({n: (m, m.register_forward_hook(taps[n], with_kwargs=True), taps[n]) for n, m in found.items()})

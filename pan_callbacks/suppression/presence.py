@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.hooks import RemovableHandle
 
-from pan_callbacks.layers import clean_name
+from pan_callbacks.layers import Convolution, clean_name
 
 #: A module on the way to a layer, the name of its child on that way, and the child.
 _Edge = tuple[nn.Module, str, nn.Module]
@@ -122,7 +122,7 @@ class Presence:
 
 def channels_of(module: nn.Module) -> int:
     """Return the number of output channels that a convolution has now, 0 for any other module."""
-    if not isinstance(module, nn.Conv2d):
+    if not isinstance(module, Convolution):
         return 0
     weight = module._parameters.get("weight")  # not the attribute, which a parametrisation computes
     return module.out_channels if weight is None or is_lazy(weight) else min(module.out_channels, weight.shape[0])

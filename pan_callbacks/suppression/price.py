@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pan_callbacks.layers import PaddedLayer, PadModule
+from pan_callbacks.layers import Pad, PaddedLayer
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.effect import mean_padding_effects
 from pan_callbacks.padding import Geometry
@@ -51,26 +51,26 @@ class CallView:
     node: Any
 
     @classmethod
-    def of(cls, call: LayerCall, pad: PadModule | None, node: Any, kind: str, max_images: int) -> CallView | None:
+    def of(cls, call: LayerCall, pad: Pad | None, node: Any, kind: str, max_images: int) -> CallView | None:
         """Return what is kept of a call; None if the map has no interior to compare its border with.
 
         Args:
             call: The call.
-            pad: The pad module that feeds the convolution, None if it pads itself.
+            pad: What pads the convolution's input, None if it pads itself.
             node: What computed the output, in the graph of the backward pass.
             kind: Kind of penalty.
             max_images: Images whose strips are kept.
         """
         layer = PaddedLayer(call.conv, pad)
         x, output = layer.unpadded(call.x), call.output
-        geometry = layer.geometry(*x.shape[-2:])
+        geometry = layer.geometry(*x.shape[2:])
         some = output[:max_images]
-        reference = _copied(some[:, :, geometry.rows.inner, geometry.cols.inner])
-        if reference.numel() == 0 or geometry.output_size != tuple(output.shape[-2:]):
+        reference = _copied(some[(slice(None), slice(None), *geometry.inner)])
+        if reference.numel() == 0 or geometry.output_size != tuple(output.shape[2:]):
             return None
         strips: dict[str, Tensor] = {}
         if kind != "effect":
-            strips = {side: _copied(some[:, :, rows, cols]) for side, (rows, cols) in geometry.borders.items()}
+            strips = {side: _copied(some[(slice(None), slice(None), *at)]) for side, at in geometry.borders.items()}
         mean_input = x.mean(0, keepdim=True, dtype=torch.float32) if kind != "moments" else None
         return cls(layer, geometry, reference, strips, mean_input, node)
 
@@ -81,7 +81,7 @@ class CallView:
             channels: The neurons to average over, None for all.
         """
         with torch.autocast(self.reference.device.type, enabled=False):
-            variance, mean = torch.var_mean(self.reference, (0, 2, 3), correction=0)
+            variance, mean = torch.var_mean(self.reference, _but_channels(self.reference), correction=0)
             scale = torch.maximum(variance, DEAD * variance.detach().median())
             prices = [MOMENT_SHARE * price(_moment_gap(s, mean, variance), scale) for s in self.strips.values()]
             if self.mean_input is not None:
@@ -118,8 +118,12 @@ def price(squared_gap: Tensor, variance: Tensor) -> Tensor:
 
 def _moment_gap(strip: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     """Squared 2-Wasserstein distance (channels,) of two normal distributions with these moments."""
-    own_variance, own_mean = torch.var_mean(strip, (0, 2, 3), correction=0)
+    own_variance, own_mean = torch.var_mean(strip, _but_channels(strip), correction=0)
     return (own_mean - mean).square() + (_root(own_variance) - _root(variance)).square()
+
+
+def _but_channels(maps: Tensor) -> list[int]:
+    return [0, *range(2, maps.ndim)]
 
 
 def _root(variance: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import pad_modules, select, why_unpadded
+from pan_callbacks.layers import Convolution, convolutions, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.price import CallView
@@ -58,7 +58,7 @@ class Tap:
         self.in_step = self.looking = self.ran = self.ran_blind = False
         self.seen: list[CallView] = []
 
-    def __call__(self, conv: nn.Conv2d, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def __call__(self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Is called by torch after the layer's forward; changes nothing."""
         if not self.in_step:
             return
@@ -83,7 +83,7 @@ class Tap:
         self.nothing = why_unpadded(call.conv, pad)
         view = None if self.nothing else CallView.of(call, pad, node, self.kind, self.max_images)
         if view is None and self.nothing is None:
-            self.nothing = "no interior to compare with in its map of {}×{}".format(*call.output.shape[-2:])
+            self.nothing = f"no interior to compare with in its map of {'×'.join(map(str, call.output.shape[2:]))}"
         return view
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,12 +99,13 @@ def reentrant(layer: str) -> PANError:
     )
 
 
-def may_be_padded(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, nn.Conv2d]:
+def may_be_padded(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, Convolution]:
     """Return the convolutions that are padded layers, or may be fed by a pad module, which shows when they run."""
-    pads, found = pad_modules(model), select(model, layers)
+    pads, chosen = pad_modules(model), select(model, layers)  # transposed ones among them
+    found = {name: conv for name, conv in convolutions(model).items() if name in chosen}
     return {name: conv for name, conv in found.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
 
 
-def _is_fed(conv: nn.Conv2d) -> bool:
+def _is_fed(conv: Convolution) -> bool:
     """Whether a convolution may be one that a pad module feeds: it has a window, and adds nothing itself."""
     return max(conv.kernel_size) > 1 and (conv.padding == "valid" or not any(conv._reversed_padding_repeated_twice))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import convolutions, named, pad_modules, why_unpadded
+from pan_callbacks.measurement.pads import find_pad
 from pan_callbacks.reports.pan_report import PANReport
 
 
@@ -21,7 +22,7 @@ class Target:
 
     Args:
         channels: Output channels of the convolution.
-        pad: Name of the pad module that feeds the layer, None if it pads itself.
+        pad: Name of the pad module that feeds the layer, or the call of ``F.pad``; None if it pads itself.
         mean: Reference mean of all the layer's channels, for mode ``"mean"``.
     """
 
@@ -103,5 +104,5 @@ def padded_channels(model: nn.Module, report: PANReport) -> dict[str, list[int]]
     return {
         name: list(range(line.channels))
         for name, line in report.layers.items()
-        if name in found and why_unpadded(found[name], None if line.pad is None else pads.get(line.pad)) is None
+        if name in found and why_unpadded(found[name], None if line.pad is None else find_pad(pads, line.pad)) is None
     }

@@ -46,7 +46,7 @@ def largest_contrast(report: PANReport, neurons) -> float:
 def sides_of(report: PANReport, layer: str) -> set[str]:
     has_border = ~report.contrast(layer).isnan()
     assert torch.equal(has_border.all(1), has_border.any(1))
-    return {side for side, present in zip(SIDES, has_border.all(1).tolist(), strict=True) if present}
+    return {side for side, present in zip(report.sides, has_border.all(1).tolist(), strict=True) if present}
 
 
 def assert_true(report: PANReport, network: Planted) -> None:
@@ -131,6 +131,47 @@ def test_a_layer_scanned_alone_inherits_from_the_layers_before_it_all_the_same(l
     network = planted.chain(3)
     report = scan(network.model, [planted.stationary(IMAGES, 64)], layers=layer, progress=False)
     assert found(report) == {key: truth for key, truth in true(network).items() if key[0] == layer}
+
+
+@pytest.mark.parametrize("positional", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("dims, size", [(1, 48), (3, 24)])
+def test_lines_and_solids_have_their_sides_as_images_have(dims, size, kernel, stride, positional):
+    network = planted.line_or_solid(dims, kernel, stride, size)
+    report = scan(network.model, [planted.content_of(dims, IMAGES // 2, size, positional)], progress=False)
+    assert references(report) == {"first": "crop", "second": "crop"}
+    assert_true(report, network)
+    assert report.layers["first"].kernel_size == (kernel,) * dims
+    assert report.layers["first"].output_size == (size // stride,) * dims
+    assert report.sides == (SIDES if dims == 1 else (*SIDES, "front", "back"))
+
+
+@pytest.mark.parametrize("dims, size", [(1, 49), (3, 25)])
+def test_a_stride_of_two_reaches_both_ends_of_an_odd_size(dims, size):
+    network = planted.line_or_solid(dims, 3, 2, size)
+    assert network.sides["first"] == {*planted.edges_of(dims)}
+    assert_true(scan(network.model, [planted.content_of(dims, IMAGES // 2, size)], progress=False), network)
+
+
+@pytest.mark.parametrize("reference", ["zoom", "mirror", "centre"])
+@pytest.mark.parametrize("dims, size", [(1, 48), (3, 24)])
+def test_other_references_hold_on_lines_and_solids(dims, size, reference):
+    network = planted.line_or_solid(dims, 3, 1, size)
+    report = scan(network.model, [planted.content_of(dims, IMAGES, size)], reference=reference, progress=False)
+    assert references(report) == {"first": reference, "second": reference}
+    assert found(report) == true(network)
+
+
+def test_an_axis_of_a_solid_may_have_padding_alone():
+    network = planted.line_or_solid(3, 3, 1, 20)
+    network.model.first.padding, network.model.first._reversed_padding_repeated_twice = (1, 0, 0), [0, 0, 0, 0, 1, 1]
+    report = scan(network.model, [planted.content_of(3, IMAGES // 2, 20)], progress=False)
+    assert sides_of(report, "first") == {"front", "back"}
+    told = {
+        sides for (layer, _), (sides, _) in found(report).items() if layer == "first" for sides in [frozenset(sides)]
+    }
+    assert told == {frozenset({"front"}), frozenset({"back"}), frozenset({"front", "back"})}
 
 
 @pytest.mark.parametrize("size", [64, 32])

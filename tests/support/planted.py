@@ -310,6 +310,95 @@ class GlobalGate(nn.Module):
         return x * (1.0 + 0.1 * torch.tanh(x[:, -DISTRACTORS:].mean((1, 2, 3), keepdim=True)))
 
 
+#: The edges at both ends of each axis, in the order in which tensors have the axes, by the number of dimensions.
+ENDS = {
+    1: (("left", "right"),),
+    2: (("top", "bottom"), ("left", "right")),
+    3: (("front", "back"), ("top", "bottom"), ("left", "right")),
+}
+
+
+def edges_of(dims: int) -> tuple[str, ...]:
+    """Every edge of a map of so many dimensions."""
+    return tuple(edge for ends in ENDS[dims] for edge in ends)
+
+
+def recipes_of(dims: int) -> tuple[dict[str, int], ...]:
+    """What to detect in so many dimensions: each edge with either sign, both ends of an axis, one end of each, all."""
+    ends = ENDS[dims]
+    return (
+        *({edge: sign} for edge in edges_of(dims) for sign in (1, -1)),
+        *({first: 1, last: 1} for first, last in ends),
+        {first: 1 if i % 2 else -1 for i, (first, _) in enumerate(ends)},
+        dict.fromkeys(edges_of(dims), 1),
+        dict.fromkeys(edges_of(dims), -1),
+    )
+
+
+def _edge_pattern(recipe: Mapping[str, int], dims: int, kernel: int) -> Tensor:
+    """Kernel of so many dimensions that answers the recipe on a zero-padded channel of ones, and 0 inside."""
+    total, centre = torch.zeros((kernel,) * dims), (kernel // 2,) * dims
+    for axis, ends in enumerate(ENDS[dims]):
+        for edge, tap in zip(ends, (0, kernel - 1), strict=True):
+            total[centre] += recipe.get(edge, 0)
+            total[(*centre[:axis], tap, *centre[axis + 1 :])] -= recipe.get(edge, 0)
+    return total
+
+
+def line_or_solid(dims: int, kernel: int = 3, stride: int = 1, size: int = 24, padding: int | None = None) -> Planted:
+    """Detectors of edges in 1, 2 or 3 dimensions, ``first``, and centre taps that copy them, ``second``.
+
+    Args:
+        dims: Number of dimensions.
+        kernel: Taps on each axis of the first layer.
+        stride: Stride of the first layer.
+        size: Size of the images, which says what edges a stride reaches.
+        padding: Padding of the first layer, kernel // 2 by default; if it is 0 something else has to pad.
+    """
+    make = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+    recipes, centre = recipes_of(dims), (slice(None), slice(None), *(kernel // 2,) * dims)
+    first = make(CHANNELS, len(recipes) + DISTRACTORS, kernel, stride, kernel // 2 if padding is None else padding)
+    second = make(first.out_channels, first.out_channels, 3, padding=1)
+    for conv in (first, second):
+        nn.init.zeros_(conv.weight)
+        nn.init.constant_(conv.bias, 1.0)
+        conv.requires_grad_(False)
+    first.weight[centre][:, CONTENT] = _noise(first.out_channels, 3, seed=kernel, scale=0.2)
+    taps = second.weight[(slice(None), slice(None), *(1,) * dims)]
+    taps[:, len(recipes) :] = _noise(second.out_channels, DISTRACTORS, seed=11, scale=0.05)
+    copies = []
+    last = (size - 1) // stride * stride
+    read = {edge for ends in ENDS[dims] for edge in (ends if last + kernel // 2 >= size else ends[:1])}
+    for channel, recipe in enumerate(recipes):
+        sign = 1 if channel % 2 == 0 else -1
+        first.weight[channel, ONES] = STRENGTH * _edge_pattern(recipe, dims, kernel)
+        first.bias[channel] = lift = 1.0 + STRENGTH * 2 * dims  # above 0 wherever several meet
+        taps[channel, channel] = sign
+        second.bias[channel] = 1.0 if sign == 1 else 1.0 + 2 * lift
+        copies.append({edge: sign * value for edge, value in recipe.items()})
+
+    def told(layer: str, of: Iterable[Mapping[str, int]], origin: str) -> dict[Key, Truth]:
+        signs = ({edge: sign for edge, sign in recipe.items() if edge in read} for recipe in of)
+        return {(layer, i): Truth(one, origin) for i, one in enumerate(signs) if one}
+
+    truth = told("first", recipes, "nascent") | told("second", copies, "inherited")
+    model = nn.Sequential(OrderedDict(first=first, relu=nn.ReLU(), second=second))
+    sides = {"first": frozenset(read), "second": frozenset(edges_of(dims))}
+    return Planted(model, truth, _distractors(len(recipes), "first", "second"), sides)
+
+
+def content_of(dims: int, images: int, size: int, positional: bool = False, seed: int = 0) -> Tensor:
+    """Noise in so many dimensions, on a slope and within a frame if it is positional, and the channel of ones."""
+    noise = _noise(images, 3, *(size,) * dims, seed=seed, scale=0.1 if positional else 0.3)
+    content = 0.5 + noise
+    if positional:
+        for axis in range(dims):
+            across = torch.linspace(-1, 1, size).view(-1, *(1,) * (dims - 1 - axis))
+            content = content - 0.1 * across + 0.2 * (across.abs() > 1 - 4 / size)
+    light = _noise(images, 3, *(1,) * dims, seed=seed + 1, scale=0.1)
+    return torch.cat([(content + light).clamp(0, 1), torch.ones_like(content[:, :1])], 1)
+
+
 def stationary(images: int, size: int, seed: int = 0) -> Tensor:
     """Textures and noise in [0, 1] that look alike at every position, and the channel of ones."""
     noise = _noise(images, 3, size + 4, size + 4, seed=seed, scale=1.0)
