@@ -22,8 +22,8 @@ class Skip(Enum):
     UNKNOWN_PAD = "fed by an F.pad that is not understood: {pad}"
     TRANSPOSED = "a transposed convolution: fewer inputs reach its border by construction, and its padding crops them"
     OTHER_AXES = "a {own}-D convolution in a network for {images}-D images: its map is not laid out as they are"
-    MISFIT = "its output of {size} does not fit its declared padding"
-    NO_BORDER = "map of {size}: no position reads the padding of one side alone"
+    MISFIT = "its output of {height}×{width} does not fit its declared padding"
+    NO_BORDER = "map of {height}×{width}: no position reads the padding of one side alone"
     NO_REFERENCE = "{tried}"
     NEVER_CALLED = "never called"
     TOO_FEW_READINGS = "too few readings: {images} on so small a map"
@@ -33,7 +33,7 @@ class Skip(Enum):
         """Return the sentence with its blanks filled in.
 
         Example:
-            >>> Skip.NO_BORDER.because(size="2×3")
+            >>> Skip.NO_BORDER.because(height=2, width=3)
             'map of 2×3: no position reads the padding of one side alone'
         """
         return Reason(self.value.format(**facts), self)

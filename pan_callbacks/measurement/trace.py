@@ -98,7 +98,7 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def _trace_site(call: LayerCall, pad: Pad | None, axes: int) -> Trace:
     conv, map_size, middle = call.conv, tuple(call.output.shape[2:]), middle_of(call)
-    why, size = why_unpadded(conv, pad), "×".join(map(str, map_size))
+    why, size = why_unpadded(conv, pad), {"height": "×".join(map(str, map_size[:-1])), "width": map_size[-1]}
     if why is None and pad is not None and conv.padding != "valid" and any(conv._reversed_padding_repeated_twice):
         why = Skip.PADDED_TWICE.because()
     if why is None and dimensions(conv) != axes:
@@ -108,9 +108,9 @@ def _trace_site(call: LayerCall, pad: Pad | None, axes: int) -> Trace:
     layer = PaddedLayer(conv, pad)
     geometry = layer.geometry(*layer.unpadded(call.x).shape[2:])
     if geometry.output_size != map_size:
-        return Trace(map_size, middle, why_not=Skip.MISFIT.because(size=size))
+        return Trace(map_size, middle, why_not=Skip.MISFIT.because(**size))
     if not any(geometry.border(side) for side in geometry.edges):
-        return Trace(map_size, middle, geometry=geometry, why_not=Skip.NO_BORDER.because(size=size))
+        return Trace(map_size, middle, geometry=geometry, why_not=Skip.NO_BORDER.because(**size))
     return Trace(map_size, middle, layer, geometry)
 
 
