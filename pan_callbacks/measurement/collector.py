@@ -156,20 +156,26 @@ class LayerCollector:
 
     def _file(self, batch: _Batch, finite: Tensor) -> None:
         """Hand readings to the metrics, those of images that are not finite as NaN."""
-        site, images = batch.site, len(finite)
         if isinstance(batch.readings, Tensor):
             shared = marked(batch.readings, finite)
-            self.awareness.update({}, self._part(shared, site.view, images, batch.number))
+            self.awareness.update({}, self._part(shared, batch.site.view, len(finite), batch.number))
             self.bias.update({}, shared)
             self.effect.update({}, shared)
             return
-        readings = {side: marked(values, finite) for side, values in batch.readings.items()}
-        parts = {side: self._part(values, site.view, images, batch.number) for side, values in readings.items()}
-        if batch.role == "reference":
-            self.awareness.update({}, parts)
-            self.bias.update({}, _of_sides(readings))
-            self.effect.update({}, _of_sides(readings))
-            return
+        add = self._add_border if batch.role == "border" else self._add_reference
+        add(batch, finite, {side: marked(values, finite) for side, values in batch.readings.items()})
+
+    def _parts(self, batch: _Batch, readings: Readings) -> dict[str, Tensor]:
+        images = len(batch.finite)
+        return {side: self._part(values, batch.site.view, images, batch.number) for side, values in readings.items()}
+
+    def _add_reference(self, batch: _Batch, finite: Tensor, readings: Readings) -> None:
+        self.awareness.update({}, self._parts(batch, readings))
+        self.bias.update({}, _of_sides(readings))
+        self.effect.update({}, _of_sides(readings))
+
+    def _add_border(self, batch: _Batch, finite: Tensor, readings: Readings) -> None:
+        images, parts = len(finite), self._parts(batch, readings)
         self.awareness.update(parts, {})
         self.bias.update(_of_sides(readings), {})
         self.seen.update(images if batch.first_call else 0, finite)
