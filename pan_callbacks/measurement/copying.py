@@ -12,18 +12,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from types import BuiltinFunctionType, CellType, FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-#: What cannot change.
-ATOMS = (
-    *(type(None), bool, int, float, complex, str, bytes, type, range, slice, BuiltinFunctionType, ModuleType),
-    *(torch.dtype, torch.device, torch.Size, torch.memory_format),
-)
+from pan_callbacks.measurement.standins import ATOMS, is_foreign, stand_in
+
 #: Classes whose objects are the run's and not the forward's, by name, since Lightning has two copies of some.
 OF_THE_RUN = {"Dataset", "DataLoader", "LightningDataModule", "Trainer", "Logger", "Callback", "SummaryWriter", "Graph"}
 #: Arrays and containers beyond this are data.
@@ -47,6 +44,10 @@ class Copier:
         memo: What takes the place of which object, at first.
         module: Makes the copy of a module that is not in the memo.
 
+    Attributes:
+        shared: What copies have in common with their originals and may write to: classes, functions, and objects that
+            cannot be copied.
+
     Example:
         >>> features = [torch.zeros(1)]
         >>> copier = Copier({}, lambda module, memo: module)
@@ -57,11 +58,12 @@ class Copier:
 
     def __init__(self, memo: Memo, module: CopyModule) -> None:
         self.memo, self._module = memo, module
+        self.shared: list[object] = []
         self._alive: list[object] = []  # originals, so that no other object gets their number
 
     def copy(self, value: Any) -> Any:
         """Return the copy of an object; the object itself, if it cannot change or cannot be copied."""
-        if isinstance(value, ATOMS):
+        if isinstance(value, (*ATOMS, type)):
             return value
         if id(value) not in self.memo:
             self._alive.append(value)
@@ -71,6 +73,8 @@ class Copier:
     def _copied(self, value: Any) -> Any:
         if is_of_the_run(value):
             return value
+        if not is_foreign(type(value)):
+            self.shared.append(type(value))
         if isinstance(value, nn.Module):
             return self._module(value, self.memo)
         if isinstance(value, Tensor):
@@ -97,6 +101,7 @@ class Copier:
 
     def _function(self, function: FunctionType) -> Any:
         """Return the function, over copies of what it was closed over."""
+        self.shared.append(function)
         if function.__closure__ is None:
             return function
         cells = tuple(self._cell(cell) for cell in function.__closure__)
@@ -144,14 +149,20 @@ class Copier:
         """Copy an object by its attributes if it is a plain one, else by what its class says of copies."""
         if isinstance(value, np.ndarray) and value.size > MOST_VALUES:
             return value
+        other = stand_in(value)
+        if other is not value:
+            return other
         try:
             if not _is_plain(type(value)):
-                return copy.deepcopy(value, dict(self.memo))  # a memo of its own: a failure may leave halves behind
+                made = copy.deepcopy(value, dict(self.memo))  # a memo of its own: a failure may leave halves behind
+                self.shared += [value] if made is value else []
+                return made
             self.memo[id(value)] = made = object.__new__(type(value))
             for name, item in _attributes(value):
                 object.__setattr__(made, name, self.copy(item))
             return made
-        except Exception:  # locks, files, iterators: whatever it is, it cannot be copied
+        except Exception:  # a lock, a socket: whatever it is, it cannot be copied
+            self.shared.append(value)
             return value
 
 
@@ -165,6 +176,23 @@ def _is_plain(kind: type) -> bool:
 def _attributes(value: object) -> Iterable[tuple[str, Any]]:
     """Return the attributes of an object, those in slots as well."""
     yield from vars(value).items() if hasattr(value, "__dict__") else ()
+    yield from slots_of(value)
+
+
+def slots_of(value: object) -> Iterable[tuple[str, Any]]:
+    """Return the attributes of an object that lie in slots.
+
+    Args:
+        value: The object.
+
+    Example:
+        >>> class Point:
+        ...     __slots__ = ("x", "y")
+        >>> point = Point()
+        >>> point.x = 3
+        >>> dict(slots_of(point))
+        {'x': 3}
+    """
     for kind in type(value).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:

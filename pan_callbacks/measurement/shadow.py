@@ -9,11 +9,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.batches import device_of
@@ -68,6 +67,7 @@ class Shadow:
         self._copier = Copier({}, self._twin)
         with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be used outside
             self._root: nn.Module = self._copier.copy(root)
+        self._shared = [*dict.fromkeys(map(type, self._modules)), *self._copier.shared]
         self.probes = Probes({name: self.of(layer) for name, layer in layers.items() if self.holds(layer)}, {})
         self.probes.attach()
 
@@ -89,11 +89,11 @@ class Shadow:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run forwards of the copy, without a gradient, and with all random states put back afterwards."""
+        """Run forwards of the copy, without a gradient; random states, and what it shares, are put back afterwards."""
         if self._stored is not None:
             nn.Module.to(self._root, self._home)
             self._stored = None
-        with quietly(self._root), global_hooks_off():
+        with undisturbed(*self._shared, lend=True), quietly(self._root), global_hooks_off():
             try:
                 yield
             finally:
@@ -139,11 +139,8 @@ class Shadow:
         tables = {"_parameters": twin._parameters, "_buffers": twin._buffers}
         tables["_modules"] = {name: self._copier.copy(child) for name, child in module._modules.items()}
         twin.__dict__.update(tables, **{name: type(table)() for name, table in _HOOKS.items()})
-        state = {name: value for name, value in _state(module).items() if name not in _TABLES}
-        state = {name: self._copier.copy(value) for name, value in state.items()}
-        if _has_own_state(module):
-            cast(Any, twin).__setstate__(state)
-        twin.__dict__.update({**state, **tables} if not _has_own_state(module) else tables, training=False)
+        state = {name: self._copier.copy(value) for name, value in vars(module).items() if name not in _TABLES}
+        twin.__dict__.update({**state, **tables}, training=False)
         self._take_hooks(module, twin)
         if "_trainer" in vars(module):  # a LightningModule: nothing is logged for us
             twin.__dict__.update(log=_nothing, log_dict=_nothing, print=_nothing)
@@ -194,7 +191,7 @@ class InPlace:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run forwards, and put back afterwards what they changed."""
-        with undisturbed(self._root), quietly(self._root), own_hooks_alone(self._root), global_hooks_off():
+        with undisturbed(self._root, lend=True), quietly(self._root), own_hooks_alone(self._root), global_hooks_off():
             self.probes.attach()
             try:
                 yield
@@ -207,18 +204,6 @@ def _eager(module: nn.Module) -> nn.Module:
     if isinstance(module, torch.jit.ScriptModule):
         return module
     return cast(nn.Module, module._modules.get("_orig_mod", module))
-
-
-def _has_own_state(module: nn.Module) -> bool:
-    """Whether a class says itself what a copy of its objects is made from (torchmetrics)."""
-    return type(module).__setstate__ is not nn.Module.__setstate__ and not parametrize.is_parametrized(module)
-
-
-def _state(module: nn.Module) -> dict[str, Any]:
-    if _has_own_state(module) and hasattr(type(module), "__getstate__"):
-        state: dict[str, Any] = cast(Any, module).__getstate__()
-        return state
-    return vars(module)
 
 
 def _nothing(*args: object, **kwargs: object) -> None:

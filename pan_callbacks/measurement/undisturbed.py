@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import builtins
+import functools
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import CellType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks.measurement.copying import ATOMS
+from pan_callbacks.measurement.copying import slots_of
+from pan_callbacks.measurement.standins import ATOMS, is_foreign, stand_in
 
 #: Larger containers are put back, but not what their items hold; larger arrays are not looked into, but in a module.
 _MANY, _LARGE = 4096, 2**16
+#: What is looked into, and how many values are copied, outside of modules.
+_MOST_OBJECTS, _MOST_VALUES = 10_000, 2**24
+#: Objects by which everything is reached, by the names of their classes.
+_NOT_LOOKED_INTO = {"Trainer", "Logger", "Callback", "SummaryWriter", "Graph"}
 
 
 @contextmanager
-def undisturbed(*roots: object) -> Iterator[None]:
+def undisturbed(*roots: object, lend: bool = False) -> Iterator[None]:
     """Put back, afterwards, random states, attributes, containers and buffers that are reached from some objects.
 
-    The state of Python's, NumPy's and torch's own random generators is put back as well. What an open file, a running
-    iterator or a library in C keeps is not.
+    The state of Python's, NumPy's and torch's own random generators is put back as well, and what the classes of these
+    objects keep on themselves, in closures or in variables of their modules. What a library in C keeps is not.
 
     Args:
-        roots: Modules, loaders, data sets, samplers: whatever is about to be used.
+        roots: Modules, loaders, data sets, samplers, classes, functions: whatever is about to be used.
+        lend: Whether iterators, caches and files, whose state cannot be put back, are replaced by
+            :func:`~pan_callbacks.measurement.standins.stand_in` meanwhile.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -36,12 +45,13 @@ def undisturbed(*roots: object) -> Iterator[None]:
         >>> bool(torch.rand((), generator=generator) == first)
         True
     """
-    kept = _Kept()
+    kept = _Kept(lend)
     for root in roots:
         kept.add(root)
     used = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # of torch
     with random_states_kept(range(torch.cuda.device_count()) if used else ()):
         try:
+            kept.lend()
             yield
         finally:
             kept.put_back()
@@ -64,11 +74,22 @@ def random_states_kept(devices: Iterable[int] = ()) -> Iterator[None]:
 
 
 class _Kept:
-    """What objects held when they were added."""
+    """What objects held when they were added.
 
-    def __init__(self) -> None:
+    Args:
+        lend: Whether to replace what has a state that cannot be put back.
+    """
+
+    def __init__(self, lend: bool) -> None:
         self._seen: dict[int, object] = {}  # keeps them alive, so that no other object gets their number
         self._undo: list[Callable[[], None]] = []
+        self._lends, self._lent = lend, list[Callable[[], None]]()
+        self._objects, self._values = _MOST_OBJECTS, _MOST_VALUES  # left to look into, and to copy
+
+    def lend(self) -> None:
+        """Put what stands in for something into its place, until all is put back."""
+        for put in self._lent:
+            put()
 
     def put_back(self) -> None:
         for undo in self._undo:
@@ -81,45 +102,131 @@ class _Kept:
             value, in_module = waiting.popleft()
             if id(value) in self._seen or isinstance(value, (*ATOMS, nn.Parameter)):
                 continue
-            self._seen[id(value)] = value
             in_module = in_module or isinstance(value, nn.Module)
-            waiting.extend((item, in_module) for item in self._keep(value, in_module))
+            self._objects -= not in_module
+            if in_module or self._objects > 0:  # a variable of a module may lead to all that there is
+                self._seen[id(value)] = value
+                waiting.extend((item, in_module) for item in self._keep(value, in_module))
 
     def _keep(self, value: Any, in_module: bool) -> list[object]:
         """Keep what an object holds itself, and return what to look into next."""
+        if isinstance(value, type):
+            return self._class(value)
         if isinstance(value, MethodType):
-            return [value.__self__]
+            return [value.__self__, value.__func__]
         if isinstance(value, FunctionType):
-            return list(value.__closure__ or ())
-        if isinstance(value, CellType):
-            return self._cell(value)
+            return self._function(value)
         if isinstance(value, Tensor):
-            if in_module or value.numel() <= _LARGE:
+            if in_module or self._afford(value.numel()):
                 self._undo.append(_tensor(value))
         elif isinstance(value, np.ndarray):
-            if value.size <= _LARGE and value.flags.writeable:
+            if value.flags.writeable and self._afford(value.size):
                 self._undo.append(_array(value))
         elif isinstance(value, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)):
             self._undo.append(_generator(value))
         elif isinstance(value, (dict, list, set, deque)):
-            self._undo.append(_container(value))
-            if len(value) <= _MANY:
-                return list(value.values()) if isinstance(value, dict) else list(value)
+            return self._container(value)
         elif isinstance(value, (tuple, frozenset)):
             return list(value) if len(value) <= _MANY else []
-        elif hasattr(value, "__dict__") and not any(kind.__name__ == "Trainer" for kind in type(value).__mro__):
-            self._undo.append(_container(vars(value)))
-            return list(vars(value).values())
+        elif not any(kind.__name__ in _NOT_LOOKED_INTO for kind in type(value).__mro__):
+            return [type(value), *self._attributes(value)]
         return []
+
+    def _afford(self, values: int) -> bool:
+        if values > _LARGE or values > self._values:
+            return False
+        self._values -= values
+        return True
+
+    def _container(self, value: Any) -> list[object]:
+        self._undo.append(_container(value))
+        if len(value) > _MANY:
+            return []
+        if isinstance(value, dict):
+            return self._items(value, functools.partial(dict.__setitem__, value))
+        if isinstance(value, list):
+            return self._items(dict(enumerate(value)), functools.partial(list.__setitem__, value))
+        return list(value)
+
+    def _attributes(self, value: Any) -> list[object]:
+        """Keep the attributes of an object, those in slots as well."""
+        found = []
+        if hasattr(value, "__dict__"):
+            found += self._container(vars(value))
+        slots = dict(slots_of(value))
+        self._undo += [functools.partial(object.__setattr__, value, name, item) for name, item in slots.items()]
+        return found + self._items(slots, functools.partial(object.__setattr__, value))
+
+    def _items(self, items: Mapping[Any, object], put: Callable[[Any, Any], None]) -> list[object]:
+        """Note what is lent in the place of some of a holder's items, and return all of them."""
+        for name, item in items.items() if self._lends else ():
+            other = stand_in(item)
+            if other is not item:
+                self._lent.append(functools.partial(put, name, other))
+        return list(items.values())
+
+    def _class(self, kind: type) -> list[object]:
+        """Keep what a class of somebody's has besides its code, and what that code may write to."""
+        if is_foreign(kind):
+            return []
+        kept = {name: value for name, value in vars(kind).items() if not name.startswith(("__", "_abc_"))}
+        put = functools.partial(type.__setattr__, kind)
+
+        def undo() -> None:
+            for name in [name for name in vars(kind) if name not in kept and not name.startswith(("__", "_abc_"))]:
+                type.__delattr__(kind, name)
+            for name, value in kept.items():
+                if vars(kind).get(name, undo) is not value:
+                    put(name, value)
+
+        self._undo.append(undo)
+        code = [part for value in vars(kind).values() for part in _code_of(value)]
+        return [*kind.__mro__[1:], *code, *self._items(kept, put)]
+
+    def _function(self, function: FunctionType) -> list[object]:
+        """Keep what a function of somebody's is closed over, and the variables of its module that it names."""
+        if is_foreign(function):
+            return []
+        known, names = function.__globals__, _names_in(function.__code__)
+        kept = {name: known[name] for name in names if name in known}
+        new = names - {*kept, *vars(builtins)}
+
+        def undo() -> None:
+            for name in new:
+                known.pop(name, None)
+            for name, value in kept.items():
+                if known.get(name, undo) is not value:
+                    known[name] = value
+
+        self._undo.append(undo)
+        found = self._items(kept, known.__setitem__)
+        for cell in function.__closure__ or ():
+            found += self._cell(cell)
+        return [*found, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), vars(function)]
 
     def _cell(self, cell: CellType) -> list[object]:
         """Keep what a function is closed over."""
+        if id(cell) in self._seen:
+            return []
+        self._seen[id(cell)] = cell
         try:
             kept = cell.cell_contents
         except ValueError:  # nothing yet
             return []
         self._undo.append(lambda: setattr(cell, "cell_contents", kept))
-        return [kept]
+        return self._items({"cell_contents": kept}, functools.partial(setattr, cell))
+
+
+def _code_of(value: Any) -> list[FunctionType]:
+    """Return the functions behind an attribute of a class: a method of any kind, a property, a cached function."""
+    found = [value, *(getattr(value, name, None) for name in ("__func__", "func", "fget", "fset", "__wrapped__"))]
+    return [function for function in found if isinstance(function, FunctionType)]
+
+
+def _names_in(code: CodeType) -> set[str]:
+    """Return the names that a function's code, and what is defined in it, uses."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return {*code.co_names}.union(*map(_names_in, inner))
 
 
 def _generator(value: Any) -> Callable[[], None]:

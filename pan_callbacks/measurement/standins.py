@@ -1,0 +1,104 @@
+"""What takes the place of an object of somebody else's that has a state which can be neither copied nor put back."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from types import BuiltinFunctionType, GeneratorType, ModuleType
+from typing import Any, NoReturn
+
+import torch
+
+from pan_callbacks.errors import PANError
+
+#: What cannot change.
+ATOMS = (
+    *(type(None), bool, int, float, complex, str, bytes, range, slice, BuiltinFunctionType, ModuleType),
+    *(torch.dtype, torch.device, torch.Size, torch.memory_format),
+)
+#: Packages whose classes and functions keep nothing of a forward.
+FOREIGN = {
+    *sys.stdlib_module_names,
+    *("torch", "torchvision", "torchmetrics", "timm", "numpy", "pan_callbacks"),
+    *("pytorch_lightning", "lightning", "lightning_fabric"),
+}
+
+_CACHE = type(functools.lru_cache(len))
+
+
+def is_foreign(code: Any) -> bool:
+    """Whether a class or function is one of the packages that keep nothing of a forward on it.
+
+    Example:
+        >>> is_foreign(torch.nn.Conv2d), is_foreign(type("Net", (), {"__module__": "my_project.nets"}))
+        (True, False)
+    """
+    return str(getattr(code, "__module__", None)).partition(".")[0] in FOREIGN
+
+
+def stand_in(value: object, seal: bool = True) -> object:
+    """Return what forwards of ours use in the place of an object; the object itself, if it needs none.
+
+    An iterator has a copy that stands where it stands, a cache is an empty one of the same function, a file that is
+    read is opened once more at the same place, and what is written goes nowhere.
+
+    Args:
+        value: The object.
+        seal: Whether one that has no such copy (a generator) is replaced by one that raises an error when it is used.
+
+    Example:
+        >>> numbers = iter([1, 2, 3])
+        >>> next(numbers), next(stand_in(numbers)), next(numbers)
+        (1, 2, 2)
+    """
+    if isinstance(value, _CACHE):
+        return functools.lru_cache(**value.cache_parameters())(value.__wrapped__)
+    if isinstance(value, io.IOBase):
+        return _file(value, seal)
+    if not isinstance(value, Iterator) or hasattr(value, "__dict__"):
+        return value  # an object of a class of somebody's is what its attributes are
+    try:
+        if isinstance(value, GeneratorType):
+            raise TypeError("a generator has no copy")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python 3.12 warns that iterators will be copied no longer
+            return copy.deepcopy(value)
+    except Exception:
+        return _Sealed(value) if seal else value
+
+
+def _file(value: Any, seal: bool) -> object:
+    text = isinstance(value, io.TextIOBase)
+    try:
+        if type(value) in (io.StringIO, io.BytesIO):
+            return copy.copy(value)
+        if value.writable():
+            return io.StringIO() if text else io.BytesIO()
+        made = open(value.name, "r" if text else "rb")  # noqa: SIM115  # as long as the forward that it is for
+        made.seek(value.tell())
+        return made
+    except Exception:  # no file of this machine's, or in the middle of being iterated
+        return _Sealed(value) if seal else value
+
+
+class _Sealed:
+    """Raises an error whatever is done with it.
+
+    Args:
+        value: What it takes the place of.
+    """
+
+    def __init__(self, value: object) -> None:
+        self.__dict__["_kind"] = type(value).__name__
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise PANError(
+            f"the model uses a {self.__dict__['_kind']}, which cannot be copied, and would be advanced by forwards of "
+            "ours; keep a number or a torch.Generator in its place"
+        )
+
+    __iter__ = __next__ = __call__ = __getattr__ = __setattr__ = __enter__ = _refuse
