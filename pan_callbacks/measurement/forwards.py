@@ -153,7 +153,7 @@ class OurForwards:
         with shadow.running():
             for forward in forwards:
                 count = visit.count_for(forward.view)
-                if count and forward.reads:
+                if count and (forward.reads.keys() - visit.missing if forward.make else forward.reads):
                     call = visit.call.first(count)
                     call = call if forward.make is None else call.seen(forward.make, forward.offset)
                     shadow.probes.listen(Reading(forward, visit, collectors), {name for name, _ in forward.reads})

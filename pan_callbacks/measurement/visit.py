@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
 from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.plans import Forward, Plan
 from pan_callbacks.measurement.readings import evenly
+from pan_callbacks.measurement.trace import Site
 from pan_callbacks.measurement.views import View
 
 
@@ -22,12 +23,19 @@ class Visit:
         plan: How its layers are measured.
         number: Number of the batch among those of all processes.
         before: Images that were measured before; None if it is not to depend on them.
+
+    Attributes:
+        missing: Sites that did not pass in the model's own forward, so far; afterwards, those that it left out.
     """
 
     call: EntryCall
     plan: Plan
     number: int = 0
     before: int | None = None
+    missing: set[Site] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.missing = set(self.plan.own.reads)
 
     def count_for(self, view: View | None) -> int:
         """Return how many of the images a view is run on: all, or so many that it comes out even over the batches.
@@ -58,7 +66,8 @@ class Reading:
     ) -> None:
         self._forward, self._visit, self._collectors, self._ours = forward, visit, collectors, ours
         self._calls: Counter[str] = Counter()
-        self._left = set(forward.reads)
+        # a site that the model's own forward left out need not be waited for in the others
+        self._left = visit.missing if forward.make is None else forward.reads.keys() - visit.missing
         self._first: dict[str, int] = {}
         for name, number in forward.reads:
             self._first[name] = min(number, self._first.get(name, number))
