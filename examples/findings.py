@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -55,6 +56,8 @@ def history_table(history: list[dict]) -> Table:
 def _cell(column: str, value: float | None) -> str:
     if value is None:
         return ""
+    if math.isnan(value):
+        return "n/a"
     if column == "epoch":
         return "before" if value < 0 else str(value)
     if column == "fraction":

@@ -35,7 +35,8 @@ def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
 
     Args:
         history: A mapping for each probe, oldest first: ``"epoch"`` (-1 for the network before its first step),
-            ``"count"``, and ``"pans"``, a mapping layer name -> channel -> signed contrast. Other keys are ignored.
+            ``"count"`` (NaN where layers are missing), and ``"pans"``, a mapping layer name -> channel -> signed
+            contrast. Other keys are ignored.
         limit: Rows at most. Where there are more neurons, those that were PANs for longest are kept, the stronger ones
             first, and the title says so.
 
@@ -117,11 +118,11 @@ def _timeline_height(rows: list[tuple[str, int]]) -> tuple[float, bool]:
 
 
 def _count_panel(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
-    counts = [probe["count"] for probe in history]
+    counts = np.array([probe["count"] for probe in history], dtype=float)  # NaN, a gap, where it is not complete
     axes.fill_between(range(len(counts)), counts, color=REFERENCE, alpha=0.15, linewidth=0)
     marker = "o" if len(counts) <= 40 else None
     axes.plot(counts, color=REFERENCE, linewidth=1.6, marker=marker, markersize=3.5, clip_on=False)
-    axes.set_ylim(0, max(1, max(counts)) * 1.15)
+    axes.set_ylim(0, max(1.0, np.nan_to_num(counts).max()) * 1.15)
     few_ticks(axes.yaxis, 4, whole=True)
     axes.set_ylabel("PANs", fontsize=NORMAL)
     axes.tick_params(axis="x", length=0, labelbottom=False)

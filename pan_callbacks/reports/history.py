@@ -23,14 +23,14 @@ class _Figures(TypedDict):
 
     epoch: int
     step: int
-    count: int
+    count: float
     fraction: float
-    nascent: int
-    inherited: int
+    nascent: float
+    inherited: float
     born: int
     gone: int
     border_bias: float
-    sides: dict[str, int]
+    sides: dict[str, float]
     layers: dict[str, int]
     pans: dict[str, dict[int, float]]
 
@@ -41,7 +41,7 @@ class Entry(_Figures, total=False):
     Args:
         epoch: Epoch, -1 for the network before its first step.
         step: Optimizer step.
-        count: PANs of the layers that were measured; where some are missing it is not to be compared.
+        count: PANs; NaN where layers are missing, and with it all else that adds up over layers.
         fraction: PANs per measured neuron.
         nascent: PANs that read the padding themselves.
         inherited: PANs that do not.
@@ -123,46 +123,46 @@ def entry_of(
         born=born,
         gone=gone,
         border_bias=report.border_bias,
-        sides=report.count_by("side"),
+        sides=dict(report.count_by("side")),
         layers=report.count_by("layer"),
         pans=pans,
     )
     lacking = missing_layers(report) if missing is None else list(missing)
-    if lacking:
+    if lacking:  # a lower count would be taken for a better one
         entry["missing"] = lacking
+        entry["count"] = entry["nascent"] = entry["inherited"] = entry["fraction"] = entry["border_bias"] = math.nan
+        entry["sides"] = dict.fromkeys(entry["sides"], math.nan)
     return entry
 
 
 def scalars(report: PANReport, entry: Entry) -> dict[str, float]:
     """Return what is logged of a report and its entry, by tag; figures that are not known are left out.
 
-    Where layers are missing, they and everything that adds up over layers are NaN: a lower count would be taken for a
-    better one, and a tag that is not there would end the run of whoever watches it.
+    Where layers are missing, they and everything that adds up over layers are NaN: a tag that is not there would end
+    the run of whoever watches it.
 
     Args:
         report: What was found.
         entry: The entry of a history, or of :func:`entry_of`.
     """
-    values: dict[str, float] = {
+    of_layers: dict[str, float] = {f"pan_layer/{name}": count for name, count in entry["layers"].items()}
+    of_layers |= {f"border_bias/{name}": line.border_bias for name, line in report.measured.items()}
+    totals: dict[str, float] = {
         "pan/count": entry["count"],
         "pan/fraction": entry["fraction"],
         "pan/nascent": entry["nascent"],
         "pan/inherited": entry["inherited"],
         "pan/born": entry["born"],
         "pan/gone": entry["gone"],
+        **{f"pan_side/{side}": count for side, count in entry["sides"].items()},
+        "border_bias/mean": entry["border_bias"],
     }
-    values |= {f"pan_side/{side}": count for side, count in entry["sides"].items()}
-    values |= {f"pan_layer/{name}": count for name, count in entry["layers"].items()}
-    values["border_bias/mean"] = entry["border_bias"]
-    values |= {f"border_bias/{name}": line.border_bias for name, line in report.measured.items()}
-    values = {tag: float(value) for tag, value in values.items() if value == value}  # without NaN
     missing = entry.get("missing")
-    if missing:
-        of_layers = {f"{group}/{name}" for group in ("pan_layer", "border_bias") for name in report.measured}
-        values = {tag: value if tag in of_layers else math.nan for tag, value in values.items()}
-        values["border_bias/mean"] = math.nan
-        values |= {f"{group}/{name}": math.nan for group in ("pan_layer", "border_bias") for name in missing}
-    return values
+    if not missing:
+        return {tag: float(value) for tag, value in (totals | of_layers).items() if not math.isnan(value)}
+    of_missing = [f"{group}/{name}" for group in ("pan_layer", "border_bias") for name in missing]
+    known = {tag: float(value) for tag, value in of_layers.items() if not math.isnan(value)}
+    return known | dict.fromkeys([*totals, *of_missing], math.nan)
 
 
 class History:

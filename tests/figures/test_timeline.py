@@ -48,6 +48,14 @@ class TestTimeline:
         (line,) = timeline(self.history).axes[0].lines
         assert line.get_ydata().tolist() == [1, 2, 2]
 
+    @pytest.mark.parametrize("missing", [[0], [1], [0, 1, 2]])
+    def test_a_count_that_is_not_complete_is_a_gap_in_the_curve(self, missing):
+        history = [{**one, "count": np.nan} if at in missing else one for at, one in enumerate(self.history)]
+        figure = timeline(history)
+        figure.canvas.draw()
+        (line,) = figure.axes[0].lines
+        assert [at for at, count in enumerate(line.get_ydata()) if np.isnan(count)] == missing
+
     def test_beyond_the_limit_it_keeps_what_lasted_longest_and_was_strongest_and_says_so(self):
         history = [probe(0, {"a": {0: 0.8, 1: 0.9, 2: 0.85}}), probe(1, {"a": {0: 0.8}})]
         figure = timeline(history, limit=2)

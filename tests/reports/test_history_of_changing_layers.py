@@ -126,7 +126,11 @@ def test_a_count_that_lacks_a_layer_measured_before_is_nan(reason):
     whole |= {f"pan_side/{side}" for side in SIDES} | {"border_bias/mean", "pan_layer/b", "border_bias/b"}
     assert {tag for tag, value in values.items() if math.isnan(value)} == whole
     assert values["pan_layer/a"] == 1 and values["border_bias/a"] == 0.25
-    assert history.entries[-1]["count"] == 1 and history.entries[-1]["missing"] == ["b"]
+    entry = history.entries[-1]
+    assert entry["missing"] == ["b"] and entry["layers"]["a"] == 1
+    for key in ("count", "fraction", "nascent", "inherited", "border_bias"):
+        assert math.isnan(entry[key])
+    assert all(math.isnan(count) for count in entry["sides"].values())
 
 
 def test_a_count_that_lacks_a_layer_which_left_the_model_is_nan():
@@ -157,7 +161,7 @@ def test_a_measurement_that_ended_early_has_no_count():
     history = History(0.8)
     found = PANReport({"a": layer(0.9), "b": left_out(REASONS[1]), "c": left_out(Skip.POINTWISE.because())})
     entry = history.add(found, 0, 0, failed=True)
-    assert entry["missing"] == ["a", "b"] and entry["count"] == 1
+    assert entry["missing"] == ["a", "b"] and math.isnan(entry["count"])
     values = scalars(found, entry)
     assert math.isnan(values["pan/count"]) and math.isnan(values["pan_layer/a"]) and math.isnan(values["pan_layer/b"])
 
