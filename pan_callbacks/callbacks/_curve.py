@@ -6,6 +6,8 @@ import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from torch import nn
+
 from pan_callbacks._runtime import in_any_process
 from pan_callbacks.callbacks._showing import Show
 from pan_callbacks.callbacks._tags import Tags
@@ -14,6 +16,7 @@ from pan_callbacks.layers import Skip
 from pan_callbacks.measurement.batches import device_of
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.scan import check_measured
+from pan_callbacks.measurement.unseen import why_nothing
 from pan_callbacks.reports._state import report_from_state, report_state
 from pan_callbacks.reports.history import History, entry_of, missing_layers, scalars, why_missing
 from pan_callbacks.reports.pan_report import PANReport
@@ -70,7 +73,7 @@ class Curve:
         seen = bool(report.images or measurement.images) or not measurement.layers
         if seen:
             self.report = report
-            self._warn(report)
+            self._warn(report, measurement.model)
         return seen
 
     def record_start(self, trainer: Trainer, tags: Tags) -> None:
@@ -121,7 +124,7 @@ class Curve:
         if self.report is not None and self.history.entries:
             self._show.all(trainer, measurement, self.report, self.history.entries)
 
-    def _warn(self, report: PANReport) -> None:
+    def _warn(self, report: PANReport, model: nn.Module) -> None:
         """Warn once of what is wrong with the measurement, if anything is."""
         for name, line in report.layers.items():
             if line.skip is Skip.NOT_FINITE:
@@ -132,7 +135,7 @@ class Curve:
                 break
         if report.neurons == 0 and not self._told_of_nothing:
             self._told_of_nothing = True
-            why = "no padded convolution was found in this model"
+            why = why_nothing(model, report)
             try:
                 check_measured(report)
             except PANError as error:

@@ -93,7 +93,7 @@ class _Measured:
 def _survey(options: SurveyOptions) -> int:
     from pan_callbacks.cli.process import Process
     from pan_callbacks.cli.resolve import make_out, resolve
-    from pan_callbacks.cli.unseen import why_nothing
+    from pan_callbacks.measurement.unseen import why_nothing
 
     job = resolve(options)
     for sentence in [] if options.quiet else job.assumptions():

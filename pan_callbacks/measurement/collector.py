@@ -188,20 +188,15 @@ class LayerCollector:
         if self._total is None:
             x = call.x[: max(0, EFFECT_IMAGES - max(self._effect_images[side] for side in site.border))]
         else:
-            x = call.x[: -(-len(call.output) * EFFECT_IMAGES // self._images(self._total, site.view))]
+            x = call.x[: -(-len(call.output) * EFFECT_IMAGES // site.view.count(self._total))]
         self._effect_images.update(dict.fromkeys(site.border, len(x)))
         return _padding_effects(replace(site.layer, module=call.conv), site, x) if len(x) else {}
-
-    @staticmethod
-    def _images(total: int, view: View) -> int:
-        """How many images a view will see of a known total."""
-        return -(-total // view.every)
 
     def _part(self, values: Tensor, view: View, images: int, number: int) -> Tensor:
         """Return a batch's part of the readings that are kept in all, if the number of images is known; else all."""
         if self._total is None:
             return values
-        step = -(-len(values) * self._images(self._total, view) // (images * self._capacity))
+        step = -(-len(values) * view.count(self._total) // (images * self._capacity))
         return values if step == 1 else thin(values, step, start=int(step * evenly(number, 0.5)))
 
     def line(self, how: HowMeasured) -> LayerReport:

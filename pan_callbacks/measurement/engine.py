@@ -15,21 +15,17 @@ from pan_callbacks.layers import convolutions, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.calls import EntryCall, Listener, StopForward
 from pan_callbacks.measurement.collector import LayerCollector, capacity_of
 from pan_callbacks.measurement.entries import Entrance
-from pan_callbacks.measurement.finite import left_out
 from pan_callbacks.measurement.forwards import OurForwards
 from pan_callbacks.measurement.hooks import Probes
-from pan_callbacks.measurement.lines import line_of
+from pan_callbacks.measurement.reporting import report_of
 from pan_callbacks.measurement.settings import Settings
-from pan_callbacks.measurement.shadow import Shadow
+from pan_callbacks.measurement.shadow import Shadow, is_lazy
 from pan_callbacks.measurement.visit import Visit
 from pan_callbacks.padding import Geometry
-from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
 
 #: Images kept for pictures.
 SAMPLE_IMAGES = 16
-#: With fewer images than this a report says so.
-FEW_IMAGES = 32
 
 P = ParamSpec("P")
 
@@ -50,6 +46,7 @@ class Measurement:
             any case if they are seen to change what layers give.
 
     Attributes:
+        model: The model.
         failure: What ended the measurement early, None if nothing did.
         also: Another measurement of the same model, which measures in its own copy whatever enters this one.
 
@@ -69,7 +66,7 @@ class Measurement:
         self.settings = Settings() if settings is None else settings
         self.failure: str | None = None
         self.also: Measurement | None = None
-        self._model, self._shard, self._tolerant = model, shard, tolerant
+        self.model, self._shard, self._tolerant = model, shard, tolerant
         self._selected = select(model, self.settings.layers)
         self.layers = {n: m for n, m in self._selected.items() if max(m.kernel_size) > 1 or why_unpadded(m) is None}
         # whatever was selected, images are what comes before all convolutions, and before what pads for them
@@ -81,6 +78,7 @@ class Measurement:
         self._entered: dict[str, str] = {}  # modules that images entered by, to the method that was called
         self._taken: Counter[str] = Counter()  # images that did, since the start
         self._visit: Visit | None = None
+        self._late: EntryCall | None = None  # what goes on and is measured when it has ended
         self._visits, self._limit = 0, self.settings.max_images
         self._sample: EntryCall | None = None
 
@@ -127,7 +125,7 @@ class Measurement:
     @property
     def fits(self) -> bool:
         """Whether the model still consists of the convolutions that this was made for."""
-        now, before = ({*map(id, found.values())} for found in (convolutions(self._model), self._selected))
+        now, before = ({*map(id, found.values())} for found in (convolutions(self.model), self._selected))
         return before <= now and (self.settings.layers is not None or before == now)
 
     # --- what was found ----------------------------------------------------------------------------------------------
@@ -148,20 +146,8 @@ class Measurement:
         Args:
             notes: What a reader should know besides.
         """
-        lines: dict[str, LayerReport] = {}
-        for name, conv in self._selected.items():
-            how = self._forwards.how_measured(name)
-            if name in self._collectors:
-                lines[name] = self._collectors[name].line(how)
-            else:
-                lines[name] = line_of(conv, how, why_unpadded(conv) or how.skipped)
-        images = max((line.images for line in lines.values()), default=0)
-        probed = f"{images} image was" if images == 1 else f"{images} images were"
-        few = [f"only {probed} probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
         ended = [f"the measurement ended early: {self.failure}"] if self.failure else []
-        broken = left_out(collector.left_out for collector in self._collectors.values())
-        remarks = (*few, *notes, *broken, *self._forwards.remarks, *ended)
-        return PANReport(lines, self.settings.threshold, self.settings.reference, remarks)
+        return report_of(self.model, self._selected, self._collectors, self._forwards, self.settings, notes, ended)
 
     def readings(self, layer: str, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a layer on a side, (n, channels) and (m, channels).
@@ -219,12 +205,12 @@ class Measurement:
         Raises:
             PANError: If the model cannot be copied.
         """
-        root = self._model
+        root = self.model
         if len(self._entered) == 1 and "__call__" in self._entered.values():  # images enter by this part of it alone
             root = self._probes.entry_modules[next(iter(self._entered))]
         # on the CPU: it is not to take up the device's memory until it is needed
         shadow = Shadow(root, self.layers, "cpu", self._forwards.with_hooks)
-        return Measurement(self._model, self.settings, self._shard, self._tolerant, shadow)
+        return Measurement(self.model, self.settings, self._shard, self._tolerant, shadow)
 
     @property
     def doors(self) -> dict[str, nn.Module]:
@@ -245,6 +231,9 @@ class Measurement:
 
     def _enter(self, call: EntryCall) -> None:
         """Where images enter: listen to the layers below."""
+        self._late = call.copied() if is_lazy(call.module) else None
+        if self._late is not None:
+            return  # its layers get their weights in this call
         self._hand_on(call)
         visit = self._begin(call)
         self._visit = visit
@@ -256,6 +245,9 @@ class Measurement:
         """Behind: run the other views of the same images."""
         visit, self._visit = self._visit, None
         self._probes.listen(None)
+        if self._late is not None:
+            self._hand_on(self._late)
+            self.measure(self._late)
         if visit is None:
             return
         if not self._forwards.agree(visit):
@@ -279,8 +271,8 @@ class Measurement:
             with torch.inference_mode(False):  # to be used outside of it, too
                 self._sample = call.first(SAMPLE_IMAGES).copied()
         part = call.first(take)
-        before = self._taken[call.name] if self._shard.images is None else None
-        visit = Visit(part.copied() if plan.in_place else part, plan, self._shard.number(self._visits), before)
+        part = part.copied() if plan.in_place else part
+        visit = Visit(part, plan, self._shard.number(self._visits), self._taken[call.name], self._shard.images)
         self._visits += 1
         return visit
 

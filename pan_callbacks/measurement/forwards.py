@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import cast
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from pan_callbacks._runtime import Shard
 from pan_callbacks.layers import Convolution, PaddedLayer, PadModule, Reason
@@ -18,6 +20,7 @@ from pan_callbacks.measurement.pads import name_of_pad
 from pan_callbacks.measurement.plans import Plan
 from pan_callbacks.measurement.reference import plan
 from pan_callbacks.measurement.shadow import InPlace, Shadow
+from pan_callbacks.measurement.standins import is_foreign
 from pan_callbacks.measurement.trace import Site, Trace, middle_of, trace
 from pan_callbacks.measurement.visit import Reading, Visit
 from pan_callbacks.padding import Geometry
@@ -190,7 +193,11 @@ class _InCopy:
 
     def __call__(self, name: str, call: LayerCall) -> None:
         """Is called with what passes a layer."""
-        self._listener(name, replace(call, conv=cast(nn.Conv2d, self._shadow.of(call.conv))))
+        twin = cast(nn.Conv2d, self._shadow.of(call.conv))
+        # its weight may be what code of somebody's makes of it, of random numbers perhaps
+        made = parametrize.is_parametrized(twin) or not is_foreign(type(twin))
+        with self._shadow.running() if made else nullcontext():
+            self._listener(name, replace(call, conv=twin))
 
 
 class _Agreement:

@@ -126,7 +126,7 @@ class Shadow:
     def _weight(self, tensor: Tensor | None) -> Tensor | None:
         if tensor is None:
             return None
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):  # type: ignore[attr-defined]  # not among its names
+        if _has_no_values(tensor):
             raise PANError("it holds a lazy module without weights")
         memo = self._copier.memo
         if id(tensor) not in memo:
@@ -197,6 +197,20 @@ class InPlace:
                 yield
             finally:
                 self.probes.detach()
+
+
+def is_lazy(module: nn.Module) -> bool:
+    """Whether a module, or one below it, gets its weights in its first forward.
+
+    Example:
+        >>> is_lazy(nn.Sequential(nn.LazyConv2d(3, 3))), is_lazy(nn.Conv2d(1, 3, 3))
+        (True, False)
+    """
+    return any(_has_no_values(tensor) for tensor in (*module.parameters(), *module.buffers()))
+
+
+def _has_no_values(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]  # not among its names
 
 
 def _eager(module: nn.Module) -> nn.Module:

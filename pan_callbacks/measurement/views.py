@@ -99,6 +99,10 @@ class Pair:
     right: int = 1
 
 
+#: Images on which a view is run however dear it is: on one alone no small map has readings enough.
+LEAST_IMAGES = 8
+
+
 @dataclass(frozen=True)
 class View:
     """Inputs that show the same pixels at a border and inside.
@@ -106,7 +110,7 @@ class View:
     Args:
         name: As it is asked for and reported.
         usual: The pair for every side that has none of its own, and for the interior.
-        every: The view is run on one in so many images.
+        every: The view is run on one in so many images, but on :data:`LEAST_IMAGES` if there are as many.
         sides: Side to its own pair.
     """
 
@@ -114,6 +118,15 @@ class View:
     usual: Pair = Pair()
     every: int = 1
     sides: Mapping[str, Pair] = field(default_factory=dict)
+
+    def count(self, images: int) -> int:
+        """Return on how many of so many images the view is run.
+
+        Example:
+            >>> [VIEWS["zoom"].count(images) for images in (3, 8, 20, 256)]
+            [3, 8, 8, 64]
+        """
+        return max(min(images, LEAST_IMAGES), -(-images // self.every))
 
     def pair(self, side: str) -> Pair:
         """Return the two inputs for a side, or for ``"interior"``."""

@@ -22,7 +22,8 @@ class Visit:
         call: The call that images entered by, on the images that are measured.
         plan: How its layers are measured.
         number: Number of the batch among those of all processes.
-        before: Images that were measured before; None if it is not to depend on them.
+        before: Images that were measured before.
+        total: Images that all processes will measure, if that is known: then nothing depends on those before.
 
     Attributes:
         missing: Sites that did not pass in the model's own forward, so far; afterwards, those that it left out.
@@ -31,7 +32,8 @@ class Visit:
     call: EntryCall
     plan: Plan
     number: int = 0
-    before: int | None = None
+    before: int = 0
+    total: int | None = None
     missing: set[Site] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,9 +48,9 @@ class Visit:
         take = len(self.call.images)
         if view is None or view.every == 1:
             return take
-        if self.before is None:  # up at first, so that a single batch has some
-            return int(take / view.every + evenly(self.number, 0.99))
-        return -(-(self.before + take) // view.every) - -(-self.before // view.every)
+        if self.total is not None:  # up at first, so that a single batch has some
+            return int(take * view.count(self.total) / self.total + evenly(self.number, 0.99))
+        return view.count(self.before + take) - view.count(self.before)
 
 
 class Reading:

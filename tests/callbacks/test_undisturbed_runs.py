@@ -107,6 +107,40 @@ class OneByOne(SmallModule):
         self.log("val_loss", F.cross_entropy(self.network(batch[0]), batch[1]))
 
 
+class Lazy(SmallModule):
+    """Has convolutions that get their weights with the first images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[0], self.net[3] = nn.LazyConv2d(6, 3, padding=1), nn.LazyConv2d(6, 3, stride=2, padding=1)
+
+
+class Counts(SmallModule):
+    """Counts its forwards on its class, and scales by their number."""
+
+    forwards = 0
+
+    def validation_step(self, batch, batch_idx):
+        return super().validation_step((self.counted(batch[0]), batch[1]), batch_idx)
+
+    def counted(self, x):
+        Counts.forwards += 1
+        return x * (1 + 0.01 * Counts.forwards)
+
+
+class Noise(nn.Module):
+    def forward(self, weight):
+        return weight + 0.01 * torch.randn_like(weight)
+
+
+class Noisy(SmallModule):
+    """Adds noise to a kernel whenever it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.parametrize.register_parametrization(self.net[3], "weight", Noise())
+
+
 def listed(items):
     return [image for image, _ in items], torch.stack([label for _, label in items])
 
@@ -128,6 +162,7 @@ def data_for(kind):
 def outcome(tmp_path, make, monitor=None, epochs=2, **kwargs):
     """Weights, buffers, metrics and random state after a training."""
     pl.seed_everything(3, verbose=False)
+    Counts.forwards = 0
     module, data = make()
     run = trainer(tmp_path, [monitor] if monitor else [], epochs, **kwargs)
     run.fit(module, *data)
@@ -141,7 +176,7 @@ def assert_same(one, other):
         assert torch.equal(value, other[key]), key
 
 
-KINDS = [KeepsFeatures, InitialisedFromData, Bytes, Lists, Video, OneByOne]
+KINDS = [KeepsFeatures, InitialisedFromData, Bytes, Lists, Video, OneByOne, Counts]
 
 
 @pytest.mark.parametrize("sanity", [0, 2])
@@ -158,6 +193,30 @@ def test_training_is_bit_identical_and_measured_from_the_network_before_its_firs
     assert [entry["epoch"] for entry in monitor.history] == [-1, 0, 1]
     assert {(line.reference, line.images) for line in monitor.report.layers.values()} == {("crop", 40)}
     assert all(line.reason is None for line in monitor.report.layers.values())
+
+
+def test_convolutions_that_get_their_weights_with_the_first_images_are_measured_after_that(tmp_path):
+    def make():
+        return Lazy(), loaders()
+
+    _, before = outcome(tmp_path, make)
+    monitor = PANMonitor(figures=False)
+    _, after = outcome(tmp_path, make, monitor)
+    assert_same(before, after)
+    assert [entry["epoch"] for entry in monitor.history] == [-1, 0, 1]
+    assert {(line.reference, line.images) for line in monitor.report.layers.values()} == {("crop", 40)}
+
+
+@pytest.mark.parametrize("reference", ["crop", "centre"])
+def test_a_kernel_that_draws_random_numbers_when_it_is_read_draws_none_for_us(tmp_path, reference):
+    def make():
+        return Noisy(), loaders()
+
+    _, before = outcome(tmp_path, make)
+    monitor = PANMonitor(figures=False, reference=reference)
+    _, after = outcome(tmp_path, make, monitor)
+    assert_same(before, after)
+    assert "net.3" in monitor.report.measured
 
 
 @pytest.mark.parametrize("kind", [KeepsFeatures, Bytes, OneByOne])

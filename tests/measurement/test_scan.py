@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -296,7 +297,24 @@ def test_a_model_without_padded_convolutions_is_reported_as_such(make):
     assert (report.count, report.neurons, report.fraction) == (0, 0, 0.0)
     assert all(layer.skipped in ("no padding", "1×1 kernel") for layer in report.layers.values())
     assert "0 of 0 neurons" in report.summary()
+    assert report.notes[-1].startswith("no padded convolution was measured: ")
+    assert ("the model has no convolution" in report.summary()) == (not report.layers)
     assert trace_of(model) == before
+
+
+@pytest.mark.parametrize(("kind", "words"), [("scripted", "of TorchScript"), ("quantised", "quantised convolutions")])
+def test_convolutions_that_are_not_looked_at_are_named(kind, words):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).eval()
+    if kind == "scripted":
+        model = torch.jit.script(net)
+    else:
+        quantised = torch.ao.quantization
+        model = nn.Sequential(quantised.QuantStub(), net, quantised.DeQuantStub()).eval()
+        model.qconfig = quantised.get_default_qconfig("fbgemm")
+        quantised.prepare(model, inplace=True)(pictures(4))
+        quantised.convert(model, inplace=True)
+    report = quiet(model, [pictures(4)])
+    assert report.neurons == 0 and words in report.notes[-1] and "scan the" in report.notes[-1]
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -359,16 +377,16 @@ def test_a_model_that_changes_its_images_in_place_is_measured_like_one_that_does
 
 
 def test_the_images_reach_a_model_that_changes_them_in_place_as_they_were():
-    seen, images = [], pictures(16)
+    seen, images = SimpleQueue(), pictures(16)  # in a list it would be taken back
 
     class Noting(Normalise):
         def forward(self, x):
-            seen.append(x.clone())
+            seen.put(x.clone())
             return super().forward(x)
 
     convs = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
     quiet(seeded(lambda: nn.Sequential(Noting(True), *convs)), [images])
-    (whole,) = [x for x in seen if x.shape == images.shape]
+    (whole,) = [x for x in (seen.get() for _ in range(seen.qsize())) if x.shape == images.shape]
     assert torch.equal(whole, pictures(16))
 
 

@@ -1,4 +1,4 @@
-"""Why a scan found nothing to measure, in words."""
+"""Why nothing was measured of a model, in words."""
 
 from __future__ import annotations
 

@@ -1,0 +1,58 @@
+"""Makes the report of what was collected, with what a reader should know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from pan_callbacks.layers import Convolution, why_unpadded
+from pan_callbacks.measurement.collector import LayerCollector
+from pan_callbacks.measurement.finite import left_out
+from pan_callbacks.measurement.forwards import OurForwards
+from pan_callbacks.measurement.lines import line_of
+from pan_callbacks.measurement.settings import Settings
+from pan_callbacks.measurement.unseen import why_nothing
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
+
+#: With fewer images than this a report says so.
+FEW_IMAGES = 32
+
+
+def report_of(
+    model: nn.Module,
+    selected: Mapping[str, Convolution],
+    collectors: Mapping[str, LayerCollector],
+    forwards: OurForwards,
+    settings: Settings,
+    notes: Iterable[str] = (),
+    ended: Iterable[str] = (),
+) -> PANReport:
+    """Return the report of what was collected; if the work is shared every rank calls it.
+
+    Args:
+        model: The model.
+        selected: Convolutions that the report is about, by name.
+        collectors: What collected, for those that can be measured.
+        forwards: Knows how they were measured.
+        settings: What was asked.
+        notes: What a reader should know besides.
+        ended: Why the measurement ended early, if it did.
+    """
+    lines: dict[str, LayerReport] = {}
+    for name, conv in selected.items():
+        how = forwards.how_measured(name)
+        if name in collectors:
+            lines[name] = collectors[name].line(how)
+        else:
+            lines[name] = line_of(conv, how, why_unpadded(conv) or how.skipped)
+    images = max((line.images for line in lines.values()), default=0)
+    probed = f"{images} image was" if images == 1 else f"{images} images were"
+    few = [f"only {probed} probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
+    broken = left_out(collector.left_out for collector in collectors.values())
+    remarks = (*few, *notes, *broken, *forwards.remarks, *ended)
+    report = PANReport(lines, settings.threshold, settings.reference, remarks)
+    if report.neurons:
+        return report
+    return PANReport(lines, settings.threshold, settings.reference, (*remarks, why_nothing(model, report)))
