@@ -179,7 +179,7 @@ class ReadingStore:
         return torch.cat(parts) if parts else torch.empty(0, self.channels, device=device), moved
 
     def _fit(self, sample: int) -> None:
-        """Drop every second reading of a sample until it fits."""
+        """Make all readings of a sample those of one weight, and drop every second one until it fits."""
         known, start = self._known[sample], len(self._heads) % 2
         while known.rows > self.capacity:
             readings, moved = self._levelled(sample)
@@ -187,8 +187,11 @@ class ReadingStore:
             keep = [i for i, head in enumerate(self._heads) if head.sample != sample]
             self.values[:], self.heads[:] = [self.values[i] for i in keep], [self.heads[i] for i in keep]
             self._heads = [self._heads[i] for i in keep]
-            known.rows, known.unsaid, known.left_out = 0, moved + weight, 0
-            self._append(sample, 2 * weight, thin(readings, 2, start))
+            known.rows, known.unsaid, known.left_out = 0, moved, 0
+            if len(readings) > self.capacity:  # else those of less weight were too many, and no longer are
+                known.unsaid += weight
+                readings, weight = thin(readings, 2, start), 2 * weight
+            self._append(sample, weight, readings)
 
     def _append(self, sample: int, weight: int, readings: Tensor) -> None:
         head = _Head(sample, weight, len(readings), self._known[sample].unsaid)

@@ -151,3 +151,15 @@ def test_numbers_spread_evenly_however_many_are_used(count):
     numbers = sorted(evenly(number, 0.3) for number in range(count))
     gaps = [b - a for a, b in zip(numbers, [*numbers[1:], numbers[0] + 1], strict=True)]
     assert max(gaps) < 2 / count and all(0 <= number < 1 for number in numbers)
+
+
+@pytest.mark.parametrize("capacity", [4, 16, 64])
+def test_a_sample_merged_from_many_small_stores_keeps_at_least_half_of_what_it_may(capacity):
+    store, everything = ReadingStore(2, capacity), []
+    for rank in range(300):
+        values = [(7 * rank + i) % 19 - 9 for i in range(1 + rank % 3)]
+        store.merge(store_of([values], capacity=capacity))
+        everything += values
+    kept = store.readings(0)
+    assert capacity // 2 <= len(kept) <= capacity
+    assert farthest(kept, column(everything)) <= store.error(0)
