@@ -35,6 +35,7 @@ class Curve:
     Args:
         threshold: Absolute contrast from which a neuron is a PAN.
         figures: Whether to show pictures.
+        tags: What its figures are logged under.
 
     Attributes:
         report: The latest report, None before the first.
@@ -42,11 +43,11 @@ class Curve:
         history: The entries and births.
     """
 
-    def __init__(self, threshold: float, figures: bool) -> None:
+    def __init__(self, threshold: float, figures: bool, tags: Tags) -> None:
         self.report: PANReport | None = None
         self.history = History(threshold)
         self.scalars: dict[str, float] = {}
-        self._show = Show(figures)
+        self._show, self._tags = Show(figures, tags), tags
         self._told_of_nothing = self._failed = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -76,9 +77,9 @@ class Curve:
             self._warn(report, measurement.model)
         return seen
 
-    def record_start(self, trainer: Trainer, tags: Tags) -> None:
+    def record_start(self, trainer: Trainer) -> None:
         """Make the report the first point: the network before its first step."""
-        values = tags.of_all(self.record(trainer, START, step=0))
+        values = self._tags.of_all(self.record(trainer, START, step=0))
         for logger in trainer.loggers:
             try:
                 logger.log_metrics(values, step=0)

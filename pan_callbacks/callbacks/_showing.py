@@ -16,6 +16,7 @@ from pan_callbacks.callbacks._loggers import (
     show_layout,
     show_text,
 )
+from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.reports.history import Entry
 from pan_callbacks.reports.pan_report import PANReport
@@ -34,10 +35,11 @@ class Show:
 
     Args:
         enabled: Whether to show anything.
+        tags: What the monitor's figures are logged under.
     """
 
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
+    def __init__(self, enabled: bool, tags: Tags) -> None:
+        self.enabled, self._tags = enabled, tags
         self._told: set[str] = set()
         self._laid_out = False
 
@@ -79,14 +81,14 @@ class Show:
         return able
 
     def _show(self, logger: Logger, report: PANReport, figures: dict[str, Figure], step: int) -> None:
-        if not self._laid_out:
+        if not self._laid_out and self._tags.number == 1:  # a run has one page of charts
             show_layout(logger, scalar_layout(list(report.measured), report.sides))
         contrasts = [line.contrast.flatten() for line in report.layers.values() if line.contrast is not None]
         if contrasts:
             values = torch.cat(contrasts)
-            show_histogram(logger, "pan/contrast", values[~values.isnan()], step)
-        show_text(logger, "pan/table", report.markdown(), step)
-        for tag, figure in figures.items():
+            show_histogram(logger, self._tags.of("pan/contrast"), values[~values.isnan()], step)
+        show_text(logger, self._tags.of("pan/table"), report.markdown(), step)
+        for tag, figure in self._tags.of_all(figures).items():
             show_figure(logger, tag, figure, step)
         self._laid_out = True
 

@@ -69,7 +69,8 @@ class PANMonitor(Callback):
             raise ValueError("batches can be iterated once only; pass a list or a DataLoader, it is read every epoch")
         self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
         self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
-        self._curve, self._tags = Curve(threshold, figures), Tags(PANMonitor, "pan/count")
+        self._tags = Tags(PANMonitor, "pan/count")
+        self._curve = Curve(threshold, figures, self._tags)
         self._measurement: Measurement | None = None
         self._initial: Measurement | None = None  # of the network before its first step, until there are images for it
         self._measuring = self._restored = False
@@ -116,7 +117,7 @@ class PANMonitor(Callback):
                 )
             warnings.warn(f"PANMonitor's curve pauses: limit_val_batches=0. {_BATCHES}", stacklevel=2)
         if self._is_another_run(trainer, pl_module):
-            self._curve = Curve(self.threshold, self.figures)
+            self._curve = Curve(self.threshold, self.figures, self._tags)
         self._module, self._restored = Remembered(pl_module), False
         self._attach(trainer, pl_module)
 
@@ -256,7 +257,7 @@ class PANMonitor(Callback):
             self._initial = self._attached.frozen() if self._attached.layers else None
         except Exception as error:  # whatever cannot be copied
             if self.report is not None:
-                self._curve.record_start(trainer, self._tags)  # what the sanity check fed has to do
+                self._curve.record_start(trainer)  # what the sanity check fed has to do
             else:
                 self._take_start(trainer, None, f"it cannot be copied: {error}")
 
@@ -285,7 +286,7 @@ class PANMonitor(Callback):
     def _take_start(self, trainer: Trainer, measurement: Measurement | None, why: str | None = None) -> None:
         """Take the first point of what was measured of the network before its first step, or say why there is none."""
         if measurement is not None and self._curve.take(measurement):
-            self._curve.record_start(trainer, self._tags)
+            self._curve.record_start(trainer)
             return
         failure = None if measurement is None else measurement.failure or self._attached.failure
         why = why or failure or "no image passed through the monitored layers"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pan_callbacks import PANMask, PANMonitor, PANPenalty
 from pan_callbacks.callbacks._tags import Tags
@@ -47,6 +48,17 @@ def test_it_is_said_once_and_a_penalty_that_stands_alone_later_is_the_first_agai
         _, run = fit(tmp_path, build(), [second], epochs=1)
     assert sum("callbacks PANPenalty" in str(w.message) for w in caught) == 1
     assert "pan_penalty/loss" in run.callback_metrics and "pan_penalty2/loss" not in run.callback_metrics
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_two_monitors_show_pictures_histograms_and_tables_of_their_own(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    two = [PANMonitor(layers="net.0"), PANMonitor(layers="net.6")]
+    fit(tmp_path, build(), two, epochs=1, logger=logger)
+    tags = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "tensors": 0}).Reload().Tags()
+    for kind, names in (("images", ("timeline", "layer_sides", "gallery")), ("histograms", ("contrast",))):
+        assert {f"{group}/{name}" for group in ("pan", "pan2") for name in names} <= set(tags[kind])
+    assert {"pan/table/text_summary", "pan2/table/text_summary"} <= set(tags["tensors"])
 
 
 def test_two_masks_are_refused_by_the_trainer(tmp_path):
