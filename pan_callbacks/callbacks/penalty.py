@@ -16,6 +16,7 @@ from pan_callbacks.callbacks._findings import last_findings, nothing_found, warn
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.callbacks._tags import Tags
+from pan_callbacks.callbacks._unpenalised import check_ran, warn_of_left_out
 from pan_callbacks.callbacks.monitor import find_monitor
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import named
@@ -86,6 +87,7 @@ class PANPenalty(Callback):
         self._weight_now = 0.0
         self._arrivals = Arrivals()
         self._ever_ran = self._logged = self._told_of_nothing = self._told_of_idle = False
+        self._told_of: set[str] = set()  # layers without a penalty
 
     @property
     def state_key(self) -> str:
@@ -125,6 +127,7 @@ class PANPenalty(Callback):
         self._penalty.resume(self._missed)
         self._penalty.rest()
         self._ever_ran = self._told_of_nothing = self._told_of_idle = False
+        self._told_of = set()
         for name, around in (("training_step", self._around_step), ("manual_backward", self._around_backward)):
             self._around[name] = Around(pl_module, name, functools.partial(around, trainer, pl_module))
 
@@ -208,7 +211,7 @@ class PANPenalty(Callback):
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if not pl_module.automatic_optimization or not isinstance(loss, Tensor):
             return output
-        total = self._added(pl_module, loss, penalty.take)
+        total = self._added(pl_module, loss, lambda: penalty.take(loss, only=True))
         if total is loss:
             return output
         if not isinstance(output, Mapping):
@@ -229,28 +232,14 @@ class PANPenalty(Callback):
         if self._attached.idle:
             return loss
         if not self._ever_ran:
-            self._check_first(self._attached, loss)
+            check_ran(self._attached, loss)
+        self._ever_ran = True
         value = take()
+        self._told_of |= warn_of_left_out(self._attached, self._told_of)
         if value is None:
             return loss
         self._log(pl_module, value.detach() / self.every_n_steps, self._weight_now)
         return loss + self._weight_now * value
-
-    def _check_first(self, penalty: PaddingBiasPenalty, loss: Tensor) -> None:
-        """In the first step with a penalty: is there anything that it will never see?"""
-        if not penalty.ran:
-            penalty.check_checkpoint(loss)
-            raise PANError(
-                "PANPenalty saw no padded convolution run with gradients in this training step. If the model was "
-                "compiled and run before fit, its hooks are ignored: call torch.compiler.reset() first, or compile in "
-                "configure_model. If the padded layers are frozen under torch.no_grad, use start_epoch or layers"
-            )
-        self._ever_ran = True
-        missing = penalty.left_out()
-        if missing:
-            some = "; ".join(f"{name}: {why}" for name, why in list(missing.items())[:3])
-            more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
-            warnings.warn(f"PANPenalty has no penalty for {len(missing)} layers ({some}{more})", stacklevel=2)
 
     def _log(self, pl_module: LightningModule, value: Tensor | float, weight: float) -> None:
         self._logged = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Convolution, check_fits, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.pads import PadTracker
+from pan_callbacks.suppression.graph import nodes_of
 from pan_callbacks.suppression.presence import Presence
 from pan_callbacks.suppression.taps import Tap, may_be_padded, reentrant
 
@@ -216,14 +216,17 @@ class PaddingBiasPenalty(nn.Module):
         """Return layer name to the reason why this step has no penalty for it, for the layers that ran and were due."""
         taps = {name: tap for name, tap in self._taps.items() if tap.looking and tap.ran}
         why = {name: tap.nothing or "frozen: its output needs no gradient" for name, tap in taps.items()}
-        return {name: why[name] for name, tap in taps.items() if tap.frozen or not tap.seen}
+        return {name: why[name] for name, tap in taps.items() if tap.frozen or tap.nothing and not tap.seen}
 
     def never_ran(self) -> list[str]:
         """Return the layers to penalise that ran with gradients in no step so far."""
         return [name for name, tap in self._taps.items() if tap.wanted and not tap.ever_ran]
 
-    def forward(self) -> Tensor:
+    def forward(self, loss: Tensor | None = None) -> Tensor:
         """Return the penalty of what was seen since the last call, and begin the next step.
+
+        Args:
+            loss: Penalise just the calls that this loss was computed from; None for all.
 
         Returns:
             Sum over layers of the mean over neurons of the sum over sides of the price, a float32 scalar with
@@ -238,22 +241,23 @@ class PaddingBiasPenalty(nn.Module):
                 "the penalty saw no forward with gradients. Call it after the model's forward, outside "
                 "torch.no_grad(), and make it before the model first runs compiled, which ignores later hooks"
             )
-        value = self.take()
+        value = self.take(loss)
         self.begin(self._step + 1)
         return torch.zeros(()) if value is None else value
 
-    def take(self, loss: Tensor | None = None) -> Tensor | None:
+    def take(self, loss: Tensor | None = None, only: bool = False) -> Tensor | None:
         """Return the penalty of what was seen, which is then forgotten; None if that is nothing.
 
         Args:
             loss: Take just the calls that this loss was computed from, and keep the others: if several networks run
                 before several backward passes, each is penalised once, with its own.
+            only: Whether there is no other loss. Then the others are taken, too, but for those of which a backward
+                pass, which the loss does without, finds no more what it needs: it was written over in place.
         """
-        nodes = None if loss is None else _graph(loss)
+        nodes = None if loss is None else nodes_of(loss.grad_fn)
         prices: list[Tensor] = []
         for tap in self._taps.values():
-            taken = [view for view in tap.seen if nodes is None or view.node is None or view.node in nodes]
-            tap.seen = [view for view in tap.seen if not any(view is other for other in taken)]
+            taken = tap.take(nodes, only)
             prices += [price / len(taken) for view in taken if (price := view.price(tap.channels)) is not None]
         return self.every_n_steps * torch.stack(prices).sum() if prices else None
 
@@ -263,7 +267,7 @@ class PaddingBiasPenalty(nn.Module):
         Such a checkpoint runs its layers without gradients, inside an autograd function that is a node of the graph.
         """
         blind = next((name for name, tap in self._taps.items() if tap.ran_blind and not tap.ran), None)
-        if blind is not None and any("Checkpoint" in type(node).__name__ for node in _graph(loss)):
+        if blind is not None and any("Checkpoint" in type(node).__name__ for node in nodes_of(loss.grad_fn)):
             raise reentrant(blind)
 
     def detach(self) -> None:
@@ -271,18 +275,6 @@ class PaddingBiasPenalty(nn.Module):
         self.rest()
         self._hooks.clear()
         self._pad_hooks.clear()
-
-
-def _graph(loss: Tensor) -> set[Any]:
-    """Every node of the graph that a loss was computed by."""
-    nodes: set[Any] = set()
-    open_nodes: list[Any] = [loss.grad_fn]
-    while open_nodes:
-        node = open_nodes.pop()
-        if node is not None and node not in nodes:
-            nodes.add(node)
-            open_nodes += [parent for parent, _ in node.next_functions]
-    return nodes
 
 
 def check_arguments(kind: str, max_images: int, every_n_steps: int) -> None:

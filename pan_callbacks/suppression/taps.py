@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -12,7 +12,10 @@ from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Convolution, convolutions, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.pads import PadTracker
+from pan_callbacks.suppression.graph import is_spoiled, node_of, nodes_of
 from pan_callbacks.suppression.price import CallView
+
+_SPOILED = "the loss is not computed from it, and what a gradient of its own needs was written over in place"
 
 
 class Tap:
@@ -32,7 +35,7 @@ class Tap:
         ever_ran: Whether it did in any.
         ran_blind: Whether it ran without, while it looked.
         missed: Steps in which it did not run, by which its schedule is late; as far as that matters to the schedule.
-        nothing: Why the last call left nothing to see.
+        nothing: Why the last call left nothing to see, or nothing was taken of what it left.
         frozen: Whether no gradient can come of the last call.
         channels: The neurons to penalise, None for all.
     """
@@ -73,10 +76,30 @@ class Tap:
             self.ran = self.ever_ran = True
             if not self.looking:
                 return
-            view = self._view(LayerCall.of(conv, args, kwargs, output), None if compiling else output.grad_fn)
+            view = self._view(LayerCall.of(conv, args, kwargs, output), None if compiling else node_of(output))
             self.frozen = not output.requires_grad
             if view is not None:
                 self.seen.append(view)
+
+    def take(self, nodes: Collection[Any] | None, only: bool) -> list[CallView]:
+        """Return the views to penalise with a loss, and keep the others, or forget them; see the penalty's ``take``.
+
+        Args:
+            nodes: What the loss was computed by, None for all that was seen.
+            only: Whether there is no other loss.
+        """
+        taken, kept = [], []
+        for view in self.seen:
+            # nobody can tell of a compiled graph, which keeps what it needs
+            belongs = nodes is None or view.node is None or view.node in nodes
+            if belongs or only and not is_spoiled(nodes_of(view.node, but=nodes or ())):
+                taken.append(view)
+            elif only:
+                self.nothing = _SPOILED
+            else:
+                kept.append(view)
+        self.seen, self.nothing = kept, None if taken else self.nothing
+        return taken
 
     def _view(self, call: LayerCall, node: Any) -> CallView | None:
         pad = self.pads.pad_of(call)
