@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pan_callbacks.layers import Pad, PaddedLayer
 from pan_callbacks.measurement.calls import LayerCall
@@ -41,6 +41,8 @@ class CallView:
         strips: Side to border strip of the same maps, for ``"moments"``.
         mean_input: Mean over the images of the layer's input (1, in channels, height, width), for ``"effect"``.
         node: What computed the output, in the graph of the backward pass; None in a compiled graph.
+        parameters: Those that the convolution had in this call, for ``"effect"``: ``torch.func.functional_call`` gives
+            it others for the time of a call. None if nobody looked.
     """
 
     layer: PaddedLayer
@@ -49,6 +51,7 @@ class CallView:
     strips: dict[str, Tensor]
     mean_input: Tensor | None
     node: Any
+    parameters: dict[str, nn.Parameter] | None
 
     @classmethod
     def of(cls, call: LayerCall, pad: Pad | None, node: Any, kind: str, max_images: int) -> CallView | None:
@@ -72,7 +75,8 @@ class CallView:
         if kind != "effect":
             strips = {side: _copied(some[(slice(None), slice(None), *at)]) for side, at in geometry.borders.items()}
         mean_input = x.mean(0, keepdim=True, dtype=torch.float32) if kind != "moments" else None
-        return cls(layer, geometry, reference, strips, mean_input, node)
+        given = None if mean_input is None or torch.compiler.is_compiling() else dict(call.conv.named_parameters())
+        return cls(layer, geometry, reference, strips, mean_input, node, given)
 
     def price(self, channels: Tensor | None) -> Tensor | None:
         """Return the price of this call, a scalar; None if no side has a border.
@@ -94,10 +98,31 @@ class CallView:
     def _mean_effects(self, mean_input: Tensor) -> Tensor:
         """Mean padding effect (sides, channels)."""
         layer = self.layer
-        weight = layer.weight(mean_input.to(next(layer.module.parameters()).dtype)).float()
+        weight = self._weight(mean_input.to(next(layer.module.parameters()).dtype)).float()
         return mean_padding_effects(
             mean_input, weight, self.geometry, mode=layer.mode, value=layer.value, groups=layer.module.groups
         )
+
+    def _weight(self, x: Tensor) -> Tensor:
+        """Return the kernel that the convolution had in this call."""
+        own = dict(self.layer.module.named_parameters())
+        if self.parameters is None or all(own.get(name) is given for name, given in self.parameters.items()):
+            return self.layer.weight(x)
+        given: dict[str, Tensor] = {f"conv.{name}": parameter for name, parameter in self.parameters.items()}
+        weight: Tensor = torch.func.functional_call(_Kernel(self.layer), given, (x,))
+        return weight
+
+
+class _Kernel(nn.Module):
+    """Answers with the kernel of a layer."""
+
+    def __init__(self, layer: PaddedLayer) -> None:
+        super().__init__()
+        self.conv, self._layer = layer.module, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the kernel, see :meth:`~pan_callbacks.layers.PaddedLayer.weight`."""
+        return self._layer.weight(x)
 
 
 def price(squared_gap: Tensor, variance: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.graph import is_spoiled, node_of, nodes_of
 from pan_callbacks.suppression.price import CallView
+from pan_callbacks.suppression.transforms import is_transformed, untransformed
 
 _SPOILED = "the loss is not computed from it, and what a gradient of its own needs was written over in place"
 
@@ -76,8 +77,14 @@ class Tap:
             self.ran = self.ever_ran = True
             if not self.looking:
                 return
-            view = self._view(LayerCall.of(conv, args, kwargs, output), None if compiling else node_of(output))
-            self.frozen = not output.requires_grad
+            call = LayerCall.of(conv, args, kwargs, output)
+            if not compiling and is_transformed(output):
+                outside = untransformed(call)
+                if outside is None:
+                    raise _lost_in_a_transform(self.name)
+                call = outside
+            view = self._view(call, None if compiling else node_of(call.output))
+            self.frozen = not call.output.requires_grad
             if view is not None:
                 self.seen.append(view)
 
@@ -90,6 +97,8 @@ class Tap:
         """
         taken, kept = [], []
         for view in self.seen:
+            if is_transformed(view.reference):  # a compiled graph let it out
+                raise _lost_in_a_transform(self.name)
             # nobody can tell of a compiled graph, which keeps what it needs
             belongs = nodes is None or view.node is None or view.node in nodes
             if belongs or only and not is_spoiled(nodes_of(view.node, but=nodes or ())):
@@ -119,6 +128,14 @@ def reentrant(layer: str) -> PANError:
     return PANError(
         f"layer {layer} runs under a reentrant activation checkpoint, where its penalty would get "
         "lost; use checkpoint(..., use_reentrant=False), or leave the layer out with layers="
+    )
+
+
+def _lost_in_a_transform(layer: str) -> PANError:
+    return PANError(
+        f"layer {layer} runs under a transform of torch.func that leaves nothing to penalise outside of it: gradients "
+        "are taken inside, or its kernel is mapped over, too, or it is compiled. Leave the layer out with layers=, or "
+        "call it without the transform; torch.vmap over images alone can stay"
     )
 
 
