@@ -7,18 +7,23 @@ from collections.abc import Collection
 
 from torch import Tensor
 
-from pan_callbacks.errors import PANError
+from pan_callbacks.errors import PANError, Skip
 from pan_callbacks.suppression.penalty import PaddingBiasPenalty
 
 
 def check_ran(penalty: PaddingBiasPenalty, loss: Tensor) -> None:
-    """Raise PANError, which says why, if no penalised layer was seen to run.
+    """Raise PANError, which says why, if no penalised layer was seen to run, or none is padded.
 
     Args:
         penalty: The penalty, before what it saw is taken.
         loss: The loss of the step.
     """
     if penalty.ran:
+        unpadded = [why for why in penalty.left_out().values() if getattr(why, "skip", None) is Skip.NO_PADDING]
+        if len(unpadded) == len(penalty.layers):  # of pad modules and calls of F.pad in the model none feeds one
+            raise PANError(
+                f"no padded convolution to penalise: this model has none ({'; '.join(dict.fromkeys(unpadded))})"
+            )
         return
     penalty.check_checkpoint(loss)
     raise PANError(

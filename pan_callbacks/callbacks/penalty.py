@@ -205,7 +205,8 @@ class PANPenalty(Callback):
             penalty.begin(trainer.fit_loop.total_batch_idx)
         else:
             penalty.rest()
-        output = own(*args, **kwargs)
+        with penalty.running(pl_module):
+            output = own(*args, **kwargs)
         if self._weight_now > 0:
             penalty.check_there()
         loss = output.get("loss") if isinstance(output, Mapping) else output

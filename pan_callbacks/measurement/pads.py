@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +15,14 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
-from pan_callbacks.layers import CalledPad, Convolution, Pad, PadModule, clean_name, pad_mode, pad_modules
+from pan_callbacks.layers import CalledPad, Convolution, Pad, PadModule, clean_name, dimensions, pad_mode, pad_modules
 from pan_callbacks.measurement.calls import LayerCall
+from pan_callbacks.measurement.code import names_in_code
 
 _PADS: tuple[Callable[..., Any], ...] = (F.pad, torch._C._nn.pad)
+#: Methods by which images enter; the steps are those of a LightningModule.
+_METHODS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
+_PAD_NAMES = {"pad", "constant_pad_nd"}
 _CONVOLUTIONS: tuple[Callable[..., Any], ...] = (torch.conv1d, torch.conv2d, torch.conv3d)
 
 
@@ -74,6 +77,11 @@ class PadTracker:
         """Start or stop watching, and forget what was seen."""
         self._watching, self._made = on, []
 
+    @property
+    def watching(self) -> bool:
+        """Whether it is watching."""
+        return self._watching
+
     def __call__(self, pad: PadModule, args: tuple[Any, ...], output: Tensor) -> None:
         """Is called by torch after the pad module's forward; changes nothing."""
         if self._watching:
@@ -94,11 +102,17 @@ class PadTracker:
 
     def pad_of(self, call: LayerCall) -> Pad | None:
         """Return what padded the input of a call, None if it does not come from a pad directly."""
-        return None if call.given is None else self.maker(call.given)
+        return None if call.given is None else self.maker(call.given, dimensions(call.conv))
 
-    def maker(self, x: Tensor) -> Pad | None:
-        """Return what made a tensor by padding another, None if nothing did."""
-        return next((pad for made, pad in reversed(self._made) if made is x), None)
+    def maker(self, x: Tensor, axes: int | None = None) -> Pad | None:
+        """Return what made a tensor by padding another, None if nothing did.
+
+        Args:
+            x: The tensor.
+            axes: In how many it may be padded, from the last one on: what pads channels, or images, does not count.
+        """
+        pad = next((pad for made, pad in reversed(self._made) if made is x), None)
+        return None if pad is None or axes is not None and any(pad.padding[2 * axes :]) else pad
 
     def __getstate__(self) -> dict[str, Any]:
         """Give a copy of the module a hook that keeps nothing."""
@@ -116,7 +130,7 @@ def _together(first: Pad, second: Pad) -> CalledPad:
 
 
 def calls_what_is_no_module(module: nn.Module) -> bool:
-    """Whether the code of a module's forward, or of a method that it names, names ``F.pad``, ``F.conv2d`` or the like.
+    """Whether :func:`calls_pad`, or the code of a module's forward, or what that names, names ``F.conv2d`` or its kin.
 
     Example:
         >>> class Padded(nn.Sequential):
@@ -125,16 +139,56 @@ def calls_what_is_no_module(module: nn.Module) -> bool:
         >>> calls_what_is_no_module(Padded()), calls_what_is_no_module(nn.Sequential())
         (True, False)
     """
-    found, unseen = {"forward"}, ["forward"]
-    while unseen:
-        code = getattr(inspect.unwrap(getattr(type(module), unseen.pop(), len)), "__code__", None)
-        new = {*(code.co_names if code is not None else ())} - found
-        found |= new
-        unseen += new
-    return not found.isdisjoint(function.__name__ for function in (*_PADS, torch.constant_pad_nd, *_CONVOLUTIONS))
+    return calls_pad(module) or not names_in_code(module).isdisjoint(function.__name__ for function in _CONVOLUTIONS)
 
 
-class CallWatch(TorchFunctionMode):
+def calls_pad(module: nn.Module) -> bool:
+    """Whether the code of a module's forward, or of a LightningModule's steps, names ``F.pad`` or the like.
+
+    A pad module, and a convolution, which pads by itself, are none of these.
+    """
+    if isinstance(module, (PadModule, Convolution, torch.jit.ScriptModule)):
+        return False
+    return not names_in_code(module, _METHODS).isdisjoint(_PAD_NAMES)
+
+
+class PadWatch(TorchFunctionMode):
+    """Sees calls of ``F.pad``, which no module shows.
+
+    Args:
+        pads: Is told of what pads.
+    """
+
+    def __init__(self, pads: PadTracker) -> None:
+        super().__init__()
+        self._pads = pads
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        if func in _PADS:
+            self._see_pad(output, *args, **kwargs)
+        elif func is torch.constant_pad_nd:
+            self._see_constant_pad(output, *args, **kwargs)
+        return output
+
+    def _see_constant_pad(self, output: Tensor, input: Tensor, pad: Any, value: Any = 0.0) -> None:
+        self._see_pad(output, input, pad, value=value)
+
+    def _see_pad(self, output: Tensor, input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> None:
+        padding = tuple(int(n) for n in pad)
+        while len(padding) > 2 and padding[-2:] == (0, 0):  # of images and channels, as a rule
+            padding = padding[:-2]
+        self._pads.note(input, CalledPad(padding, mode, float(value or 0.0)), output)
+
+
+class CallWatch(PadWatch):
     """Sees, in one forward, what no module shows: calls of ``F.pad``, and of ``F.conv2d`` and its kin.
 
     Args:
@@ -144,11 +198,10 @@ class CallWatch(TorchFunctionMode):
     """
 
     def __init__(self, name: str, module: nn.Module, pads: PadTracker) -> None:
-        super().__init__()
+        super().__init__(pads)
         self._names = {
             id(one): clean_name(".".join(filter(None, (name, path)))) for path, one in module.named_modules()
         }
-        self._pads = pads
         self._running: list[nn.Module] = []
         self._alone: Counter[tuple[str, str]] = Counter()
 
@@ -181,24 +234,10 @@ class CallWatch(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        output = func(*args, **kwargs)
-        if func in _PADS:
-            self._see_pad(output, *args, **kwargs)
-        elif func is torch.constant_pad_nd:
-            self._see_constant_pad(output, *args, **kwargs)
-        elif func in _CONVOLUTIONS:
+        output = super().__torch_function__(func, types, args, kwargs)
+        if func in _CONVOLUTIONS:
             self._see_convolution(func.__name__, *args, **kwargs)
         return output
-
-    def _see_constant_pad(self, output: Tensor, input: Tensor, pad: Any, value: Any = 0.0) -> None:
-        self._see_pad(output, input, pad, value=value)
-
-    def _see_pad(self, output: Tensor, input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> None:
-        padding = tuple(int(n) for n in pad)
-        spatial = padding[: 2 * (input.ndim - 2)]
-        if not spatial or any(padding[len(spatial) :]):  # of channels or images
-            return
-        self._pads.note(input, CalledPad(spatial, mode, float(value or 0.0)), output)
 
     def _see_convolution(
         self,
@@ -217,7 +256,7 @@ class CallWatch(TorchFunctionMode):
             own = padding == "same" and max(weight.shape[2:]) > 1
         else:
             own = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
-        fed = self._pads.maker(input)
+        fed = self._pads.maker(input, weight.ndim - 2)
         if own or fed is not None and pad_mode(fed) == "zeros":
             inside = self._running[-1] if self._running else None
             where = self._names.get(id(inside), type(inside).__name__) or "the model"

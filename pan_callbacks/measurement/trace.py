@@ -73,7 +73,7 @@ def trace(
     try:
         probes.listen(listen)
         with ExitStack() as stack:
-            if not _is_compiled(call.module):
+            if not runs_compiled(call.module):
                 stack.enter_context(watch.watching())
             call.first(1).run()
     except Exception as error:
@@ -89,7 +89,7 @@ def trace(
     return sites
 
 
-def _is_compiled(module: nn.Module) -> bool:
+def runs_compiled(module: nn.Module) -> bool:
     """Whether anything in a module runs compiled, which a function mode would have compiled anew."""
     return any(
         type(one).__name__ == "OptimizedModule" or one._compiled_call_impl is not None for one in module.modules()

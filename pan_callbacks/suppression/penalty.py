@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,12 @@ from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Convolution, check_fits, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.graph import nodes_of
+from pan_callbacks.suppression.pad_calls import PadCalls
 from pan_callbacks.suppression.presence import Presence
 from pan_callbacks.suppression.taps import Tap, may_be_padded, reentrant
 
 KINDS = ("both", "effect", "moments")
+UNSEEN_PAD = "; a call of F.pad that feeds it is seen if the code of a module's forward makes it: use nn.ZeroPad2d"
 
 
 class PaddingBiasPenalty(nn.Module):
@@ -65,11 +68,15 @@ class PaddingBiasPenalty(nn.Module):
             why = f"layers={layers!r} selects none" if layers is not None else "this model has none"
             raise PANError(f"no padded convolution to penalise: {why}")
         self._pads, self._hooks, self._pad_hooks = PadTracker(), Presence(model), Presence(model)
-        self._taps = {name: Tap(name, kind, max_images, self._pads) for name in found}
+        self._pad_calls = PadCalls(model, self._pads)
+        self._taps = {name: self._tap(name) for name in found}
         self._fed: set[str] = set()  # layers that pad by no means of their own
         self._step, self._in_step, self._neurons = 0, False, neurons
         self.set_neurons(model, neurons)
         self._attach(model, found)
+
+    def _tap(self, name: str) -> Tap:
+        return Tap(name, self.kind, self.max_images, self._pads, self._pad_calls.scope)
 
     def _attach(self, model: nn.Module, found: Mapping[str, Convolution]) -> None:
         """Put hooks on some convolutions, and on the pad modules that have none."""
@@ -100,11 +107,16 @@ class PaddingBiasPenalty(nn.Module):
         found = may_be_padded(model, self._layers)
         new = {name: conv for name, conv in found.items() if name not in self._taps}
         for name in new:
-            self._taps[name] = Tap(name, self.kind, self.max_images, self._pads)
+            self._taps[name] = self._tap(name)
             self._taps[name].channels = None if self._neurons is None else torch.empty(0, dtype=torch.long)
         self._taps = {name: self._taps[name] for name in found}  # in the model's order
         self._attach(model, new)
+        self._pad_calls.follow(model)
         return lost
+
+    def running(self, module: nn.Module) -> AbstractContextManager[None]:
+        """See the calls of ``F.pad`` in a method of a module that is not its forward, while the context lasts."""
+        return self._pad_calls.running(module)
 
     def check_there(self) -> None:
         """Look whether all that is penalised is still seen.
@@ -134,11 +146,11 @@ class PaddingBiasPenalty(nn.Module):
         Raises:
             PANError: If they do not fit the model.
         """
-        convs = select(model)
+        convs, asked = select(model), select(model, self._layers)
         for name, channels in (neurons or {}).items():
             check_fits(convs, name, channels)
-            if self._layers is None and name not in self._taps:
-                raise PANError(f"layer {name!r} has no padding, so its neurons cannot be penalised")
+            if name in asked and name not in self._taps:
+                raise PANError(f"layer {name!r} has no padding, so its neurons cannot be penalised{UNSEEN_PAD}")
         for name, tap in self._taps.items():
             chosen = None if neurons is None else sorted(neurons.get(name, ()))
             tap.channels = None if chosen is None else torch.tensor(chosen, dtype=torch.long)
@@ -275,6 +287,7 @@ class PaddingBiasPenalty(nn.Module):
         self.rest()
         self._hooks.clear()
         self._pad_hooks.clear()
+        self._pad_calls.detach()
 
 
 def check_arguments(kind: str, max_images: int, every_n_steps: int) -> None:

@@ -8,14 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks.errors import PANError
+from pan_callbacks.errors import PANError, Reason, Skip
 from pan_callbacks.layers import Convolution, convolutions, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.graph import is_spoiled, node_of, nodes_of
+from pan_callbacks.suppression.pad_calls import PadScope, callers
 from pan_callbacks.suppression.price import CallView
 from pan_callbacks.suppression.transforms import is_transformed, untransformed
 
+_UNSEEN = Reason(
+    "no padding that is seen: a call of F.pad in code that runs compiled is not; use nn.ZeroPad2d", Skip.NO_PADDING
+)
 _SPOILED = "the loss is not computed from it, and what a gradient of its own needs was written over in place"
 
 
@@ -26,7 +30,8 @@ class Tap:
         name: Name of the layer.
         kind: Kind of the penalty.
         max_images: Images of a batch that are looked at.
-        pads: Knows which pad module feeds a call.
+        pads: Knows which pad feeds a call.
+        scope: Knows whether it sees every call of ``F.pad``; None if there is none.
 
     Attributes:
         in_step: Whether a step goes on.
@@ -41,8 +46,8 @@ class Tap:
         channels: The neurons to penalise, None for all.
     """
 
-    def __init__(self, name: str, kind: str, max_images: int, pads: PadTracker) -> None:
-        self.name, self.kind, self.max_images, self.pads = name, kind, max_images, pads
+    def __init__(self, name: str, kind: str, max_images: int, pads: PadTracker, scope: PadScope | None) -> None:
+        self.name, self.kind, self.max_images, self.pads, self.scope = name, kind, max_images, pads, scope
         self.channels: Tensor | None = None
         self.nothing: str | None = None
         self.ever_ran, self.frozen, self.missed = False, False, 0
@@ -111,8 +116,10 @@ class Tap:
         return taken
 
     def _view(self, call: LayerCall, node: Any) -> CallView | None:
-        pad = self.pads.pad_of(call)
+        pad = None if why_unpadded(call.conv) is None else self.pads.pad_of(call)  # its own padding is its own
         self.nothing = why_unpadded(call.conv, pad)
+        if pad is None and self.nothing and self.scope and (self.scope.blind or torch.compiler.is_compiling()):
+            self.nothing = _UNSEEN
         view = None if self.nothing else CallView.of(call, pad, node, self.kind, self.max_images)
         if view is None and self.nothing is None:
             self.nothing = f"no interior to compare with in its map of {'×'.join(map(str, call.output.shape[2:]))}"
@@ -140,12 +147,12 @@ def _lost_in_a_transform(layer: str) -> PANError:
 
 
 def may_be_padded(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, Convolution]:
-    """Return the convolutions that are padded layers, or may be fed by a pad module, which shows when they run."""
-    pads, chosen = pad_modules(model), select(model, layers)  # transposed ones among them
+    """Return the convolutions that are padded layers, or may be fed by a pad, which shows when they run."""
+    pads, chosen = pad_modules(model) or callers(model), select(model, layers)  # transposed ones among them
     found = {name: conv for name, conv in convolutions(model).items() if name in chosen}
     return {name: conv for name, conv in found.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
 
 
 def _is_fed(conv: Convolution) -> bool:
-    """Whether a convolution may be one that a pad module feeds: it has a window, and adds nothing itself."""
+    """Whether a convolution may be one that a pad feeds: it has a window, and adds nothing itself."""
     return max(conv.kernel_size) > 1 and (conv.padding == "valid" or not any(conv._reversed_padding_repeated_twice))
