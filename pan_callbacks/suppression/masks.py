@@ -18,10 +18,10 @@ from pan_callbacks.layers import (
     Pad,
     PaddedLayer,
     check_fits,
-    convolutions,
     dimensions,
     lifted,
     pad_modules,
+    select,
     unlifted,
 )
 from pan_callbacks.measurement.hooks import ReplacingHook
@@ -251,11 +251,13 @@ def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> di
         PANError: If a layer, a pad module or a channel is not in this model, or a mean is missing.
     """
     check_mode(mode)
-    found, pads = convolutions(model), pad_modules(model)
+    found, pads = select(model), pad_modules(model)
     masks = {}
     for name, target in wanted.items():
         check_fits(found, name, target.channels)
         conv = found[name]
+        if not isinstance(conv, Convolution):
+            raise PANError(f"layer {name!r} is a transposed convolution, which has no padding to be blinded to")
         pad = None if target.pad is None else find_pad(pads, target.pad)
         if target.pad is not None and pad is None:
             raise PANError(f"layer {name!r} is fed by the pad module {target.pad!r} in the report, not in this model")

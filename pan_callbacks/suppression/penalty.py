@@ -14,10 +14,9 @@ from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.graph import nodes_of
 from pan_callbacks.suppression.pad_calls import PadCalls
 from pan_callbacks.suppression.presence import Presence
-from pan_callbacks.suppression.taps import Tap, may_be_padded, reentrant
+from pan_callbacks.suppression.taps import Tap, may_be_padded, not_penalised, reentrant, unpadded
 
 KINDS = ("both", "effect", "moments")
-UNSEEN_PAD = "; a call of F.pad that feeds it is seen if the code of a module's forward makes it: use nn.ZeroPad2d"
 
 
 class PaddingBiasPenalty(nn.Module):
@@ -63,10 +62,11 @@ class PaddingBiasPenalty(nn.Module):
         check_arguments(kind, max_images, every_n_steps)
         self.kind, self.max_images, self.every_n_steps = kind, max_images, every_n_steps
         self._layers = [layers] if isinstance(layers, str) else layers if layers is None else list(layers)
-        found = may_be_padded(model, self._layers)
+        found, self._apart = may_be_padded(model, self._layers), not_penalised(model, self._layers)
         if not found:
             why = f"layers={layers!r} selects none" if layers is not None else "this model has none"
-            raise PANError(f"no padded convolution to penalise: {why}")
+            apart = "".join(f"; {name}: {reason}" for name, reason in list(self._apart.items())[:3])
+            raise PANError(f"no padded convolution to penalise: {why}{apart}")
         self._pads, self._hooks, self._pad_hooks = PadTracker(), Presence(model), Presence(model)
         self._pad_calls = PadCalls(model, self._pads)
         self._taps = {name: self._tap(name) for name in found}
@@ -150,7 +150,7 @@ class PaddingBiasPenalty(nn.Module):
         for name, channels in (neurons or {}).items():
             check_fits(convs, name, channels)
             if name in asked and name not in self._taps:
-                raise PANError(f"layer {name!r} has no padding, so its neurons cannot be penalised{UNSEEN_PAD}")
+                raise unpadded(name, self._apart.get(name))
         for name, tap in self._taps.items():
             chosen = None if neurons is None else sorted(neurons.get(name, ()))
             tap.channels = None if chosen is None else torch.tensor(chosen, dtype=torch.long)
@@ -225,10 +225,11 @@ class PaddingBiasPenalty(nn.Module):
         return any(tap.ran for tap in self._taps.values() if tap.wanted)
 
     def left_out(self) -> dict[str, str]:
-        """Return layer name to the reason why this step has no penalty for it, for the layers that ran and were due."""
+        """Return layer name to the reason why this step has no penalty for it, for layers that ran and were due."""
         taps = {name: tap for name, tap in self._taps.items() if tap.looking and tap.ran}
         why = {name: tap.nothing or "frozen: its output needs no gradient" for name, tap in taps.items()}
-        return {name: why[name] for name, tap in taps.items() if tap.frozen or tap.nothing and not tap.seen}
+        apart = {} if self.idle or self._neurons is not None else self._apart
+        return {name: why[name] for name, tap in taps.items() if tap.frozen or tap.nothing and not tap.seen} | apart
 
     def never_ran(self) -> list[str]:
         """Return the layers to penalise that ran with gradients in no step so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from operator import gt
 from typing import Any
 
 import torch
@@ -146,11 +147,34 @@ def _lost_in_a_transform(layer: str) -> PANError:
     )
 
 
+def unpadded(layer: str, why: str | None) -> PANError:
+    """Return the error that says why neurons of a layer cannot be penalised.
+
+    Args:
+        layer: The layer.
+        why: What it is, None if it has no padding that is seen.
+    """
+    if why is not None:
+        return PANError(f"layer {layer!r} is {why}. Its neurons cannot be penalised")
+    return PANError(
+        f"layer {layer!r} has no padding, so its neurons cannot be penalised; a call of F.pad that feeds it is seen if "
+        "the code of a module's forward makes it: use nn.ZeroPad2d"
+    )
+
+
 def may_be_padded(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, Convolution]:
     """Return the convolutions that are padded layers, or may be fed by a pad, which shows when they run."""
     pads, chosen = pad_modules(model) or callers(model), select(model, layers)  # transposed ones among them
     found = {name: conv for name, conv in convolutions(model).items() if name in chosen}
     return {name: conv for name, conv in found.items() if why_unpadded(conv) is None or pads and _is_fed(conv)}
+
+
+def not_penalised(model: nn.Module, layers: str | Iterable[str] | None) -> dict[str, Reason]:
+    """Return the transposed convolutions whose windows overlap, so that their border differs, with the reason."""
+    found: dict[str, Any] = {**select(model, layers)}
+    overlap = {name for name, conv in found.items() if any(map(gt, conv.kernel_size, conv.stride))}
+    reasons = {name: why_unpadded(conv) for name, conv in found.items() if name in overlap}
+    return {name: why for name, why in reasons.items() if why is not None and why.skip is Skip.TRANSPOSED}
 
 
 def _is_fed(conv: Convolution) -> bool:
