@@ -270,8 +270,7 @@ class PaddingBiasPenalty(nn.Module):
         nodes = None if loss is None else nodes_of(loss.grad_fn)
         prices: list[Tensor] = []
         for tap in self._taps.values():
-            taken = tap.take(nodes, only)
-            prices += [price / len(taken) for view in taken if (price := view.price(tap.channels)) is not None]
+            prices += tap.prices(tap.take(nodes, only))
         return self.every_n_steps * torch.stack(prices).sum() if prices else None
 
     def check_checkpoint(self, loss: Tensor) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Pad, PaddedLayer
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.effect import mean_padding_effects
@@ -105,12 +106,19 @@ class CallView:
 
     def _weight(self, x: Tensor) -> Tensor:
         """Return the kernel that the convolution had in this call."""
-        own = dict(self.layer.module.named_parameters())
-        if self.parameters is None or all(own.get(name) is given for name, given in self.parameters.items()):
-            return self.layer.weight(x)
-        given: dict[str, Tensor] = {f"conv.{name}": parameter for name, parameter in self.parameters.items()}
-        weight: Tensor = torch.func.functional_call(_Kernel(self.layer), given, (x,))
-        return weight
+        conv = self.layer.module
+        own, given = dict(conv.named_parameters()), self.parameters
+        try:
+            if given is None or all(own.get(name) is parameter for name, parameter in given.items()):
+                return self.layer.weight(x)
+            others: dict[str, Tensor] = {f"conv.{name}": parameter for name, parameter in given.items()}
+            weight: Tensor = torch.func.functional_call(_Kernel(self.layer), others, (x,))
+            return weight
+        except Exception as error:  # of a forward of somebody else's
+            raise PANError(
+                f"the kernel of a {type(conv).__name__} cannot be read, as its forward does not take a map alone "
+                f"({type(error).__name__}: {error}); use kind='moments', or leave the layer out with layers="
+            ) from error
 
 
 class _Kernel(nn.Module):

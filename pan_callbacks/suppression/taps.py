@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import gt
 from typing import Any
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError, Reason, Skip
-from pan_callbacks.layers import Convolution, convolutions, pad_modules, select, why_unpadded
+from pan_callbacks.layers import Convolution, convolutions, dimensions, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.graph import is_spoiled, node_of, nodes_of
 from pan_callbacks.suppression.pad_calls import PadScope, callers
+from pan_callbacks.suppression.presence import channels_of
 from pan_callbacks.suppression.price import CallView
 from pan_callbacks.suppression.transforms import is_transformed, untransformed
 
@@ -83,14 +84,18 @@ class Tap:
             self.ran = self.ever_ran = True
             if not self.looking:
                 return
+            self.frozen = isinstance(output, Tensor) and not output.requires_grad
+            self.nothing = _why_no_map(conv, args, kwargs, output)
+            if self.nothing:
+                return
             call = LayerCall.of(conv, args, kwargs, output)
             if not compiling and is_transformed(output):
                 outside = untransformed(call)
                 if outside is None:
                     raise _lost_in_a_transform(self.name)
                 call = outside
+                self.frozen = not call.output.requires_grad
             view = self._view(call, None if compiling else node_of(call.output))
-            self.frozen = not call.output.requires_grad
             if view is not None:
                 self.seen.append(view)
 
@@ -116,6 +121,13 @@ class Tap:
         self.seen, self.nothing = kept, None if taken else self.nothing
         return taken
 
+    def prices(self, views: Sequence[CallView]) -> list[Tensor]:
+        """Return the price of each call, as its share of the layer's; none of one without a border."""
+        try:
+            return [price / len(views) for view in views if (price := view.price(self.channels)) is not None]
+        except PANError as error:
+            raise PANError(f"layer {self.name}: {error}") from error
+
     def _view(self, call: LayerCall, node: Any) -> CallView | None:
         pad = None if why_unpadded(call.conv) is None else self.pads.pad_of(call)  # its own padding is its own
         self.nothing = why_unpadded(call.conv, pad)
@@ -123,12 +135,31 @@ class Tap:
             self.nothing = _UNSEEN
         view = None if self.nothing else CallView.of(call, pad, node, self.kind, self.max_images)
         if view is None and self.nothing is None:
-            self.nothing = f"no interior to compare with in its map of {'×'.join(map(str, call.output.shape[2:]))}"
+            size = tuple(call.output.shape[2:])
+            self.nothing = f"no interior to compare with in its map of {'×'.join(map(str, size))}"
+            if len(call.output) == 0:
+                self.nothing = "no images in the batch"
+            elif call.layer(pad).geometry(*call.layer(pad).unpadded(call.x).shape[2:]).output_size != size:
+                self.nothing = Skip.MISFIT.because(height="×".join(map(str, size[:-1])), width=size[-1])
         return view
 
     def __getstate__(self) -> dict[str, Any]:
         """Give a copy of the module a hook that keeps nothing."""
         return {**self.__dict__, "in_step": False, "looking": False, "seen": []}
+
+
+def _why_no_map(conv: Convolution, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> str | None:
+    """Return why a call of a convolution whose class has a forward of its own is none of a map, None if it is one."""
+    x = args[0] if args else kwargs.get("input")
+    if not isinstance(x, Tensor) or not isinstance(output, Tensor):
+        return "its forward takes or gives something else than one map"
+    if output.is_complex():
+        return "its map is of complex numbers"
+    axes = dimensions(conv)
+    if x.ndim != output.ndim or output.ndim not in (axes + 1, axes + 2):
+        return f"its map has {output.ndim} axes, and what it was made of {x.ndim}"
+    given, own = output.shape[-1 - axes], channels_of(conv)
+    return None if given == own else f"its map has {given} channels, and its kernel {own}"
 
 
 def reentrant(layer: str) -> PANError:
