@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import functools
+from collections.abc import Collection, Hashable
 from typing import Any
 
 from torch import Tensor
@@ -49,9 +50,14 @@ def is_spoiled(nodes: Collection[Any]) -> bool:
     """
     try:
         for node in nodes:
-            for name in dir(node):
-                if name.startswith("_saved_") or name == "saved_tensors":
-                    getattr(node, name)  # what is read is checked, as in the backward pass
+            for name in _saved(type(node)):
+                getattr(node, name)  # what is read is checked, as in the backward pass
     except RuntimeError:
         return True
     return False
+
+
+@functools.cache
+def _saved(kind: Hashable) -> tuple[str, ...]:
+    """Return the attributes by which nodes of a kind tell what they saved."""
+    return tuple(name for name in dir(kind) if name.startswith("_saved_") or name == "saved_tensors")

@@ -268,9 +268,9 @@ class PaddingBiasPenalty(nn.Module):
                 pass, which the loss does without, finds no more what it needs: it was written over in place.
         """
         nodes = None if loss is None else nodes_of(loss.grad_fn)
-        prices: list[Tensor] = []
+        prices, intact = list[Tensor](), set(nodes or ())
         for tap in self._taps.values():
-            prices += tap.prices(tap.take(nodes, only))
+            prices += tap.prices(tap.take(nodes, only, intact))
         return self.every_n_steps * torch.stack(prices).sum() if prices else None
 
     def check_checkpoint(self, loss: Tensor) -> None:

@@ -99,12 +99,13 @@ class Tap:
             if view is not None:
                 self.seen.append(view)
 
-    def take(self, nodes: Collection[Any] | None, only: bool) -> list[CallView]:
+    def take(self, nodes: Collection[Any] | None, only: bool, intact: set[Any]) -> list[CallView]:
         """Return the views to penalise with a loss, and keep the others, or forget them; see the penalty's ``take``.
 
         Args:
             nodes: What the loss was computed by, None for all that was seen.
             only: Whether there is no other loss.
+            intact: Nodes of which, and of all that they were computed by, nothing was written over; takes more.
         """
         taken, kept = [], []
         for view in self.seen:
@@ -112,7 +113,7 @@ class Tap:
                 raise _lost_in_a_transform(self.name)
             # nobody can tell of a compiled graph, which keeps what it needs
             belongs = nodes is None or view.node is None or view.node in nodes
-            if belongs or only and not is_spoiled(nodes_of(view.node, but=nodes or ())):
+            if belongs or only and self._is_intact(view, intact):
                 taken.append(view)
             elif only:
                 self.nothing = _SPOILED
@@ -120,6 +121,14 @@ class Tap:
                 kept.append(view)
         self.seen, self.nothing = kept, None if taken else self.nothing
         return taken
+
+    @staticmethod
+    def _is_intact(view: CallView, intact: set[Any]) -> bool:
+        own = nodes_of(view.node, but=intact)
+        if is_spoiled(own):
+            return False
+        intact |= own
+        return True
 
     def prices(self, views: Sequence[CallView]) -> list[Tensor]:
         """Return the price of each call, as its share of the layer's; none of one without a border."""
