@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 from typing import Any
 
 from torch import Tensor
@@ -50,7 +50,8 @@ def is_spoiled(nodes: Collection[Any]) -> bool:
     """
     try:
         for node in nodes:
-            for name in _saved(type(node)):
+            kind: Any = type(node)
+            for name in _saved(kind):
                 getattr(node, name)  # what is read is checked, as in the backward pass
     except RuntimeError:
         return True
@@ -58,6 +59,6 @@ def is_spoiled(nodes: Collection[Any]) -> bool:
 
 
 @functools.cache
-def _saved(kind: Hashable) -> tuple[str, ...]:
+def _saved(kind: Any) -> tuple[str, ...]:
     """Return the attributes by which nodes of a kind tell what they saved."""
     return tuple(name for name in dir(kind) if name.startswith("_saved_") or name == "saved_tensors")
