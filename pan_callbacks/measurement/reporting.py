@@ -12,7 +12,7 @@ from pan_callbacks.measurement.finite import left_out
 from pan_callbacks.measurement.forwards import OurForwards
 from pan_callbacks.measurement.lines import line_of
 from pan_callbacks.measurement.settings import Settings
-from pan_callbacks.measurement.unseen import why_nothing
+from pan_callbacks.measurement.unseen import NO_MODULE, why_nothing
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -53,6 +53,6 @@ def report_of(
     broken = left_out(collector.left_out for collector in collectors.values())
     remarks = (*few, *notes, *broken, *forwards.remarks, *ended)
     report = PANReport(lines, settings.threshold, settings.reference, remarks)
-    if report.neurons:
+    if report.neurons or any(NO_MODULE in note for note in remarks):  # which says enough
         return report
     return PANReport(lines, settings.threshold, settings.reference, (*remarks, why_nothing(model, report)))

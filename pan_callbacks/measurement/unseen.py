@@ -11,6 +11,8 @@ from torch.jit import ScriptModule
 from pan_callbacks.layers import select
 from pan_callbacks.reports.pan_report import PANReport
 
+#: Is part of every note about a convolution that is no module.
+NO_MODULE = "no module that could be measured"
 #: Kinds of convolutions that are not looked at, and what to do about it.
 _QUANTISED, _SCRIPTED, _OTHER = "quantised convolutions", "convolutions of TorchScript", "convolutions of another kind"
 _WAY_OUT = {
@@ -37,7 +39,7 @@ def why_nothing(model: nn.Module, report: PANReport) -> str:
         found.append(f"{len(report.skipped)} were left out ({reasons})")
     for kind, names in _others(model).items():
         found.append(f"{len(names)} {kind} ({', '.join(dict.fromkeys(names))}): {_WAY_OUT[kind]}")
-    found += [note for note in report.notes if "no module that could be measured" in note]
+    found += [note for note in report.notes if NO_MODULE in note]
     return f"no padded convolution was measured: {'; '.join(found) or 'the model has no convolution'}"
 
 

@@ -328,7 +328,7 @@ def test_a_layer_is_left_out_once_more_than_half_of_the_images_are_not_finite_in
     report = quiet(planted.line_or_solid(2, size=SIZE).model, images)
     assert bool(report.measured) is measured
     assert {line.skip for line in report.layers.values()} == {None if measured else Skip.NOT_FINITE}
-    told = [note for note in report.notes if "NaN" in note]
+    told = [note for note in report.notes if "images with NaN" in note]
     assert told == (["16 images with NaN or infinite activations were left out"] if measured else [])
 
 
