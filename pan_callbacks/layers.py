@@ -39,6 +39,7 @@ class CalledPad:
         padding: As ``F.pad`` takes it: two numbers for each axis, the last axis first.
         mode: Likewise.
         value: Likewise.
+        inside: Whether the convolution calls it in its own forward.
 
     Example:
         >>> str(CalledPad((1, 1, 2, 2)))
@@ -48,6 +49,7 @@ class CalledPad:
     padding: tuple[int, ...]
     mode: str = "constant"
     value: float = 0.0
+    inside: bool = False
 
     @property
     def understood(self) -> bool:
@@ -55,7 +57,7 @@ class CalledPad:
         return min(self.padding) >= 0 and self.mode in ("constant", "reflect", "replicate", "circular")
 
     def __str__(self) -> str:
-        return f"F.pad({self.padding}, {self.mode!r}, {self.value!r})"
+        return f"F.pad({self.padding}, {self.mode!r}, {self.value!r})" + " in its forward" * self.inside
 
 
 #: What feeds a convolution that pads nothing itself.
@@ -211,7 +213,7 @@ class PaddedLayer:
 
     def unpadded(self, x: Tensor) -> Tensor:
         """Return the input as it was before what pads it: a view of what the convolution receives."""
-        if self.pad is None:
+        if self.pad is None or isinstance(self.pad, CalledPad) and self.pad.inside:
             return x
         for dim in range(2, x.ndim):
             before, after = self._of_pad(x.ndim - 1 - dim)

@@ -10,7 +10,7 @@ from torch import nn
 
 from pan_callbacks.layers import clean_name
 from pan_callbacks.measurement.calls import EntryCall
-from pan_callbacks.measurement.pads import calls_what_is_no_module
+from pan_callbacks.measurement.watching import calls_what_is_no_module
 
 
 def entry_modules(model: nn.Module, layers: Iterable[str]) -> dict[str, nn.Module]:

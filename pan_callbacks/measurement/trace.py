@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from pan_callbacks.layers import Pad, PaddedLayer, Reason, Skip, dimensions, why_unpadded
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
 from pan_callbacks.measurement.hooks import Probes
-from pan_callbacks.measurement.pads import CallWatch, PadTracker
+from pan_callbacks.measurement.pads import PadTracker
+from pan_callbacks.measurement.watching import CallWatch
 from pan_callbacks.padding import Geometry
 
 _CONTEXT = 12  # rows and columns of a map that are kept to check that two views of it line up

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.layers import clean_name
-from pan_callbacks.measurement.pads import PadTracker, PadWatch, calls_pad
+from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.measurement.trace import runs_compiled
+from pan_callbacks.measurement.watching import PadWatch, calls_pad
 
 
 class PadScope:
