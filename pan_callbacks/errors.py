@@ -22,6 +22,8 @@ class Skip(Enum):
     UNKNOWN_PAD = "fed by an F.pad that is not understood: {pad}"
     TRANSPOSED = "a transposed convolution: fewer inputs reach its border by construction, and its padding crops them"
     OTHER_AXES = "a {own}-D convolution in a network for {images}-D images: its map is not laid out as they are"
+    NO_MAP = "{why}"
+    NO_KERNEL = "its kernel cannot be read: {error}"
     MISFIT = "its output of {height}×{width} does not fit its declared padding"
     NO_BORDER = "map of {height}×{width}: no position reads the padding of one side alone"
     NO_REFERENCE = "{tried}"

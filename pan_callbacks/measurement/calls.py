@@ -50,6 +50,26 @@ class LayerCall:
         return PaddedLayer(self.conv, pad)
 
 
+def why_no_map(conv: Convolution, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> str | None:
+    """Return why a call of a convolution, whose class may have a forward of its own, is none of a map; None if it is.
+
+    Args:
+        conv: The convolution.
+        args: What it was called with.
+        kwargs: Likewise.
+        output: What it returned.
+    """
+    x = args[0] if args else kwargs.get("input")
+    if not isinstance(x, Tensor) or not isinstance(output, Tensor):
+        return "its forward takes or gives something else than one map"
+    if output.is_complex():
+        return "its map is of complex numbers"
+    axes = dimensions(conv)
+    if x.ndim != output.ndim or output.ndim not in (axes + 1, axes + 2):
+        return f"its map has {output.ndim} axes, and what it was made of {x.ndim}"
+    return None
+
+
 #: Is called with a layer's name and what passed it.
 Listener = Callable[[str, LayerCall], None]
 

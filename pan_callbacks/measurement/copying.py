@@ -143,6 +143,9 @@ class Copier:
         if len(value) <= MOST_ITEMS:
             for key, item in value.items():
                 dict.__setitem__(made, key, self.copy(item))
+        if hasattr(value, "__dict__"):  # its items may be its attributes, or be attributes besides
+            own = vars(value)
+            made.__dict__ = made if own is value else {name: self.copy(item) for name, item in own.items()}
         return made
 
     def _object(self, value: Any) -> Any:

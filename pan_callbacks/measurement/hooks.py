@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
-from pan_callbacks.layers import Convolution
-from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
+from pan_callbacks.layers import Convolution, Reason, Skip
+from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener, why_no_map
+from pan_callbacks.measurement.transforms import is_transformed, untransformed
 from pan_callbacks.measurement.undisturbed import random_states_kept
 
 #: Where a module keeps its forward hooks.
@@ -44,20 +46,35 @@ class LayerProbe:
 
     Args:
         name: Name of the layer.
+
+    Attributes:
+        listener: Is called with what passes; None for nobody.
+        no_map: Why the last call was none of a map, and nobody was told; None if it was.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.listener: Listener | None = None
+        self.no_map: str | None = None
 
     def __call__(self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Is called by torch after the layer's forward; changes nothing."""
-        if self.listener is not None:
-            self.listener(self.name, LayerCall.of(conv, args, kwargs, output))
+        if self.listener is None:
+            return
+        self.no_map = why_no_map(conv, args, kwargs, output)
+        if self.no_map is not None:
+            return
+        call: LayerCall | None = LayerCall.of(conv, args, kwargs, output)
+        if is_transformed(output):
+            call = untransformed(call) if call is not None else None
+        if call is None:
+            self.no_map = "it runs under a transform of torch.func that its map cannot leave"
+        else:
+            self.listener(self.name, call)
 
     def __getstate__(self) -> dict[str, Any]:
         """Give a copy of the module a hook that listens to nobody."""
-        return {"name": self.name, "listener": None}
+        return {"name": self.name, "listener": None, "no_map": None}
 
 
 class EntryProbe:
@@ -96,6 +113,12 @@ class Probes:
         self.entries = {name: EntryProbe(name) for name in entries}
         self.layer_modules, self.entry_modules = dict(layers), dict(entries)
         self._handles: list[RemovableHandle] = []
+
+    @property
+    def without_map(self) -> dict[str, Reason]:
+        """Layer name to the reason why its last call was none of a map, for those of which it was not."""
+        found = {name: probe.no_map for name, probe in self.layers.items()}
+        return {name: Skip.NO_MAP.because(why=why) for name, why in found.items() if why is not None}
 
     @property
     def attached(self) -> bool:
@@ -175,6 +198,18 @@ def own_hooks_alone(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, table in kept:
             vars(module)[name] = table
+
+
+@contextmanager
+def kernels_uncached() -> Iterator[None]:
+    """Take away the kernels that ``parametrize.cached()`` keeps: by the originals' numbers, also for their copies."""
+    cached: Any = parametrize  # its variables are no part of its interface
+    kept = cached._cache_enabled, cached._cache
+    cached._cache_enabled, cached._cache = 0, {}
+    try:
+        yield
+    finally:
+        cached._cache_enabled, cached._cache = kept
 
 
 @contextmanager

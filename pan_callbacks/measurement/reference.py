@@ -94,6 +94,7 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
     result.geometries, result.calls = {site: t.geometry for site, t in own.items() if t.geometry is not None}, len(own)
     result.in_place = not torch.equal(image.images, first.images)
     result.skipped = {name: seen.why_not for (name, _), seen in own.items() if seen.why_not is not None}
+    result.skipped |= probes.without_map
     open_sites = {
         site: _Native(t.layer, t.geometry, ladder.at(*t.output_size))
         for site, t in own.items()
@@ -108,8 +109,8 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
                 del open_sites[site]
             for site in open_sites.keys() & attempt.why.keys():
                 tried[site][name] = f"{name}: {attempt.why[site]}"
-    for layer, number in open_sites:
-        result.skipped[layer] = Skip.NO_REFERENCE.because(tried="; ".join(tried[layer, number].values()))
+    for site in open_sites:
+        result.skipped[site[0]] = Skip.NO_REFERENCE.because(tried="; ".join(tried[site].values()))
     for layer, _ in result.sites:
         result.skipped.pop(layer, None)
     return result

@@ -24,6 +24,7 @@ from pan_callbacks.measurement.hooks import (
     belongs,
     global_hooks_off,
     is_ours,
+    kernels_uncached,
     own_hooks_alone,
     quietly,
 )
@@ -93,7 +94,7 @@ class Shadow:
         if self._stored is not None:
             nn.Module.to(self._root, self._home)
             self._stored = None
-        with undisturbed(*self._shared, lend=True), quietly(self._root), global_hooks_off():
+        with undisturbed(*self._shared, lend=True), quietly(self._root), global_hooks_off(), kernels_uncached():
             try:
                 yield
             finally:
@@ -131,7 +132,8 @@ class Shadow:
         memo = self._copier.memo
         if id(tensor) not in memo:
             made = tensor.detach().to(self._stored or tensor.device, copy=True)
-            memo[id(tensor)] = nn.Parameter(made, False) if isinstance(tensor, nn.Parameter) else made
+            memo[id(tensor)] = made = nn.Parameter(made, False) if isinstance(tensor, nn.Parameter) else made
+            made.__dict__.update({name: self._copier.copy(item) for name, item in vars(tensor).items()})
         return cast(Tensor, memo[id(tensor)])
 
     def _fill(self, module: nn.Module, twin: nn.Module) -> None:
@@ -191,7 +193,13 @@ class InPlace:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run forwards, and put back afterwards what they changed."""
-        with undisturbed(self._root, lend=True), quietly(self._root), own_hooks_alone(self._root), global_hooks_off():
+        with (
+            undisturbed(self._root, lend=True),
+            quietly(self._root),
+            own_hooks_alone(self._root),
+            global_hooks_off(),
+            kernels_uncached(),
+        ):
             self.probes.attach()
             try:
                 yield

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import BuiltinFunctionType, GeneratorType, ModuleType
 from typing import Any, NoReturn
 
@@ -20,24 +22,39 @@ ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, range, slice, BuiltinFunctionType, ModuleType),
     *(torch.dtype, torch.device, torch.Size, torch.memory_format),
 )
-#: Packages whose classes and functions keep nothing of a forward.
-FOREIGN = {
-    *sys.stdlib_module_names,
+#: Packages whose classes and functions keep nothing of a forward, beside Python's own.
+LIBRARIES = {
     *("torch", "torchvision", "torchmetrics", "timm", "numpy", "pan_callbacks"),
     *("pytorch_lightning", "lightning", "lightning_fabric"),
 }
+_PYTHON = str(Path(os.__file__).parent)
 
 _CACHE = type(functools.lru_cache(len))
 
 
 def is_foreign(code: Any) -> bool:
-    """Whether a class or function is one of the packages that keep nothing of a forward on it.
+    """Whether a class, function or module is of a package that keeps nothing of a forward on it.
 
     Example:
         >>> is_foreign(torch.nn.Conv2d), is_foreign(type("Net", (), {"__module__": "my_project.nets"}))
         (True, False)
     """
-    return str(getattr(code, "__module__", None)).partition(".")[0] in FOREIGN
+    name = getattr(code, "__name__" if isinstance(code, ModuleType) else "__module__", None)
+    return _is_foreign(str(name))
+
+
+@functools.cache
+def _is_foreign(module: str) -> bool:
+    package = module.partition(".")[0]
+    if package not in sys.stdlib_module_names:
+        return package in LIBRARIES
+    place = getattr(sys.modules.get(module), "__file__", None)  # somebody's folder may have the name of Python's own
+    return module in sys.modules and (place is None or place.startswith(_PYTHON))
+
+
+def is_ours(code: Any) -> bool:
+    """Whether a class or function is one of this package's."""
+    return str(getattr(code, "__module__", None)).partition(".")[0] == "pan_callbacks"
 
 
 def stand_in(value: object, seal: bool = True) -> object:

@@ -64,7 +64,9 @@ def trace(
     axes = call.images.ndim - 2
 
     def listen(name: str, layer_call: LayerCall) -> None:
-        sites[name, calls[name]] = _trace_site(layer_call, pads.pad_of(layer_call), axes)
+        pad, watch.resting = pads.pad_of(layer_call), True
+        sites[name, calls[name]] = _trace_site(layer_call, pad, axes)
+        watch.resting = False
         calls[name] += 1
         if until and sites.keys() >= set(until):
             raise StopForward
@@ -112,6 +114,10 @@ def _trace_site(call: LayerCall, pad: Pad | None, axes: int) -> Trace:
         return Trace(map_size, middle, why_not=Skip.MISFIT.because(**size))
     if not any(geometry.border(side) for side in geometry.edges):
         return Trace(map_size, middle, geometry=geometry, why_not=Skip.NO_BORDER.because(**size))
+    try:
+        layer.weight(call.x)
+    except Exception as error:  # whatever a forward of somebody's wants besides an image
+        return Trace(map_size, middle, geometry=geometry, why_not=Skip.NO_KERNEL.because(error=error))
     return Trace(map_size, middle, layer, geometry)
 
 

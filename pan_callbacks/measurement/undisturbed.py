@@ -5,10 +5,11 @@ from __future__ import annotations
 import builtins
 import functools
 import random
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from types import CellType, CodeType, FunctionType, MethodType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.measurement.copying import slots_of
-from pan_callbacks.measurement.standins import ATOMS, is_foreign, stand_in
+from pan_callbacks.measurement.standins import ATOMS, is_foreign, is_ours, stand_in
 
 #: Larger containers are put back, but not what their items hold; larger arrays are not looked into, but in a module.
 _MANY, _LARGE = 4096, 2**16
@@ -128,7 +129,7 @@ class _Kept:
             return self._container(value)
         elif isinstance(value, (tuple, frozenset)):
             return list(value) if len(value) <= _MANY else []
-        elif not any(kind.__name__ in _NOT_LOOKED_INTO for kind in type(value).__mro__):
+        elif not any(kind.__name__ in _NOT_LOOKED_INTO or is_ours(kind) for kind in type(value).__mro__):
             return [type(value), *self._attributes(value)]
         return []
 
@@ -187,7 +188,18 @@ class _Kept:
         """Keep what a function of somebody's is closed over, and the variables of its module that it names."""
         if is_foreign(function):
             return []
-        known, names = function.__globals__, _names_in(function.__code__)
+        names = _names_in(function.__code__)
+        found = self._variables(function.__globals__, names)
+        modules = [one for one in found if isinstance(one, ModuleType) and not is_foreign(one)]
+        modules += [sys.modules[name] for name in names if name in sys.modules and not is_foreign(sys.modules[name])]
+        for module in modules:
+            found += self._variables(vars(module), names)
+        for cell in function.__closure__ or ():
+            found += self._cell(cell)
+        return [*found, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), vars(function)]
+
+    def _variables(self, known: dict[str, Any], names: set[str]) -> list[object]:
+        """Keep the variables of a module that code names."""
         kept = {name: known[name] for name in names if name in known}
         new = names - {*kept, *vars(builtins)}
 
@@ -199,10 +211,7 @@ class _Kept:
                     known[name] = value
 
         self._undo.append(undo)
-        found = self._items(kept, known.__setitem__)
-        for cell in function.__closure__ or ():
-            found += self._cell(cell)
-        return [*found, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), vars(function)]
+        return self._items(kept, known.__setitem__)
 
     def _cell(self, cell: CellType) -> list[object]:
         """Keep what a function is closed over."""

@@ -41,12 +41,15 @@ def calls_what_is_no_module(module: nn.Module) -> bool:
 def calls_pad(module: nn.Module) -> bool:
     """Whether the code of a module's forward, or of a LightningModule's steps, names ``F.pad`` or the like.
 
-    A pad module is none of these, and a convolution only if its class has a forward of its own.
+    A pad module is none of these, and a convolution only if its class has a forward of its own; that may as well call
+    a pad module that it holds.
     """
     if isinstance(module, Convolution) and (type(module).forward in _OWN_FORWARDS or pads_inside(module)):
         return False
     if isinstance(module, (PadModule, torch.jit.ScriptModule)):
         return False
+    if isinstance(module, Convolution) and any(isinstance(one, PadModule) for one in module.modules()):
+        return True
     return not names_in_code(module, _METHODS).isdisjoint(_PAD_NAMES)
 
 
@@ -55,11 +58,14 @@ class PadWatch(TorchFunctionMode):
 
     Args:
         pads: Is told of what pads.
+
+    Attributes:
+        resting: Whether to look at nothing: what runs is code of ours.
     """
 
     def __init__(self, pads: PadTracker) -> None:
         super().__init__()
-        self._pads = pads
+        self._pads, self.resting = pads, False
 
     def __torch_function__(
         self,
@@ -70,6 +76,8 @@ class PadWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        if self.resting:
+            return output
         if func in _PADS:
             self._see_pad(output, *args, **kwargs)
         elif func is torch.constant_pad_nd:
@@ -135,7 +143,7 @@ class CallWatch(PadWatch):
     ) -> Any:
         kwargs = kwargs or {}
         output = super().__torch_function__(func, types, args, kwargs)
-        if func in _CONVOLUTIONS:
+        if func in _CONVOLUTIONS and not self.resting:
             self._see_convolution(func.__name__, *args, **kwargs)
         return output
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError, Reason, Skip
 from pan_callbacks.layers import Convolution, convolutions, dimensions, pad_modules, select, why_unpadded
-from pan_callbacks.measurement.calls import LayerCall
+from pan_callbacks.measurement.calls import LayerCall, why_no_map
 from pan_callbacks.measurement.pads import PadTracker
+from pan_callbacks.measurement.transforms import is_transformed, untransformed
 from pan_callbacks.suppression.graph import is_spoiled, node_of, nodes_of
 from pan_callbacks.suppression.pad_calls import PadScope, callers
 from pan_callbacks.suppression.presence import channels_of
 from pan_callbacks.suppression.price import CallView
-from pan_callbacks.suppression.transforms import is_transformed, untransformed
 
 _UNSEEN = Reason(
     "no padding that is seen: a call of F.pad in code that runs compiled is not; use nn.ZeroPad2d", Skip.NO_PADDING
@@ -158,16 +158,11 @@ class Tap:
 
 
 def _why_no_map(conv: Convolution, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> str | None:
-    """Return why a call of a convolution whose class has a forward of its own is none of a map, None if it is one."""
-    x = args[0] if args else kwargs.get("input")
-    if not isinstance(x, Tensor) or not isinstance(output, Tensor):
-        return "its forward takes or gives something else than one map"
-    if output.is_complex():
-        return "its map is of complex numbers"
-    axes = dimensions(conv)
-    if x.ndim != output.ndim or output.ndim not in (axes + 1, axes + 2):
-        return f"its map has {output.ndim} axes, and what it was made of {x.ndim}"
-    given, own = output.shape[-1 - axes], channels_of(conv)
+    """Return why a call is none of a map with a channel for each row of the kernel, None if it is."""
+    why = why_no_map(conv, args, kwargs, output)
+    if why is not None:
+        return why
+    given, own = output.shape[-1 - dimensions(conv)], channels_of(conv)
     return None if given == own else f"its map has {given} channels, and its kernel {own}"
 
 

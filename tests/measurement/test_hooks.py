@@ -377,7 +377,7 @@ class TestPadTracker:
         pads.watch()
         net(IMAGES)
         [hook] = how(net)[0]._forward_hooks.values()
-        assert hook.__getstate__() == {"_watching": False, "_made": []} == vars(hook)
+        assert hook.__getstate__() == {"_watching": False, "_made": [], "_convolved": None} == vars(hook)
 
 
 # ---- running a model on the side

@@ -92,7 +92,7 @@ def test_masks_are_those_of_layers_that_are_padded(kind, mode, tmp_path):
         assert torch.equal(for_good(images), expected) and not torch.equal(network().model(images), expected)
 
 
-@pytest.mark.parametrize("kind", [Calls, CallsBoth])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_penalty_is_that_of_layers_that_are_padded(kind):
     images, values = planted.content_of(2, 4, SIZE, seed=1), []
     for made in (network(), network(kind)):
@@ -131,3 +131,37 @@ def test_a_pad_before_a_layer_that_convolves_something_else_is_none_of_its_own()
 def test_its_name_in_a_report_leads_back_to_it():
     pad = CalledPad((1, 2, 0, 1), "reflect", 0.0, inside=True)
     assert find_pad({}, str(pad)) == pad
+
+
+class Scales(nn.Conv2d):
+    def forward(self, x, by):
+        return super().forward(x) * by
+
+
+class Pairs(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x), 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "use", "skip", "words"),
+    [
+        (Scales, lambda conv, x: conv(x, 2.0), Skip.NO_KERNEL, "missing 1 required positional argument: 'by'"),
+        (Pairs, lambda conv, x: conv(x)[0], Skip.NO_MAP, "takes or gives something else than one map"),
+        (nn.Conv2d, lambda conv, x: torch.vmap(conv)(x), None, None),
+    ],
+)
+def test_a_forward_of_ones_own_that_is_no_convolution_leaves_out_its_layer_alone(kind, use, skip, words):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(4, 4, 3, padding=1), kind(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            return use(self.second, self.first(x))
+
+    report = quiet(Net())
+    assert report.layers["first"].reference == "crop" and report.notes == ()
+    if skip is not None:
+        line = report.layers["second"]
+        assert line.skip is skip and words in line.skipped
