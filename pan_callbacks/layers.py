@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,15 +88,15 @@ def convolutions(model: nn.Module) -> dict[str, Convolution]:
 
 
 def image_axes(model: nn.Module) -> int:
-    """Return how many axes a batch of images for a model has: as many as what its first convolution or padding takes.
+    """Return how many axes a batch of images for a model has: as many as what most of its convolutions take, or pads.
 
     Example:
         >>> image_axes(nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU())), image_axes(nn.Conv3d(1, 4, 3))
         (3, 5)
     """
-    kinds = (Convolution, PadModule)
-    first = next((module for kind in kinds for module in model.modules() if isinstance(module, kind)), None)
-    return 2 + (2 if first is None else dimensions(first))
+    modules = list(model.modules())
+    convs, pads = (Counter(dimensions(m) for m in modules if isinstance(m, kind)) for kind in (Convolution, PadModule))
+    return 2 + (convs or pads or Counter([2])).most_common(1)[0][0]
 
 
 def dimensions(module: nn.Module) -> int:

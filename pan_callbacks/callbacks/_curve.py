@@ -70,7 +70,12 @@ class Curve:
         measurement.stop()
         device = next((device_of(layer) for layer in measurement.layers.values()), "cpu")
         self._failed = in_any_process(measurement.failure is not None, device)
-        report = measurement.report()
+        try:
+            report = measurement.report()
+        except Exception as error:  # it is ours, and the run goes on
+            measurement.failure = f"{type(error).__name__}: {error}"
+            warnings.warn(f"PANMonitor could not make its report: {measurement.failure}", stacklevel=2)
+            return False
         seen = bool(report.images or measurement.images) or not measurement.layers
         if seen:
             self.report = report

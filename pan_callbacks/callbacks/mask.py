@@ -234,4 +234,6 @@ class PANMask(Callback):
 
     def _log(self, pl_module: LightningModule) -> None:
         self._logged = True
-        pl_module.log("pan_mask/channels", float(sum(map(len, self.channels.values()))), on_step=False, on_epoch=True)
+        masked = float(sum(map(len, self.channels.values())))
+        # some steps get no batch whose size Lightning could tell
+        pl_module.log("pan_mask/channels", masked, on_step=False, on_epoch=True, batch_size=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -217,6 +217,8 @@ class PANPenalty(Callback):
             return output
         if not isinstance(output, Mapping):
             return total
+        if not isinstance(output, MutableMapping):  # it cannot be changed, and a dict does as well
+            return {**output, "loss": total}
         changed: Any = copy.copy(output)
         changed["loss"] = total
         return changed

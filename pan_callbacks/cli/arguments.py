@@ -245,7 +245,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of images and controls (default 0)")
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=_whole(1), default=32, help="images in a forward (default 32)")
-    how.add_argument("--workers", type=_whole(0), default=0, help="processes that read images (default 0: this one)")
+    how.add_argument(
+        "--workers", type=_whole(0, 256), default=0, help="processes that read images (default 0: this one)"
+    )
     how.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ... (as Lightning's Trainer)")
     how.add_argument("--devices", type=_whole(1), default=1, help="processes, one a device (default 1)")
     how.add_argument("--num-nodes", type=_whole(1), default=1, help="machines, each started as Lightning's docs say")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -173,6 +174,8 @@ def normalised(loaded: LoadedModel, options: SurveyOptions) -> LoadedModel:
             continue
         if len(values) not in (1, channels):
             raise UsageError(f"--{name} has {len(values)} values for {channels} channels")
+        if not all(map(math.isfinite, values)):
+            raise UsageError(f"--{name} {' '.join(f'{value:g}' for value in values)} is not finite")
         if name == "std" and min(values) <= 0:
             raise UsageError(f"--std {min(values):g} is not positive")
         given[name] = values * channels if len(values) == 1 else values

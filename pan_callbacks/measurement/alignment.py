@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
+from math import ceil, lcm
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.measurement.contrast import RESOLUTION
 from pan_callbacks.measurement.views import Pair
-from pan_callbacks.padding import Axis, Position
+from pan_callbacks.padding import Axis, Geometry, Position
 
 #: Pixels from one output of a layer to the next along each axis; below 1 where a map is larger than the image.
 Strides = tuple[Fraction, ...]
@@ -151,3 +153,29 @@ def _central(middle: Tensor, size: list[int]) -> Tensor:
     for dim, n in enumerate(size, start=1):
         middle = middle.narrow(dim, (middle.shape[dim] - n) // 2, n)
     return middle
+
+
+class Native(NamedTuple):
+    """A padded layer, its geometry in the model's own forward, and how many pixels its outputs lie apart."""
+
+    layer: PaddedLayer
+    geometry: Geometry
+    strides: Strides
+
+    @property
+    def step(self) -> int:
+        """The smallest offset in pixels that moves the map by whole positions."""
+        return lcm(*(stride.numerator for stride in self.strides))
+
+    @property
+    def least(self) -> int:
+        """The smallest multiple of it that moves every border to where no padding is read."""
+        axes = zip(self.geometry.axes, self.strides, strict=True)
+        return max(1, *(ceil(max(axis.leading, axis.trailing) * stride / self.step) for axis, stride in axes))
+
+    def shifts(self, offset: int) -> tuple[int, ...] | None:
+        """Return how many positions an offset moves the map on each axis; None if they are not whole."""
+        if offset % self.step:
+            return None
+        axes = zip(self.geometry.axes, self.strides, strict=True)
+        return tuple(0 if axis == ONE_ROW else int(offset / stride) for axis, stride in axes)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -99,15 +100,16 @@ class EntryCall:
     @property
     def has_images(self) -> bool:
         """Whether there are images among the arguments: :func:`~pan_callbacks.measurement.batches.is_images`."""
-        return self._images() is not None
+        return self._images is not None
 
     @property
     def images(self) -> Tensor:
         """The images that enter (images, channels, height, width): the first among the arguments."""
-        images = self._images()
+        images = self._images
         assert images is not None, "no images enter by this call"
         return images
 
+    @cached_property
     def _images(self) -> Tensor | None:
         given, axes = (*self.args, *self.kwargs.values()), image_axes(self.module)
         if self.method != "__call__":  # a step of a LightningModule, whose batch may hold them anywhere

@@ -259,7 +259,7 @@ class Measurement:
     def _begin(self, call: EntryCall) -> Visit | None:
         """Return what is to be measured of a call, None if there are images enough."""
         take = min(len(call.images), self._limit - self._taken[call.name]) if call.has_images else 0
-        if take <= 0:
+        if take <= 0 or not self._forwards.is_current(call):
             return None
         plan = self._forwards.plan_of(call)
         if not plan.calls:

@@ -91,6 +91,16 @@ class OurForwards:
                 self._shadows[call.name] = InPlace(call.module, self._layers)
         return self._shadows[call.name]
 
+    def is_current(self, call: EntryCall) -> bool:
+        """Whether a call is made with the weights of the copy, which are those of the first call since a start."""
+        if self._given is not None or self.shadow(call).is_current:
+            return True
+        self.notes[f"weights of {call.name}"] = (
+            f"{call.name or 'the model'} was called with other weights, too (an average of them?): what was measured "
+            "is the model with those that came first"
+        )
+        return False
+
     def plan_of(self, call: EntryCall) -> Plan:
         """How images of this size are measured, decided on the first of them or on the example that all ranks have."""
         images, example = call.images, self._shard.example

@@ -69,6 +69,8 @@ class LayerProbe:
             call = untransformed(call) if call is not None else None
         if call is None:
             self.no_map = "it runs under a transform of torch.func that its map cannot leave"
+        elif len(call.output) == 0:
+            self.no_map = "no images in the batch"
         else:
             self.listener(self.name, call)
 
@@ -106,6 +108,9 @@ class Probes:
     Args:
         layers: Layers to listen to, by name.
         entries: Modules that images may enter by, by name, the outermost first.
+
+    Attributes:
+        watched: Whether calls that are no module's are watched while a forward is traced.
     """
 
     def __init__(self, layers: Mapping[str, nn.Module], entries: Mapping[str, nn.Module]) -> None:
@@ -113,6 +118,7 @@ class Probes:
         self.entries = {name: EntryProbe(name) for name in entries}
         self.layer_modules, self.entry_modules = dict(layers), dict(entries)
         self._handles: list[RemovableHandle] = []
+        self.watched = True
 
     @property
     def without_map(self) -> dict[str, Reason]:
@@ -201,26 +207,21 @@ def own_hooks_alone(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def kernels_uncached() -> Iterator[None]:
-    """Take away the kernels that ``parametrize.cached()`` keeps: by the originals' numbers, also for their copies."""
-    cached: Any = parametrize  # its variables are no part of its interface
-    kept = cached._cache_enabled, cached._cache
-    cached._cache_enabled, cached._cache = 0, {}
-    try:
-        yield
-    finally:
-        cached._cache_enabled, cached._cache = kept
+def global_state_off() -> Iterator[None]:
+    """Take away the forward hooks that somebody put on all modules there are, and the kernels that torch keeps.
 
-
-@contextmanager
-def global_hooks_off() -> Iterator[None]:
-    """Take away the forward hooks that somebody put on all modules there are."""
+    ``parametrize.cached()`` keeps them by the numbers of the originals, also of what a copy computes.
+    """
     tables = [getattr(nn.modules.module, f"_global{name}") for name in FORWARD_HOOKS]
     kept = [dict(table) for table in tables]
+    kernels: Any = parametrize  # these variables are no part of its interface
+    cached = kernels._cache_enabled, kernels._cache
     try:
+        kernels._cache_enabled, kernels._cache = 0, {}
         for table in tables:
             table.clear()
         yield
     finally:
+        kernels._cache_enabled, kernels._cache = cached
         for table, hooks in zip(tables, kept, strict=True):
             table.update(hooks)

@@ -12,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 from pan_callbacks.layers import CalledPad, Pad, PadModule, dimensions, pad_mode, pad_modules, why_unpadded
 from pan_callbacks.measurement.calls import LayerCall
 
+#: What is said of a pad within a convolution that is not of what this receives: what a layer pads is to be that.
+_NOT_OF_INPUT = ", of what its forward makes of its input"
 #: How the text of a pad ends that the convolution calls itself.
 _INSIDE = " in its forward"
 
@@ -74,6 +76,9 @@ class PadTracker:
         self._watching = False
         self._made: list[_Made] = []
         self._convolved: Tensor | None = None
+        # pads since the last convolution, and those before that one
+        self._since: list[_Made] = []
+        self._before: list[_Made] = []
 
     def attach(self, model: nn.Module) -> list[RemovableHandle]:
         """Put the hook on every pad module of a model; nothing is kept before :meth:`watch`."""
@@ -82,6 +87,7 @@ class PadTracker:
     def watch(self, on: bool = True) -> None:
         """Start or stop watching, and forget what was seen."""
         self._watching, self._made, self._convolved = on, [], None
+        self._since, self._before = [], []
 
     @property
     def watching(self) -> bool:
@@ -102,13 +108,22 @@ class PadTracker:
             output: What came out.
         """
         before = self._find(x)
-        both = pad if before is None else _together(before.pad, pad)
+        if before is None:
+            both = pad
+        else:
+            both = _together(before.pad, pad) if any(pad.padding) else before.pad
+            self._since = [made for made in self._since if made is not before]
         if max(both.padding) > 0:  # else it adds nothing
             self._made.append(_Made(output, both, x if before is None else before.x))
+            self._since.append(self._made[-1])
+
+    def note_pool(self, x: Tensor) -> None:
+        """Note what was pooled: a pad before that feeds no convolution."""
+        self._since = [made for made in self._since if made.output is not x]
 
     def note_convolution(self, x: Tensor) -> None:
         """Note what was convolved last, which a convolution may have padded in its own forward."""
-        self._convolved = x
+        self._convolved, self._before, self._since = x, self._since, []
 
     def pad_of(self, call: LayerCall) -> Pad | None:
         """Return what padded the input of a call that ended just now, None if nothing did.
@@ -116,17 +131,17 @@ class PadTracker:
         That is what its input comes from directly, or what the convolution calls in its own forward.
         """
         convolved, self._convolved = self._convolved, None
+        since, self._before, self._since = [*self._before, *self._since], [], []
         fed = None if call.given is None else self.maker(call.given, dimensions(call.conv))
-        if fed is not None or convolved is None or convolved is call.given or why_unpadded(call.conv) is None:
+        if fed is not None or why_unpadded(call.conv) is None:
             return fed
-        made = self._find(convolved)
-        if made is None:
-            return None
-        mode = pad_mode(made.pad).replace("zeros", "constant")
-        if made.x is not call.given:  # what a layer pads is to be what it receives
-            mode += ", of what its forward makes of its input"
-        padding = tuple(int(n) for n in made.pad.padding)
-        return CalledPad(padding, mode, float(getattr(made.pad, "value", 0.0)), inside=True)
+        made = None if convolved is None or convolved is call.given else self._find(convolved)
+        if made is None:  # what was padded just before may be what came here, by a way that is not followed
+            axes = 2 * dimensions(call.conv)
+            wide = max(call.conv.kernel_size) > 1
+            pads = [made.pad for made in since if wide and made.x is not call.given and any(made.pad.padding[:axes])]
+            return _as_call(pads[-1], ", and something behind it") if pads else None
+        return _as_call(made.pad, "" if made.x is call.given else _NOT_OF_INPUT, inside=True)
 
     def maker(self, x: Tensor, axes: int | None = None) -> Pad | None:
         """Return what made a tensor by padding another, None if nothing did.
@@ -143,7 +158,13 @@ class PadTracker:
 
     def __getstate__(self) -> dict[str, Any]:
         """Give a copy of the module a hook that keeps nothing."""
-        return {"_watching": False, "_made": [], "_convolved": None}
+        return {"_watching": False, "_made": [], "_convolved": None, "_since": [], "_before": []}
+
+
+def _as_call(pad: Pad, but: str = "", inside: bool = False) -> CalledPad:
+    """Return a pad as the call that does the same; one that is not understood, if something is to be said of it."""
+    mode = pad_mode(pad).replace("zeros", "constant") + but
+    return CalledPad(tuple(int(n) for n in pad.padding), mode, float(getattr(pad, "value", 0.0)), inside)
 
 
 def _together(first: Pad, second: Pad) -> CalledPad:

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
-from math import ceil, lcm
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
-from pan_callbacks.layers import PaddedLayer, Skip
+from pan_callbacks.layers import Skip
 from pan_callbacks.measurement.alignment import (
-    ONE_ROW,
+    Native,
     StrideLadder,
-    Strides,
     answers_line_up,
     inside,
     lines_up,
@@ -29,7 +28,6 @@ from pan_callbacks.measurement.hooks import Probes
 from pan_callbacks.measurement.plans import Plan, SitePlan
 from pan_callbacks.measurement.trace import Site, Trace, trace
 from pan_callbacks.measurement.views import VIEWS, Input, View, turned
-from pan_callbacks.padding import Geometry
 
 #: What is tried for a layer, by the reference asked for; docs/references.md has the measurement behind the order.
 FALLBACKS = {
@@ -42,32 +40,6 @@ FALLBACKS = {
 
 #: What passes a site on each input of a view; None if it is not called.
 _Seen = Mapping[Input | None, Trace | None]
-
-
-class _Native(NamedTuple):
-    """A padded layer, its geometry in the model's own forward, and how many pixels its outputs lie apart."""
-
-    layer: PaddedLayer
-    geometry: Geometry
-    strides: Strides
-
-    @property
-    def step(self) -> int:
-        """The smallest offset in pixels that moves the map by whole positions."""
-        return lcm(*(stride.numerator for stride in self.strides))
-
-    @property
-    def least(self) -> int:
-        """The smallest multiple of it that moves every border to where no padding is read."""
-        axes = zip(self.geometry.axes, self.strides, strict=True)
-        return max(1, *(ceil(max(axis.leading, axis.trailing) * stride / self.step) for axis, stride in axes))
-
-    def shifts(self, offset: int) -> tuple[int, ...] | None:
-        """Return how many positions an offset moves the map on each axis; None if they are not whole."""
-        if offset % self.step:
-            return None
-        axes = zip(self.geometry.axes, self.strides, strict=True)
-        return tuple(0 if axis == ONE_ROW else int(offset / stride) for axis, stride in axes)
 
 
 class _Attempt(NamedTuple):
@@ -96,12 +68,15 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
     result.skipped = {name: seen.why_not for (name, _), seen in own.items() if seen.why_not is not None}
     result.skipped |= probes.without_map
     open_sites = {
-        site: _Native(t.layer, t.geometry, ladder.at(*t.output_size))
+        site: Native(t.layer, t.geometry, ladder.at(*t.output_size))
         for site, t in own.items()
         if t.layer and t.geometry
     }
     tried: dict[Site, dict[str, str]] = {site: {} for site in open_sites}
-    for name in FALLBACKS[reference]:
+    views = FALLBACKS[reference]
+    if own and _channels_are_last(image, probes.layer_modules[next(iter(own))[0]]):
+        views, tried = ("centre",), {site: {"views": "the images have their channels last"} for site in open_sites}
+    for name in views:
         for attempt in _attempts(VIEWS[name], first, probes, own, open_sites):
             for site, how in attempt.found.items():
                 reasons = [why for view, why in tried[site].items() if view != name]
@@ -116,6 +91,12 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
     return result
 
 
+def _channels_are_last(call: EntryCall, conv: nn.Module) -> bool:
+    """Whether a model's first convolution has as many inputs as the last axis of the images, and not their second."""
+    channels = call.images.shape[1], call.images.shape[-1]
+    return channels[0] != getattr(conv, "in_channels", 0) == channels[1]
+
+
 def _own_trace(call: EntryCall, probes: Probes, notes: list[str]) -> tuple[dict[Site, Trace], StrideLadder]:
     """Run the model on an image as it is: what passes, and the strides of the maps."""
     ladder = StrideLadder(*call.images.shape[2:])
@@ -128,7 +109,7 @@ def _own_trace(call: EntryCall, probes: Probes, notes: list[str]) -> tuple[dict[
 
 
 def _attempts(
-    view: View, call: EntryCall, probes: Probes, own: Mapping[Site, Trace], sites: Mapping[Site, _Native]
+    view: View, call: EntryCall, probes: Probes, own: Mapping[Site, Trace], sites: Mapping[Site, Native]
 ) -> Iterator[_Attempt]:
     """Try a view on the sites that are open, and again, harder, on those that are open still."""
     if view.name == "centre":
@@ -141,7 +122,7 @@ def _attempts(
         yield from _Search(view, call, probes, own, thorough).attempts(sites)
 
 
-def _centre(view: View, sites: Mapping[Site, _Native]) -> _Attempt:
+def _centre(view: View, sites: Mapping[Site, Native]) -> _Attempt:
     """Return the inner half of each site's own map, as far as it reads no padding."""
     attempt = _Attempt({}, {})
     for site, (layer, geometry, _) in sites.items():
@@ -171,7 +152,7 @@ class _Search(NamedTuple):
     own: Mapping[Site, Trace]
     thorough: bool
 
-    def attempts(self, sites: Mapping[Site, _Native]) -> Iterator[_Attempt]:
+    def attempts(self, sites: Mapping[Site, Native]) -> Iterator[_Attempt]:
         """Yield what is found at the offset at which most sites can be measured; if thorough, go on with the others.
 
         Args:
@@ -189,7 +170,7 @@ class _Search(NamedTuple):
             if not found or not self.thorough:
                 break
 
-    def _offsets(self, sites: Mapping[Site, _Native]) -> list[int]:
+    def _offsets(self, sites: Mapping[Site, Native]) -> list[int]:
         """Offsets worth trying, multiples of the strides at which the sites' maps lie, in the order of preference.
 
         Up to an eighth of the image the larger is the better: just inside the border, deeper layers still see what
@@ -209,7 +190,7 @@ class _Search(NamedTuple):
         ordered = sorted((o for o in offsets if o <= eighth), reverse=True) + sorted(o for o in offsets if o > eighth)
         return sorted(ordered, key=lambda offset: -len(_served(offset, sites))) if self.thorough else ordered
 
-    def _at(self, offset: int, sites: Mapping[Site, _Native]) -> _Attempt:
+    def _at(self, offset: int, sites: Mapping[Site, Native]) -> _Attempt:
         """Return which sites can be measured at an offset, by running the model on the view's inputs."""
         failures: list[Exception] = []
         seen = self._seen(self.call, offset, sites.keys(), failures)
@@ -248,7 +229,7 @@ class _Search(NamedTuple):
         return seen
 
 
-def _pair(view: View, seen: _Seen, native: _Native, offset: int) -> SitePlan | str:
+def _pair(view: View, seen: _Seen, native: Native, offset: int) -> SitePlan | str:
     """Return the plan of a site seen in the inputs of a view, or why they cannot be compared."""
     small, large = seen[view.usual.border], seen[view.usual.reference]
     if small is None or large is None or small.geometry is None or large.geometry is None:
@@ -281,7 +262,7 @@ def _pair(view: View, seen: _Seen, native: _Native, offset: int) -> SitePlan | s
     return SitePlan(small.layer, view, None, small.geometry, border, reference, offset=offset)
 
 
-def _agree(how: SitePlan, native: _Native, seen: _Seen, turned: _Seen | None = None) -> bool:
+def _agree(how: SitePlan, native: Native, seen: _Seen, turned: _Seen | None = None) -> bool:
     """Whether the maps of a site show the same pixels where they should; by its answers to two images, if given."""
     pair, shifts = how.view.usual, native.shifts(how.offset)
     assert shifts is not None
@@ -296,6 +277,6 @@ def _agree(how: SitePlan, native: _Native, seen: _Seen, turned: _Seen | None = N
     return answers_line_up((one.middle, first.middle), (other.middle, second.middle), apart)
 
 
-def _served(offset: int, sites: Mapping[Site, _Native]) -> set[Site]:
+def _served(offset: int, sites: Mapping[Site, Native]) -> set[Site]:
     """Return the sites whose maps an offset moves by whole positions, and far enough."""
     return {site for site, n in sites.items() if not offset % n.step and offset >= n.step * n.least}

@@ -22,9 +22,8 @@ from pan_callbacks.measurement.hooks import (
     FORWARD_HOOKS,
     Probes,
     belongs,
-    global_hooks_off,
+    global_state_off,
     is_ours,
-    kernels_uncached,
     own_hooks_alone,
     quietly,
 )
@@ -69,8 +68,17 @@ class Shadow:
         with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be used outside
             self._root: nn.Module = self._copier.copy(root)
         self._shared = [*dict.fromkeys(map(type, self._modules)), *self._copier.shared]
+        self._print = _print_of(root)
         self.probes = Probes({name: self.of(layer) for name, layer in layers.items() if self.holds(layer)}, {})
         self.probes.attach()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the module still has the weights that were copied, as far as the first value of each tells.
+
+        Weights are swapped within a step, too (an average is validated), and in ways that no counter of torch sees.
+        """
+        return torch.equal(self._print, _print_of(self._modules[0])) if len(self._print) else True
 
     def holds(self, module: nn.Module) -> bool:
         """Whether there is a copy of a module."""
@@ -94,7 +102,7 @@ class Shadow:
         if self._stored is not None:
             nn.Module.to(self._root, self._home)
             self._stored = None
-        with undisturbed(*self._shared, lend=True), quietly(self._root), global_hooks_off(), kernels_uncached():
+        with undisturbed(*self._shared, lend=True), quietly(self._root), global_state_off():
             try:
                 yield
             finally:
@@ -173,6 +181,7 @@ class InPlace:
     """
 
     left_behind = 0
+    is_current = True
 
     def __init__(self, root: nn.Module, layers: Mapping[str, nn.Module]) -> None:
         self._root = root
@@ -193,13 +202,7 @@ class InPlace:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run forwards, and put back afterwards what they changed."""
-        with (
-            undisturbed(self._root, lend=True),
-            quietly(self._root),
-            own_hooks_alone(self._root),
-            global_hooks_off(),
-            kernels_uncached(),
-        ):
+        with undisturbed(self._root, lend=True), quietly(self._root), own_hooks_alone(self._root), global_state_off():
             self.probes.attach()
             try:
                 yield
@@ -219,6 +222,14 @@ def is_lazy(module: nn.Module) -> bool:
 
 def _has_no_values(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.parameter.UninitializedTensorMixin)  # type: ignore[attr-defined]  # not among its names
+
+
+def _print_of(module: nn.Module) -> Tensor:
+    """Return the first value of every weight of a module, on the device of the first of them."""
+    weights = [weight for weight in module.parameters() if weight.numel() and not _has_no_values(weight)]
+    with torch.no_grad():
+        firsts = [weight.detach().reshape(-1)[:1].float().to(weights[0].device) for weight in weights]
+    return torch.cat(firsts) if firsts else torch.empty(0)
 
 
 def _eager(module: nn.Module) -> nn.Module:

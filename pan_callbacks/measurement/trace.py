@@ -76,13 +76,17 @@ def trace(
     try:
         probes.listen(listen)
         with ExitStack() as stack:
-            if not runs_compiled(call.module):
+            if probes.watched and not runs_compiled(call.module):
                 stack.enter_context(watch.watching())
             call.first(1).run()
     except Exception as error:
-        if failures is None:
+        if failures is not None:
+            failures.append(error)
+        elif not probes.watched:
             raise
-        failures.append(error)
+        else:  # a function that is compiled, perhaps, and cannot be watched
+            probes.watched = False
+            return trace(call, probes, until, failures, notes)
     finally:
         probes.listen(None)
         for handle in handles:

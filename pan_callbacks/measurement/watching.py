@@ -22,6 +22,14 @@ _PADS: tuple[Callable[..., Any], ...] = (F.pad, torch._C._nn.pad)
 _METHODS = ("forward", "training_step", "validation_step", "test_step", "predict_step")
 _PAD_NAMES = {"pad", "constant_pad_nd"}
 _CONVOLUTIONS: tuple[Callable[..., Any], ...] = (torch.conv1d, torch.conv2d, torch.conv3d)
+#: What convolves by other names, to the place and name of the argument that says how it pads.
+_OTHERS: dict[Callable[..., Any], int] = {
+    torch.convolution: 4,
+    torch.conv_transpose1d: 4,
+    torch.conv_transpose2d: 4,
+    torch.conv_transpose3d: 4,
+    F.unfold: 3,
+}
 _OWN_FORWARDS = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
 
@@ -84,6 +92,8 @@ class PadWatch(TorchFunctionMode):
             self._see_constant_pad(output, *args, **kwargs)
         elif func in _CONVOLUTIONS:
             self._pads.note_convolution(args[0] if args else kwargs["input"])
+        elif "pool" in getattr(func, "__name__", ""):
+            self._pads.note_pool(args[0] if args else kwargs["input"])
         return output
 
     def _see_constant_pad(self, output: Tensor, input: Tensor, pad: Any, value: Any = 0.0) -> None:
@@ -145,7 +155,21 @@ class CallWatch(PadWatch):
         output = super().__torch_function__(func, types, args, kwargs)
         if func in _CONVOLUTIONS and not self.resting:
             self._see_convolution(func.__name__, *args, **kwargs)
+        elif func in _OTHERS and not self.resting and self._running_layer is None:
+            padding = args[_OTHERS[func]] if len(args) > _OTHERS[func] else kwargs.get("padding", 0)
+            if "transpose" in func.__name__ or torch.as_tensor(padding).any():
+                self._note(func.__name__)
         return output
+
+    @property
+    def _running_layer(self) -> nn.Module | None:
+        """The convolution that runs, which is measured as a layer, None if none does."""
+        kinds = (Convolution, nn.modules.conv._ConvTransposeNd)
+        return next((module for module in self._running if isinstance(module, kinds)), None)
+
+    def _note(self, name: str) -> None:
+        inside = self._running[-1] if self._running else None
+        self._alone[name, self._names.get(id(inside), type(inside).__name__) or "the model"] += 1
 
     def _see_convolution(
         self,
@@ -158,17 +182,15 @@ class CallWatch(PadWatch):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        if any(isinstance(module, Convolution) for module in self._running):
-            return  # which is measured as a layer
+        if self._running_layer is not None:
+            return
         if isinstance(padding, str):
             own = padding == "same" and max(weight.shape[2:]) > 1
         else:
             own = any(padding) if isinstance(padding, (tuple, list)) else bool(padding)
         fed = self._pads.maker(input, weight.ndim - 2)
         if own or fed is not None and pad_mode(fed) == "zeros":
-            inside = self._running[-1] if self._running else None
-            where = self._names.get(id(inside), type(inside).__name__) or "the model"
-            self._alone[name, where] += 1
+            self._note(name)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -179,6 +201,6 @@ class CallWatch(PadWatch):
             calls = sum(self._alone[name, where] for where in places)
             some = ", ".join(places[:3]) + (", ..." if len(places) > 3 else "")
             have = "call of F.{} with padding in {} has" if calls == 1 else "calls of F.{} with padding in {} have"
-            module = name.replace("conv", "Conv")
-            found.append(f"{calls} {have.format(name, some)} no module that could be measured: use nn.{module}")
+            module = f": use nn.{name.replace('conv', 'Conv')}" if name in ("conv1d", "conv2d", "conv3d") else ""
+            found.append(f"{calls} {have.format(name, some)} no module that could be measured{module}")
         return tuple(found)

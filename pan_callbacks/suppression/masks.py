@@ -119,6 +119,8 @@ class MaskHook(ReplacingHook):
         """Is called by torch after the convolution's forward."""
         if self.mask is None:
             return None
+        if not isinstance(output, Tensor):
+            raise PANError(f"{conv} cannot be masked: it gives {type(output).__name__} and no map")
         replaced: Tensor = self.mask(conv, args[0] if args else kwargs["input"], output)
         return replaced
 
@@ -197,7 +199,7 @@ def _is_compiled(module: nn.Module) -> bool:
     """Whether a module was compiled, or holds a function that was."""
     if type(module).__name__ == "OptimizedModule" or module._compiled_call_impl is not None:
         return True
-    if getattr(module, "_compiler_ctx", None) is not None:  # a LightningModule that was compiled
+    if vars(module).get("_compiler_ctx") is not None:  # a LightningModule that was compiled
         return True
     held = [*vars(module).values(), *(value for kind in type(module).__mro__ for value in vars(kind).values())]
     return any("_torchdynamo_orig_callable" in getattr(value, "__dict__", ()) for value in held)

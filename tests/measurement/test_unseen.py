@@ -106,7 +106,11 @@ def test_other_modes_are_no_border_and_are_known_for_what_they_are(mode):
         (lambda x: F.pad(x, (-1, -1, -1, -1)), Skip.NO_PADDING),
         (lambda x: F.pad(x, (2, -1, 1, 1)), Skip.UNKNOWN_PAD),
         (lambda x: F.pad(F.pad(x, (1, 1, 1, 1)), (1, 1, 1, 1), "reflect"), Skip.UNKNOWN_PAD),
-        (lambda x: F.pad(x, (1, 1, 1, 1)) * 1.0, Skip.NO_PADDING),
+        (lambda x: F.pad(x, (1, 1, 1, 1)) * 1.0, Skip.UNKNOWN_PAD),
+        (lambda x: F.pad(x, (2, 2, 2, 2))[..., 1:-1, 1:-1], Skip.UNKNOWN_PAD),
+        (nn.Sequential(nn.ZeroPad2d(1), nn.BatchNorm2d(4, affine=False).eval()), Skip.UNKNOWN_PAD),
+        (lambda x: F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, 1), Skip.NO_PADDING),
+        (lambda x: x + 0 * F.pad(x, (1, 1, 1, 1)).mean(), Skip.UNKNOWN_PAD),  # nobody can tell
     ],
 )
 def test_what_does_not_pad_the_layer_or_cannot_be_measured_is_left_out_with_the_reason(pad, skip):
