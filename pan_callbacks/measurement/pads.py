@@ -30,7 +30,7 @@ def find_pad(pads: Mapping[str, PadModule], name: str) -> Pad | None:
 
     Example:
         >>> find_pad({}, "F.pad((1, 1, 2, 2), 'constant', 0.0)")
-        CalledPad(padding=(1, 1, 2, 2), mode='constant', value=0.0)
+        CalledPad(padding=(1, 1, 2, 2), mode='constant', value=0.0, inside=False)
     """
     if not name.startswith("F.pad("):
         return pads.get(name)
