@@ -24,7 +24,7 @@ from pan_callbacks.measurement.standins import ATOMS, is_foreign, stand_in
 #: Classes whose objects are the run's and not the forward's, by name, since Lightning has two copies of some.
 OF_THE_RUN = {"Dataset", "DataLoader", "LightningDataModule", "Trainer", "Logger", "Callback", "SummaryWriter", "Graph"}
 #: Arrays and containers beyond this are data.
-MOST_VALUES, MOST_ITEMS = 2**24, 2**14
+MOST_VALUES, MOST_ITEMS = 2**25, 2**16
 
 #: By the number of an object, what takes its place in a copy.
 Memo = dict[int, Any]

@@ -20,9 +20,9 @@ from pan_callbacks.measurement.copying import slots_of
 from pan_callbacks.measurement.standins import ATOMS, is_foreign, is_ours, stand_in
 
 #: Larger containers are put back, but not what their items hold; larger arrays are not looked into, but in a module.
-_MANY, _LARGE = 4096, 2**16
+_MANY, _LARGE = 2**14, 2**24
 #: What is looked into, and how many values are copied, outside of modules.
-_MOST_OBJECTS, _MOST_VALUES = 10_000, 2**24
+_MOST_OBJECTS, _MOST_VALUES = 50_000, 2**25
 #: Objects by which everything is reached, by the names of their classes.
 _NOT_LOOKED_INTO = {"Trainer", "Logger", "Callback", "SummaryWriter", "Graph"}
 
@@ -190,12 +190,11 @@ class _Kept:
             return []
         names = _names_in(function.__code__)
         found = self._variables(function.__globals__, names)
-        modules = [one for one in found if isinstance(one, ModuleType) and not is_foreign(one)]
-        modules += [sys.modules[name] for name in names if name in sys.modules and not is_foreign(sys.modules[name])]
-        for module in modules:
-            found += self._variables(vars(module), names)
         for cell in function.__closure__ or ():
             found += self._cell(cell)
+        modules = [one for one in found if isinstance(one, ModuleType)]
+        for module in [*modules, *(sys.modules[name] for name in names if name in sys.modules)]:
+            found += [] if is_foreign(module) else self._variables(vars(module), names)
         return [*found, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), vars(function)]
 
     def _variables(self, known: dict[str, Any], names: set[str]) -> list[object]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -280,6 +282,106 @@ def forward_of_a_layer_that_is_a_closure(folder: Path) -> nn.Module:
     model, calls = Base(), []
     model.number = lambda: calls.append(1) or len(calls)
     return model
+
+
+class AttrDict(dict):
+    """A dict whose items are its attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.__dict__ = self
+
+
+class EasyDict(dict):
+    """A dict that keeps its items as attributes, too."""
+
+    def __setitem__(self, name, value):
+        super().__setitem__(name, value)
+        super().__setattr__(name, value)
+
+    __setattr__ = __setitem__
+
+
+@pytest.fixture(scope="module", autouse=True)
+def other_file():
+    """A file of somebody's that models keep numbers in."""
+    module = ModuleType("somebodys_numbers")
+    module.count, module.counts = 0, []
+    sys.modules["somebodys_numbers"] = module
+    yield
+    del sys.modules["somebodys_numbers"]
+
+
+@case
+def variable_of_another_file(folder: Path) -> nn.Module:
+    import somebodys_numbers
+
+    somebodys_numbers.count, somebodys_numbers.counts = 0, []
+
+    class Counts(Base):
+        def number(self):
+            somebodys_numbers.count += 1
+            somebodys_numbers.counts.append(1)
+            return somebodys_numbers.count + len(somebodys_numbers.counts)
+
+    return Counts()
+
+
+@case
+def variable_of_a_file_imported_in_the_forward(folder: Path) -> nn.Module:
+    class Counts(Base):
+        def number(self):
+            import somebodys_numbers
+
+            somebodys_numbers.count += 1
+            return somebodys_numbers.count
+
+    sys.modules["somebodys_numbers"].count = 0
+    return Counts()
+
+
+def _in_a_dict(kind: type) -> Callable[[Path], nn.Module]:
+    def build(folder: Path) -> nn.Module:
+        class Counts(Base):
+            def number(self):
+                self.place.seen.append(1)
+                return len(self.place.seen)
+
+        model = Counts()
+        model.place = kind()
+        model.place.seen = []
+        return model
+
+    return build
+
+
+CASES["dict whose items are attributes"] = _in_a_dict(AttrDict)
+CASES["dict that keeps items as attributes"] = _in_a_dict(EasyDict)
+
+
+@case
+def large_tensor_on_the_class(folder: Path) -> nn.Module:
+    class Counts(Base):
+        queue = torch.zeros(128, 1024)
+
+        def number(self):
+            self.queue[0, 0] += 1
+            return self.queue[0, 0]
+
+    return Counts()
+
+
+@case
+def class_of_a_file_that_is_called_as_one_of_pythons_own(folder: Path) -> nn.Module:
+    class Counts(Base):
+        __module__ = "code.nets"
+        calls = 0
+
+        def number(self):
+            type(self).calls += 1
+            return type(self).calls
+
+    return Counts()
 
 
 def answers(model: nn.Module, between: Callable[[], None]) -> list[torch.Tensor]:
