@@ -12,14 +12,14 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from types import CellType, FunctionType, MethodType
+from types import CellType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks.measurement.standins import ATOMS, is_foreign, stand_in
+from pan_callbacks.measurement.standins import ATOMS, dict_of, is_foreign, stand_in
 
 #: Classes whose objects are the run's and not the forward's, by name, since Lightning has two copies of some.
 OF_THE_RUN = {"Dataset", "DataLoader", "LightningDataModule", "Trainer", "Logger", "Callback", "SummaryWriter", "Graph"}
@@ -143,8 +143,8 @@ class Copier:
         if len(value) <= MOST_ITEMS:
             for key, item in value.items():
                 dict.__setitem__(made, key, self.copy(item))
-        if hasattr(value, "__dict__"):  # its items may be its attributes, or be attributes besides
-            own = vars(value)
+        own = dict_of(value)
+        if own is not None:  # its items may be its attributes, or be attributes besides
             made.__dict__ = made if own is value else {name: self.copy(item) for name, item in own.items()}
         return made
 
@@ -178,7 +178,7 @@ def _is_plain(kind: type) -> bool:
 
 def _attributes(value: object) -> Iterable[tuple[str, Any]]:
     """Return the attributes of an object, those in slots as well."""
-    yield from vars(value).items() if hasattr(value, "__dict__") else ()
+    yield from (dict_of(value) or {}).items()
     yield from slots_of(value)
 
 
@@ -197,7 +197,7 @@ def slots_of(value: object) -> Iterable[tuple[str, Any]]:
         {'x': 3}
     """
     for kind in type(value).__mro__:
-        slots = kind.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if name not in ("__dict__", "__weakref__") and hasattr(value, name):
-                yield name, getattr(value, name)
+        for name, slot in vars(kind).items() if "__slots__" in vars(kind) else ():
+            if isinstance(slot, MemberDescriptorType):
+                with suppress(AttributeError):  # nothing is in it
+                    yield name, slot.__get__(value)

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import BuiltinFunctionType, GeneratorType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 
@@ -57,6 +57,15 @@ def is_ours(code: Any) -> bool:
     return str(getattr(code, "__module__", None)).partition(".")[0] == "pan_callbacks"
 
 
+def dict_of(value: object) -> dict[str, Any] | None:
+    """Return the attributes of an object, None if it has no dict for them, whatever its class says of attributes."""
+    try:
+        found: dict[str, Any] = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return found
+
+
 def stand_in(value: object, seal: bool = True) -> object:
     """Return what forwards of ours use in the place of an object; the object itself, if it needs none.
 
@@ -74,9 +83,11 @@ def stand_in(value: object, seal: bool = True) -> object:
     """
     if isinstance(value, _CACHE):
         return functools.lru_cache(**value.cache_parameters())(value.__wrapped__)
+    if isinstance(value, (staticmethod, classmethod)) and isinstance(value.__func__, _CACHE):
+        return type(value)(cast(Any, stand_in(value.__func__)))
     if isinstance(value, io.IOBase):
         return _file(value, seal)
-    if not isinstance(value, Iterator) or hasattr(value, "__dict__"):
+    if not isinstance(value, Iterator) or dict_of(value) is not None:
         return value  # an object of a class of somebody's is what its attributes are
     try:
         if isinstance(value, GeneratorType):

@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.measurement.copying import slots_of
-from pan_callbacks.measurement.standins import ATOMS, is_foreign, is_ours, stand_in
+from pan_callbacks.measurement.standins import ATOMS, dict_of, is_foreign, is_ours, stand_in
 
 #: Larger containers are put back, but not what their items hold; larger arrays are not looked into, but in a module.
 _MANY, _LARGE = 2**14, 2**24
 #: What is looked into, and how many values are copied, outside of modules.
 _MOST_OBJECTS, _MOST_VALUES = 50_000, 2**25
+#: What holds a function of a class, beside properties.
+_WRAPPERS = (staticmethod, classmethod, functools.cached_property, type(functools.lru_cache(len)))
 #: Objects by which everything is reached, by the names of their classes.
 _NOT_LOOKED_INTO = {"Trainer", "Logger", "Callback", "SummaryWriter", "Graph"}
 
@@ -152,8 +154,8 @@ class _Kept:
     def _attributes(self, value: Any) -> list[object]:
         """Keep the attributes of an object, those in slots as well."""
         found = []
-        if hasattr(value, "__dict__"):
-            found += self._container(vars(value))
+        if (own := dict_of(value)) is not None:
+            found += self._container(own)
         slots = dict(slots_of(value))
         self._undo += [functools.partial(object.__setattr__, value, name, item) for name, item in slots.items()]
         return found + self._items(slots, functools.partial(object.__setattr__, value))
@@ -227,8 +229,11 @@ class _Kept:
 
 def _code_of(value: Any) -> list[FunctionType]:
     """Return the functions behind an attribute of a class: a method of any kind, a property, a cached function."""
-    found = [value, *(getattr(value, name, None) for name in ("__func__", "func", "fget", "fset", "__wrapped__"))]
-    return [function for function in found if isinstance(function, FunctionType)]
+    if isinstance(value, property):
+        return [function for function in (value.fget, value.fset) if isinstance(function, FunctionType)]
+    while isinstance(value, _WRAPPERS):
+        value = value.func if isinstance(value, functools.cached_property) else value.__wrapped__
+    return [value] if isinstance(value, FunctionType) else []
 
 
 def _names_in(code: CodeType) -> set[str]:

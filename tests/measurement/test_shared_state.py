@@ -239,6 +239,44 @@ def cached_method(folder: Path) -> nn.Module:
 
 
 @case
+def cached_by_a_static_method_that_runs_for_us_first(folder: Path) -> nn.Module:
+    class Cached(Base):
+        calls = 0
+
+        @staticmethod
+        @functools.lru_cache
+        def code(size):
+            return float(torch.rand(()))
+
+        def number(self):
+            Cached.calls += 1
+            return self.code(Cached.calls)
+
+    return Cached()
+
+
+@case
+def object_that_raises_what_it_likes_at_unknown_names(folder: Path) -> nn.Module:
+    class Odd:
+        __slots__ = ("uses",)
+
+        def __init__(self):
+            self.uses = 0
+
+        def __getattr__(self, name):
+            raise KeyError(name)
+
+    odd = Odd()
+
+    class Counts(Base):
+        def number(self):
+            odd.uses += 1
+            return odd.uses
+
+    return Counts()
+
+
+@case
 def behind_a_property(folder: Path) -> nn.Module:
     calls = []
 
