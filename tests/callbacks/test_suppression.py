@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from types import MappingProxyType
 
 import lightning.pytorch as other_pl
 import pytest
@@ -56,6 +57,11 @@ class Module(SmallModule):
 class ReturnsDict(Module):
     def training_step(self, batch, batch_idx):
         return {"loss": super().training_step(batch, batch_idx), "more": 1}
+
+
+class ReturnsWhatCannotBeChanged(Module):
+    def training_step(self, batch, batch_idx):
+        return MappingProxyType({"loss": super().training_step(batch, batch_idx), "more": 1})
 
 
 class Manual(Module):
@@ -128,6 +134,7 @@ CASES = {
     "bf16": (Module, {}, {"precision": "bf16-mixed"}),
     "scaler": (Module, {}, {"plugins": scaler}),
     "a dict returned": (ReturnsDict, {}, {}),
+    "a mapping returned that cannot be changed": (ReturnsWhatCannotBeChanged, {}, {}),
     "manual": (Manual, {}, {}),
     "two optimizers": (TwoOptimizers, {}, {}),
     "checkpoint": (Module, {"checkpointed": False}, {}),

@@ -80,7 +80,11 @@ def test_mean_and_deviation_are_those_that_were_asked_for(classes, tmp_path):
     assert "mean 0.5, 0.5, 0.5, deviation 0.1, 0.2, 0.3" in words(tmp_path / "out" / "report.html")
 
 
-@pytest.mark.parametrize("options", [("--mean", 1, 2), ("--std", 0)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [("--mean", 1, 2), ("--std", 0), ("--mean", "nan"), ("--std", "inf"), ("--workers", 1000000)],
+    ids=str,
+)
 def test_a_mean_or_deviation_that_makes_no_sense_is_refused(classes, tmp_path, options):
     ran = survey("scan", "Plain", classes, tmp_path / "out", *options)
     assert ran.code == 2 and options[0] in ran.err
