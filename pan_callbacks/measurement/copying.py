@@ -12,14 +12,14 @@ import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from types import CellType, FunctionType, MemberDescriptorType, MethodType
+from types import BuiltinFunctionType, CellType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks.measurement.standins import ATOMS, dict_of, is_foreign, stand_in
+from pan_callbacks.measurement.standins import ATOMS, dict_of, is_foreign, owner_of, stand_in
 
 #: Classes whose objects are the run's and not the forward's, by name, since Lightning has two copies of some.
 OF_THE_RUN = {"Dataset", "DataLoader", "LightningDataModule", "Trainer", "Logger", "Callback", "SummaryWriter", "Graph"}
@@ -63,7 +63,7 @@ class Copier:
 
     def copy(self, value: Any) -> Any:
         """Return the copy of an object; the object itself, if it cannot change or cannot be copied."""
-        if isinstance(value, (*ATOMS, type)):
+        if isinstance(value, type) or isinstance(value, ATOMS) and owner_of(value) is None:
             return value
         if id(value) not in self.memo:
             self._alive.append(value)
@@ -86,11 +86,13 @@ class Copier:
         if isinstance(value, MethodType):
             bound = self.copy(value.__self__)
             return value if bound is value.__self__ else MethodType(value.__func__, bound)
+        if isinstance(value, BuiltinFunctionType):  # of a list, say
+            return getattr(self.copy(value.__self__), value.__name__)
         if type(value) is partial:
             return partial(self.copy(value.func), *map(self.copy, value.args), **self._dict(value.keywords))
         if isinstance(value, (weakref.ref, weakref.ProxyType)):
             return self._reference(value)
-        if type(value) in (list, tuple, set, frozenset, collections.deque):
+        if type(value) in (list, tuple, set, frozenset, collections.deque) or hasattr(type(value), "_make"):
             return self._items(value)
         if isinstance(value, dict):
             return self._mapping(value)
@@ -121,9 +123,13 @@ class Copier:
         return kept
 
     def _reference(self, value: Any) -> Any:
-        target = value() if isinstance(value, weakref.ref) else getattr(value, "__self__", None)
-        other = self.memo.get(id(target))
-        return weakref.ref(other) if isinstance(value, weakref.ref) and other is not None else value
+        try:
+            is_proxy = not isinstance(value, weakref.ref)
+            target = value.__init__.__self__ if is_proxy else value()  # which a proxy asks its target for
+            other = self.copy(target)
+            return value if other is target else weakref.proxy(other) if is_proxy else weakref.ref(other)
+        except (AttributeError, ReferenceError, TypeError):  # it is gone
+            return value
 
     def _items(self, value: Any) -> Any:
         if len(value) > MOST_ITEMS:
@@ -135,7 +141,8 @@ class Copier:
             return made
         if type(value) is collections.deque:
             return collections.deque(map(self.copy, value), value.maxlen)
-        return type(value)(map(self.copy, value))
+        make = getattr(type(value), "_make", type(value))  # of a named tuple
+        return make(map(self.copy, value))
 
     def _mapping(self, value: dict[Any, Any]) -> Any:
         made = copy.copy(value)
@@ -155,6 +162,9 @@ class Copier:
         other = stand_in(value)
         if other is not value:
             return other
+        if _is_the_only_one(type(value)):
+            self.shared.append(value)
+            return value
         try:
             if not _is_plain(type(value)):
                 made = copy.deepcopy(value, dict(self.memo))  # a memo of its own: a failure may leave halves behind
@@ -167,6 +177,11 @@ class Copier:
         except Exception:  # a lock, a socket: whatever it is, it cannot be copied
             self.shared.append(value)
             return value
+
+
+def _is_the_only_one(kind: type) -> bool:
+    """Whether a copy of an object would do harm: as it ends (a file is deleted), or as there is to be one alone."""
+    return hasattr(kind, "__del__") or isinstance(kind.__new__, FunctionType)
 
 
 def _is_plain(kind: type) -> bool:

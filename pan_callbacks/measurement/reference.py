@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from pan_callbacks.layers import Skip
 from pan_callbacks.measurement.alignment import (
@@ -28,6 +27,7 @@ from pan_callbacks.measurement.hooks import Probes
 from pan_callbacks.measurement.plans import Plan, SitePlan
 from pan_callbacks.measurement.trace import Site, Trace, trace
 from pan_callbacks.measurement.views import VIEWS, Input, View, turned
+from pan_callbacks.padding import Geometry
 
 #: What is tried for a layer, by the reference asked for; docs/references.md has the measurement behind the order.
 FALLBACKS = {
@@ -74,7 +74,7 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
     }
     tried: dict[Site, dict[str, str]] = {site: {} for site in open_sites}
     views = FALLBACKS[reference]
-    if own and _channels_are_last(image, probes.layer_modules[next(iter(own))[0]]):
+    if _channels_are_last(image, result.geometries):
         views, tried = ("centre",), {site: {"views": "the images have their channels last"} for site in open_sites}
     for name in views:
         for attempt in _attempts(VIEWS[name], first, probes, own, open_sites):
@@ -91,10 +91,12 @@ def plan(call: EntryCall, probes: Probes, reference: str) -> Plan:
     return result
 
 
-def _channels_are_last(call: EntryCall, conv: nn.Module) -> bool:
-    """Whether a model's first convolution has as many inputs as the last axis of the images, and not their second."""
-    channels = call.images.shape[1], call.images.shape[-1]
-    return channels[0] != getattr(conv, "in_channels", 0) == channels[1]
+def _channels_are_last(call: EntryCall, geometries: Mapping[Site, Geometry]) -> bool:
+    """Whether the first padded map is as high and wide as images are that have their channels last."""
+    first = next(iter(geometries.values()), None)
+    size, axes = None if first is None else tuple(axis.size for axis in first.axes), call.images.ndim - 2
+    last, usual = tuple(call.images.shape[1:-1]), tuple(call.images.shape[2:])
+    return size is not None and size[-axes:] == last and size[-axes:] != usual
 
 
 def _own_trace(call: EntryCall, probes: Probes, notes: list[str]) -> tuple[dict[Site, Trace], StrideLadder]:

@@ -29,6 +29,7 @@ LIBRARIES = {
 }
 _PYTHON = str(Path(os.__file__).parent)
 
+_FILES = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO)
 _CACHE = type(functools.lru_cache(len))
 
 
@@ -55,6 +56,18 @@ def _is_foreign(module: str) -> bool:
 def is_ours(code: Any) -> bool:
     """Whether a class or function is one of this package's."""
     return str(getattr(code, "__module__", None)).partition(".")[0] == "pan_callbacks"
+
+
+def owner_of(value: object) -> object | None:
+    """Return the object that a function in C is a method of, None if it is of none.
+
+    Example:
+        >>> items = []
+        >>> owner_of(items.append) is items, owner_of(len)
+        (True, None)
+    """
+    owner = value.__self__ if isinstance(value, BuiltinFunctionType) else None
+    return None if isinstance(owner, ModuleType) else owner
 
 
 def dict_of(value: object) -> dict[str, Any] | None:
@@ -85,6 +98,9 @@ def stand_in(value: object, seal: bool = True) -> object:
         return functools.lru_cache(**value.cache_parameters())(value.__wrapped__)
     if isinstance(value, (staticmethod, classmethod)) and isinstance(value.__func__, _CACHE):
         return type(value)(cast(Any, stand_in(value.__func__)))
+    if type(value) is tuple:
+        made = tuple(stand_in(item, seal) for item in value)
+        return made if any(one is not other for one, other in zip(made, value, strict=True)) else value
     if isinstance(value, io.IOBase):
         return _file(value, seal)
     if not isinstance(value, Iterator) or dict_of(value) is not None:
@@ -100,16 +116,25 @@ def stand_in(value: object, seal: bool = True) -> object:
 
 
 def _file(value: Any, seal: bool) -> object:
-    text = isinstance(value, io.TextIOBase)
+    raw = value.buffer if type(value) is io.TextIOWrapper else value
     try:
         if type(value) in (io.StringIO, io.BytesIO):
             return copy.copy(value)
-        if value.writable():
-            return io.StringIO() if text else io.BytesIO()
-        made = open(value.name, "r" if text else "rb")  # noqa: SIM115  # as long as the forward that it is for
+        if type(raw) not in _FILES:
+            raise TypeError("no file of this machine's")
+        if value.writable() and not value.readable():
+            return io.BytesIO() if value is raw else io.StringIO()
+        options = {} if value is raw else {"encoding": value.encoding, "errors": value.errors}
+        made = open(value.name, "rb" if value is raw else "r", **options)  # noqa: SIM115  # as long as the forward
         made.seek(value.tell())
-        return made
-    except Exception:  # no file of this machine's, or in the middle of being iterated
+        if not value.writable():
+            return made
+        with made:
+            content, place = Path(value.name).read_bytes(), made.tell()
+        both = io.BytesIO(content) if value is raw else io.StringIO(content.decode(value.encoding, value.errors))
+        both.seek(place)
+        return both
+    except Exception:  # or in the middle of being iterated
         return _Sealed(value) if seal else value
 
 

@@ -86,7 +86,11 @@ def trace(
             raise
         else:  # a function that is compiled, perhaps, and cannot be watched
             probes.watched = False
-            return trace(call, probes, until, failures, notes)
+            try:
+                return trace(call, probes, until, failures, notes)
+            except Exception:
+                probes.watched = True  # that was not it
+                raise
     finally:
         probes.listen(None)
         for handle in handles:

@@ -6,9 +6,11 @@ import builtins
 import functools
 import random
 import sys
+import weakref
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -17,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.measurement.copying import slots_of
-from pan_callbacks.measurement.standins import ATOMS, dict_of, is_foreign, is_ours, stand_in
+from pan_callbacks.measurement.standins import ATOMS, dict_of, is_foreign, is_ours, owner_of, stand_in
+from pan_callbacks.measurement.undo import Undo, array_undo, container_undo, generator_undo, tensor_undo
 
 #: Larger containers are put back, but not what their items hold; larger arrays are not looked into, but in a module.
 _MANY, _LARGE = 2**14, 2**24
@@ -85,8 +88,8 @@ class _Kept:
 
     def __init__(self, lend: bool) -> None:
         self._seen: dict[int, object] = {}  # keeps them alive, so that no other object gets their number
-        self._undo: list[Callable[[], None]] = []
-        self._lends, self._lent = lend, list[Callable[[], None]]()
+        self._undo: list[Undo] = []
+        self._lends, self._lent = lend, list[Undo]()
         self._objects, self._values = _MOST_OBJECTS, _MOST_VALUES  # left to look into, and to copy
 
     def lend(self) -> None:
@@ -95,21 +98,30 @@ class _Kept:
             put()
 
     def put_back(self) -> None:
+        """Put back all that can be; raise the first error after that."""
+        errors = []
         for undo in self._undo:
-            undo()
+            try:
+                undo()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def add(self, root: object) -> None:
         """Keep what is reached from an object; of modules the buffers whatever their size, of weights nothing."""
         waiting: deque[tuple[object, bool]] = deque([(root, False)])
         while waiting:
             value, in_module = waiting.popleft()
+            value = value if (owner := owner_of(value)) is None else owner
             if id(value) in self._seen or isinstance(value, (*ATOMS, nn.Parameter)):
                 continue
             in_module = in_module or isinstance(value, nn.Module)
             self._objects -= not in_module
             if in_module or self._objects > 0:  # a variable of a module may lead to all that there is
                 self._seen[id(value)] = value
-                waiting.extend((item, in_module) for item in self._keep(value, in_module))
+                with suppress(Exception):  # an object of somebody's that cannot be looked into
+                    waiting.extend((item, in_module) for item in self._keep(value, in_module))
 
     def _keep(self, value: Any, in_module: bool) -> list[object]:
         """Keep what an object holds itself, and return what to look into next."""
@@ -119,16 +131,20 @@ class _Kept:
             return [value.__self__, value.__func__]
         if isinstance(value, FunctionType):
             return self._function(value)
+        if isinstance(value, weakref.ref):
+            return [value()]
         if isinstance(value, Tensor):
             if in_module or self._afford(value.numel()):
-                self._undo.append(_tensor(value))
+                self._undo.append(tensor_undo(value))
         elif isinstance(value, np.ndarray):
             if value.flags.writeable and self._afford(value.size):
-                self._undo.append(_array(value))
+                self._undo.append(array_undo(value))
         elif isinstance(value, (torch.Generator, random.Random, np.random.Generator, np.random.RandomState)):
-            self._undo.append(_generator(value))
-        elif isinstance(value, (dict, list, set, deque)):
-            return self._container(value)
+            self._undo.append(generator_undo(value))
+        elif isinstance(value, (dict, list, set, deque, bytearray, array)):
+            return [*self._container(value), *(() if (own := dict_of(value)) is None else self._container(own))]
+        elif isinstance(value, functools.partial):
+            return [value.func, *value.args, *self._container(value.keywords)]
         elif isinstance(value, (tuple, frozenset)):
             return list(value) if len(value) <= _MANY else []
         elif not any(kind.__name__ in _NOT_LOOKED_INTO or is_ours(kind) for kind in type(value).__mro__):
@@ -142,8 +158,8 @@ class _Kept:
         return True
 
     def _container(self, value: Any) -> list[object]:
-        self._undo.append(_container(value))
-        if len(value) > _MANY:
+        self._undo.append(container_undo(value))
+        if len(value) > _MANY or isinstance(value, (bytearray, array)):
             return []
         if isinstance(value, dict):
             return self._items(value, functools.partial(dict.__setitem__, value))
@@ -206,7 +222,8 @@ class _Kept:
 
         def undo() -> None:
             for name in new:
-                known.pop(name, None)
+                if not isinstance(known.get(name), ModuleType):  # which is imported once, by whoever needs it first
+                    known.pop(name, None)
             for name, value in kept.items():
                 if known.get(name, undo) is not value:
                     known[name] = value
@@ -240,59 +257,3 @@ def _names_in(code: CodeType) -> set[str]:
     """Return the names that a function's code, and what is defined in it, uses."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
     return {*code.co_names}.union(*map(_names_in, inner))
-
-
-def _generator(value: Any) -> Callable[[], None]:
-    if isinstance(value, np.random.Generator):
-        bits, state = value.bit_generator, value.bit_generator.state
-        return lambda: setattr(bits, "state", state)
-    if isinstance(value, random.Random):
-        kept = value.getstate()
-        return lambda: value.setstate(kept)
-    found = value.get_state()
-
-    def undo() -> None:
-        value.set_state(found)
-
-    return undo
-
-
-def _tensor(tensor: Tensor) -> Callable[[], None]:
-    kept = tensor.detach().clone()
-
-    def undo() -> None:
-        if tensor.shape != kept.shape or not torch.equal(tensor, kept):
-            with torch.no_grad():
-                tensor.detach().resize_(kept.shape).copy_(kept)
-
-    return undo
-
-
-def _array(array: np.ndarray[Any, Any]) -> Callable[[], None]:
-    kept = array.copy()
-
-    def undo() -> None:
-        array[...] = kept
-
-    return undo
-
-
-def _container(container: Any) -> Callable[[], None]:
-    """Return what gives a dict, list, set or deque the very items again that it has now."""
-    kept = container.copy()
-
-    def undo() -> None:
-        if isinstance(container, dict):
-            for key in [key for key in container if key not in kept]:
-                del container[key]
-            for key, item in kept.items():
-                if key not in container or container[key] is not item:
-                    container[key] = item
-        elif isinstance(container, set):
-            container.intersection_update(kept)
-            container.update(kept)
-        elif len(container) != len(kept) or any(a is not b for a, b in zip(container, kept, strict=True)):
-            container.clear()
-            container.extend(kept)
-
-    return undo

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import functools
+import gc
+import importlib
 import itertools
+import random
 import sys
+import tempfile
+import weakref
+from array import array
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -422,6 +430,60 @@ def class_of_a_file_that_is_called_as_one_of_pythons_own(folder: Path) -> nn.Mod
     return Counts()
 
 
+class Single:
+    """There is one of it."""
+
+    one = None
+
+    def __new__(cls):
+        cls.one = cls.one or super().__new__(cls)
+        return cls.one
+
+    def __init__(self) -> None:
+        self.uses = 0
+
+
+class Named(NamedTuple):
+    items: list
+
+
+class Counted(list):
+    """A list with a number."""
+
+    uses = 0
+
+
+class Listener:
+    uses = 0
+
+
+LISTENER = Listener()
+
+
+def shuffled(thing: Any) -> int:
+    thing.move_to_end(next(iter(thing)))
+    return next(iter(thing))
+
+
+held("singleton", lambda folder: Single(), counted)
+held("named tuple", lambda folder: Named([]), lambda thing: thing.items.append(1) or len(thing.items))
+held("list with a number", lambda folder: Counted(), counted)
+held("weak reference", lambda folder: weakref.ref(LISTENER), lambda thing: counted(thing()))
+held("weak proxy", lambda folder: weakref.proxy(LISTENER), counted)
+held("method of a list", lambda folder: [].append, lambda thing: thing(1) or len(thing.__self__))
+held("method of a Random", lambda folder: random.Random(0).random, lambda thing: thing())
+held("iterator in a tuple", lambda folder: (itertools.count(),), lambda thing: next(thing[0]))
+held(
+    "part of a function",
+    lambda folder: functools.partial(list.append, []),
+    lambda thing: thing(1) or len(thing.args[0]),
+)
+held("bytearray", lambda folder: bytearray(), lambda thing: thing.append(1) or len(thing))
+held("array", lambda folder: array("d"), lambda thing: thing.append(1.5) or len(thing))
+held("order of a dict", lambda folder: OrderedDict.fromkeys(range(1, 5)), shuffled)
+held("deque", lambda folder: deque(range(4)), lambda thing: thing.rotate(1) or thing[0])
+
+
 def answers(model: nn.Module, between: Callable[[], None]) -> list[torch.Tensor]:
     found = []
     with torch.no_grad():
@@ -436,6 +498,7 @@ def answers(model: nn.Module, between: Callable[[], None]) -> list[torch.Tensor]
 def test_what_a_copy_shares_is_put_back(name, kind, tmp_path):
     def once(measured: bool) -> list[torch.Tensor]:
         torch.manual_seed(0)
+        LISTENER.uses = 0
         model = CASES[name](tmp_path)
 
         def run() -> None:
@@ -549,3 +612,95 @@ def test_an_iterator_of_a_class_of_somebodys_is_no_iterator_to_be_replaced():
 
     numbers = Numbers()
     assert stand_in(numbers) is numbers
+
+
+class Closes:
+    """Says so when it ends."""
+
+    ended = 0
+
+    def __init__(self) -> None:
+        self.uses = 0
+
+    def __del__(self):
+        Closes.ended += 1
+
+
+def test_no_copy_of_an_object_that_does_something_as_it_ends(tmp_path):
+    class Uses(Base):
+        def number(self):
+            return counted(self.place)
+
+    model = Uses()
+    model.place, Closes.ended = Closes(), 0
+    run_once(model, Shadow)
+    gc.collect()
+    assert (Closes.ended, model.place.uses) == (0, 0)
+
+
+def test_a_temporary_file_is_there_after_our_forwards():
+    class Writes(Base):
+        def number(self):
+            self.place.write(b"called")
+            return 1
+
+    model = Writes()
+    with tempfile.NamedTemporaryFile() as model.place:
+        run_once(model, Shadow)
+        gc.collect()
+        assert Path(model.place.name).read_bytes() == b""
+
+
+@pytest.mark.parametrize("kind", [Shadow, InPlace])
+def test_a_file_that_is_read_and_written_stays_as_it_is(kind, tmp_path):
+    class Changes(Base):
+        def number(self):
+            found = self.place.read(1)
+            self.place.write(b"x")
+            return found[0]
+
+    (tmp_path / "bytes").write_bytes(b"123456789")
+    model = Changes()
+    with (tmp_path / "bytes").open("r+b") as model.place:
+        model.place.read(2)
+        run_once(model, kind)
+        assert model.place.read() == b"3456789"
+    assert (tmp_path / "bytes").read_bytes() == b"123456789"
+
+
+def test_what_is_imported_in_our_forward_stays_imported(tmp_path, monkeypatch):
+    (tmp_path / "somebodys").mkdir()
+    (tmp_path / "somebodys" / "__init__.py").write_text("")
+    (tmp_path / "somebodys" / "ops.py").write_text("def act(x):\n    return 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    somebodys = importlib.import_module("somebodys")
+
+    class Imports(Base):
+        def number(self):
+            importlib.import_module("somebodys.ops")
+            return somebodys.ops.act(1)
+
+    model = Imports()
+    run_once(model, Shadow)
+    model(IMAGES)
+
+
+@pytest.mark.parametrize("thing", [random.SystemRandom(), torch.eye(3).to_sparse(), torch.zeros(1).expand(4)])
+def test_what_cannot_be_put_back_is_no_hindrance(thing):
+    things = [thing]
+
+    class Names(Base):
+        def number(self):
+            return len(things)
+
+    run_once(Names(), Shadow)
+    run_once(Names(), InPlace)
+
+
+def test_an_error_in_putting_back_keeps_nothing_else_from_it():
+    values, items = np.zeros(2), [1]
+    with pytest.raises(ValueError, match="read-only"), undisturbed(values, items):
+        values[0] = 1
+        items.append(2)
+        values.flags.writeable = False
+    assert items == [1]
