@@ -682,7 +682,7 @@ def test_what_is_imported_in_our_forward_stays_imported(tmp_path, monkeypatch):
 
     model = Imports()
     run_once(model, Shadow)
-    model(IMAGES)
+    assert model(IMAGES).shape == (4, 3, 12, 12)
 
 
 @pytest.mark.parametrize("thing", [random.SystemRandom(), torch.eye(3).to_sparse(), torch.zeros(1).expand(4)])
@@ -693,8 +693,9 @@ def test_what_cannot_be_put_back_is_no_hindrance(thing):
         def number(self):
             return len(things)
 
-    run_once(Names(), Shadow)
-    run_once(Names(), InPlace)
+    for kind in (Shadow, InPlace):
+        run_once(Names(), kind)
+        assert len(things) == 1 and things[0] is thing
 
 
 def test_an_error_in_putting_back_keeps_nothing_else_from_it():
