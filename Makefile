@@ -1,5 +1,5 @@
 # make demo    a training with PANMonitor, from nothing: virtual environment, packages, real images, findings
-# make test    the whole test suite          make lint    style, formatting and types
+# make test    the test suite                make lint    style, formatting and types
 # make test-one T=tests/reports              make format  puts style and formatting right
 # make test-attack  every hostile case with and without each callback, written into docs/reliability.md
 # make test-cov  the same with coverage, written into docs/coverage.md

@@ -18,8 +18,8 @@ class Skip(Enum):
 
     POINTWISE = "1×1 kernel"
     NO_PADDING = "no padding"
-    PADDED_TWICE = "a pad module before a convolution that pads as well"
-    UNKNOWN_PAD = "fed by an F.pad that is not understood: {pad}"
+    PADDED_TWICE = "a pad before a convolution that pads as well"
+    UNKNOWN_PAD = "behind a pad that is not understood: {pad}"
     TRANSPOSED = "a transposed convolution: fewer inputs reach its border by construction, and its padding crops them"
     OTHER_AXES = "a {own}-D convolution in a network for {images}-D images: its map is not laid out as they are"
     NO_MAP = "{why}"

@@ -38,7 +38,7 @@ class CalledPad:
 
     Args:
         padding: As ``F.pad`` takes it: two numbers for each axis, the last axis first.
-        mode: Likewise.
+        mode: Likewise; what is not understood of it, behind a comma.
         value: Likewise.
         inside: Whether the convolution calls it in its own forward.
 
@@ -58,7 +58,8 @@ class CalledPad:
         return min(self.padding) >= 0 and self.mode in ("constant", "reflect", "replicate", "circular")
 
     def __str__(self) -> str:
-        return f"F.pad({self.padding}, {self.mode!r}, {self.value!r})" + " in its forward" * self.inside
+        mode, comma, more = self.mode.partition(",")
+        return f"F.pad({self.padding}, {mode!r}, {self.value!r}){comma}{more}" + " in its forward" * self.inside
 
 
 #: What feeds a convolution that pads nothing itself.
@@ -94,9 +95,8 @@ def image_axes(model: nn.Module) -> int:
         >>> image_axes(nn.Sequential(nn.Conv1d(1, 4, 3), nn.ReLU())), image_axes(nn.Conv3d(1, 4, 3))
         (3, 5)
     """
-    modules = list(model.modules())
-    convs, pads = (Counter(dimensions(m) for m in modules if isinstance(m, kind)) for kind in (Convolution, PadModule))
-    return 2 + (convs or pads or Counter([2])).most_common(1)[0][0]
+    found = (Counter(dimensions(m) for m in model.modules() if isinstance(m, k)) for k in (Convolution, PadModule))
+    return 2 + next(filter(None, found), Counter([2])).most_common(1)[0][0]
 
 
 def dimensions(module: nn.Module) -> int:

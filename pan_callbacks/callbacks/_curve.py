@@ -118,11 +118,14 @@ class Curve:
         self._show.epoch(trainer, self.report, self.history.entries)
         return self.scalars
 
-    def nothing(self) -> dict[str, float]:
-        """Return what is to be logged of an epoch that should have been measured, and was not: NaN, as nobody knows."""
-        warnings.warn(
-            "PANMonitor saw no image pass through the monitored layers; its figures of this epoch are NaN", stacklevel=2
-        )
+    def nothing(self, failure: str | None = None) -> dict[str, float]:
+        """Return what is to be logged of an epoch that should have been measured, and was not: NaN, as nobody knows.
+
+        Args:
+            failure: Why it was not; None if no image passed.
+        """
+        why = "saw no image pass through the monitored layers" if failure is None else f"measured nothing ({failure})"
+        warnings.warn(f"PANMonitor {why}; its figures of this epoch are NaN", stacklevel=2)
         return dict.fromkeys(self.scalars or ALWAYS, math.nan)
 
     def show_all(self, trainer: Trainer, measurement: Measurement) -> None:

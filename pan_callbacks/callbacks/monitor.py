@@ -280,7 +280,7 @@ class PANMonitor(Callback):
         elif self._curve.take(self._attached):
             values = self._curve.record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
         else:
-            values = self._curve.nothing()
+            values = self._curve.nothing(self._attached.failure)
         pl_module.log_dict(self._tags.of_all(values), on_step=False, on_epoch=True, batch_size=1)
 
     def _take_start(self, trainer: Trainer, measurement: Measurement | None, why: str | None = None) -> None:

@@ -117,8 +117,9 @@ class CallWatch(PadWatch):
 
     def __init__(self, name: str, module: nn.Module, pads: PadTracker) -> None:
         super().__init__(pads)
+        above = "" if name.endswith("()") else name  # the step of a module, and none of its parts
         self._names = {
-            id(one): clean_name(".".join(filter(None, (name, path)))) for path, one in module.named_modules()
+            id(one): clean_name(".".join(filter(None, (above, path)))) for path, one in module.named_modules()
         }
         self._running: list[nn.Module] = []
         self._alone: Counter[tuple[str, str]] = Counter()
@@ -163,13 +164,14 @@ class CallWatch(PadWatch):
 
     @property
     def _running_layer(self) -> nn.Module | None:
-        """The convolution that runs, which is measured as a layer, None if none does."""
+        """The convolution that runs and is a module, which a report has a line for; None if none does."""
         kinds = (Convolution, nn.modules.conv._ConvTransposeNd)
         return next((module for module in self._running if isinstance(module, kinds)), None)
 
     def _note(self, name: str) -> None:
         inside = self._running[-1] if self._running else None
-        self._alone[name, self._names.get(id(inside), type(inside).__name__) or "the model"] += 1
+        where = "the step" if inside is None else self._names.get(id(inside), type(inside).__name__) or "the model"
+        self._alone[name, where] += 1
 
     def _see_convolution(
         self,
@@ -200,7 +202,9 @@ class CallWatch(PadWatch):
             places = [where for kind, where in self._alone if kind == name]
             calls = sum(self._alone[name, where] for where in places)
             some = ", ".join(places[:3]) + (", ..." if len(places) > 3 else "")
-            have = "call of F.{} with padding in {} has" if calls == 1 else "calls of F.{} with padding in {} have"
+            called = "torch.convolution" if name == "convolution" else f"F.{name}"
+            what = called if "transpose" in name else f"{called} with padding"
+            noun, verb = ("call", "has") if calls == 1 else ("calls", "have")
             module = f": use nn.{name.replace('conv', 'Conv')}" if name in ("conv1d", "conv2d", "conv3d") else ""
-            found.append(f"{calls} {have.format(name, some)} no module that could be measured{module}")
+            found.append(f"{calls} {noun} of {what} in {some} {verb} no module that could be measured{module}")
         return tuple(found)

@@ -141,7 +141,7 @@ def test_or_are_named_if_the_layer_could_have_been_fed_by_something_else(tmp_pat
     _, told = fit(tmp_path, WithOther, [PANMonitor(threshold=0.1), PANPenalty(only_pans=True, every_n_steps=1)])
     (words,) = told
     assert words.startswith("PANPenalty has no penalty for 1 layers (net.0: ")
-    assert "net.0: fed by an F.pad that is not understood" in words
+    assert "net.0: behind a pad that is not understood" in words
 
 
 @pytest.mark.parametrize("mode", ["neutral", "zero", "mean"])
