@@ -43,7 +43,7 @@ def names_in_code(module: nn.Module, methods: Collection[str] = ("forward",)) ->
         if not isinstance(function, FunctionType) or function in read or _is_of_library(function):
             continue
         read.add(function)
-        names = {name for code in _codes(function.__code__) for name in code.co_names}
+        names = names_of(function.__code__)
         found |= names
         given = [function.__globals__.get(name) for name in names]
         given += [vars(one).get(name) for one in given if isinstance(one, ModuleType) for name in names]
@@ -77,12 +77,15 @@ def _is_of_library(function: FunctionType) -> bool:
     return str(function.__module__).split(".")[0] in _LIBRARIES
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    """Yield the code of a function, and that of the functions within."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _codes(constant)
+def names_of(code: CodeType) -> set[str]:
+    """Return the names that the code of a function uses, and that of the functions within.
+
+    Example:
+        >>> sorted(names_of((lambda x: [abs(y) for y in range(x)]).__code__))
+        ['abs', 'range']
+    """
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return {*code.co_names}.union(*map(names_of, inner))
 
 
 def _closed_over(function: FunctionType) -> Iterator[Any]:

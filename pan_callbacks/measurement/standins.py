@@ -79,15 +79,15 @@ def dict_of(value: object) -> dict[str, Any] | None:
     return found
 
 
-def stand_in(value: object, seal: bool = True) -> object:
+def stand_in(value: object) -> object:
     """Return what forwards of ours use in the place of an object; the object itself, if it needs none.
 
     An iterator has a copy that stands where it stands, a cache is an empty one of the same function, a file that is
-    read is opened once more at the same place, and what is written goes nowhere.
+    read is opened once more at the same place, and what is written goes nowhere. What has no such copy (a generator) is
+    replaced by an object that raises an error when it is used.
 
     Args:
         value: The object.
-        seal: Whether one that has no such copy (a generator) is replaced by one that raises an error when it is used.
 
     Example:
         >>> numbers = iter([1, 2, 3])
@@ -99,10 +99,10 @@ def stand_in(value: object, seal: bool = True) -> object:
     if isinstance(value, (staticmethod, classmethod)) and isinstance(value.__func__, _CACHE):
         return type(value)(cast(Any, stand_in(value.__func__)))
     if type(value) is tuple:
-        made = tuple(stand_in(item, seal) for item in value)
+        made = tuple(stand_in(item) for item in value)
         return made if any(one is not other for one, other in zip(made, value, strict=True)) else value
     if isinstance(value, io.IOBase):
-        return _file(value, seal)
+        return _file(value)
     if not isinstance(value, Iterator) or dict_of(value) is not None:
         return value  # an object of a class of somebody's is what its attributes are
     try:
@@ -112,10 +112,10 @@ def stand_in(value: object, seal: bool = True) -> object:
             warnings.simplefilter("ignore")  # Python 3.12 warns that iterators will be copied no longer
             return copy.deepcopy(value)
     except Exception:
-        return _Sealed(value) if seal else value
+        return _Sealed(value)
 
 
-def _file(value: Any, seal: bool) -> object:
+def _file(value: Any) -> object:
     raw = value.buffer if type(value) is io.TextIOWrapper else value
     try:
         if type(value) in (io.StringIO, io.BytesIO):
@@ -135,7 +135,7 @@ def _file(value: Any, seal: bool) -> object:
         both.seek(place)
         return both
     except Exception:  # or in the middle of being iterated
-        return _Sealed(value) if seal else value
+        return _Sealed(value)
 
 
 class _Sealed:

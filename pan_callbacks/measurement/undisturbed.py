@@ -11,13 +11,14 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pan_callbacks.measurement.code import names_of
 from pan_callbacks.measurement.copying import slots_of
 from pan_callbacks.measurement.standins import ATOMS, dict_of, is_foreign, is_ours, owner_of, stand_in
 from pan_callbacks.measurement.undo import Undo, array_undo, container_undo, generator_undo, tensor_undo
@@ -206,7 +207,7 @@ class _Kept:
         """Keep what a function of somebody's is closed over, and the variables of its module that it names."""
         if is_foreign(function):
             return []
-        names = _names_in(function.__code__)
+        names = names_of(function.__code__)
         found = self._variables(function.__globals__, names)
         for cell in function.__closure__ or ():
             found += self._cell(cell)
@@ -251,9 +252,3 @@ def _code_of(value: Any) -> list[FunctionType]:
     while isinstance(value, _WRAPPERS):
         value = value.func if isinstance(value, functools.cached_property) else value.__wrapped__
     return [value] if isinstance(value, FunctionType) else []
-
-
-def _names_in(code: CodeType) -> set[str]:
-    """Return the names that a function's code, and what is defined in it, uses."""
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return {*code.co_names}.union(*map(_names_in, inner))

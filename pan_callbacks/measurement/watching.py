@@ -84,8 +84,11 @@ class PadWatch(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
-        if self.resting:
-            return output
+        if not self.resting:
+            self._see(func, args, kwargs, output)
+        return output
+
+    def _see(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if func in _PADS:
             self._see_pad(output, *args, **kwargs)
         elif func is torch.constant_pad_nd:
@@ -94,7 +97,6 @@ class PadWatch(TorchFunctionMode):
             self._pads.note_convolution(args[0] if args else kwargs["input"])
         elif "pool" in getattr(func, "__name__", ""):
             self._pads.note_pool(args[0] if args else kwargs["input"])
-        return output
 
     def _see_constant_pad(self, output: Tensor, input: Tensor, pad: Any, value: Any = 0.0) -> None:
         self._see_pad(output, input, pad, value=value)
@@ -145,22 +147,14 @@ class CallWatch(PadWatch):
         if self._running:
             self._running.pop()
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        output = super().__torch_function__(func, types, args, kwargs)
-        if func in _CONVOLUTIONS and not self.resting:
+    def _see(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        super()._see(func, args, kwargs, output)
+        if func in _CONVOLUTIONS:
             self._see_convolution(func.__name__, *args, **kwargs)
-        elif func in _OTHERS and not self.resting and self._running_layer is None:
+        elif func in _OTHERS and self._running_layer is None:
             padding = args[_OTHERS[func]] if len(args) > _OTHERS[func] else kwargs.get("padding", 0)
             if "transpose" in func.__name__ or torch.as_tensor(padding).any():
                 self._note(func.__name__)
-        return output
 
     @property
     def _running_layer(self) -> nn.Module | None:
