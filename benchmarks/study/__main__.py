@@ -44,7 +44,10 @@ def main() -> None:
         return
     if not args.render:
         train_missing(jobs(args.only, args.seeds), args.results, args.processes)
-    render(read(args.results), args.page)
+    rows = read(args.results)
+    if not rows:  # a page of nothing would take the place of the one that is there
+        parser.error(f"{args.results} holds no runs; without --render they are made")
+    render(rows, args.page)
     print(f"{args.page} written")
 
 

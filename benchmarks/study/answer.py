@@ -1,225 +1,102 @@
-"""The conclusions of the study. A sentence that depends on numbers is chosen by them."""
+"""The answer of the study: count and use of position told apart, then a row for each question."""
 
 from __future__ import annotations
 
-from benchmarks.study.imagenet_section import answer as imagenet
-from benchmarks.study.measures import FREE
-from benchmarks.study.summary import BySeed, Results, cell, change, direction, less, listed, mean
+from collections.abc import Mapping
 
-DOZENS = 24
+from benchmarks.study.effects import Effect, of_seeds
+from benchmarks.study.questions import QUESTIONS
+from benchmarks.study.sections import RED_GREEN
+from benchmarks.study.summary import Results, listed, mean, table
+
+#: A mean count below this is printed as 0.0.
+NONE = 0.05
+#: Points of the gap that count as none left.
+CLOSED = 5.0
+
+#: Of every trained arm of red and green: its mean number of PANs, and the gap in points.
+Gaps = Mapping[str, tuple[float, Effect]]
 
 
 def answer(results: Results) -> str:
-    """The section with what the data say, of the experiments that were run."""
-    parts = (_found, _position, _worth, _generalisation, _efficiency, _safety, imagenet, _advice)
-    said = [part(results) for part in parts]
-    return "\n".join(["## The answer", "", *(f"* {text}" for text in said if text)])
+    """Write the section with what the data say, of the experiments that were run."""
+    found = {key: effect for key, question in QUESTIONS.items() if (effect := question.measure(results)) is not None}
+    return section(found, gaps(results))
 
 
-def _found(results: Results) -> str:
-    arms = [arm for arm in results.arms("families") if arm.endswith("/zeros")]
-    if not arms:
-        return ""
-    before, after = (
-        {arm: mean(results.get("families", arm, f"{when}/pans")) for arm in arms} for when in ("before", "after")
-    )
-    some, dozens = sum(count > 0 for count in after.values()), sum(count >= DOZENS for count in after.values())
-    fewer = [arm.split("/")[0] for arm in arms if after[arm] < before[arm]]
-    controls = [
-        f"{cell(results.get('families', arm, 'after/pans'))} with {arm.split('/')[1]} padding"
-        for arm in results.arms("families")
-        if arm not in arms
-    ]
-    return " ".join(
-        [
-            f"**Where.** PANs are found in {_of(some, len(arms))} networks trained with zero padding,",
-            f"{min(after.values()):.1f} to {max(after.values()):.1f} of them" + ("," if controls else "."),
-            *([f"and in resnet10t {listed(controls)}."] if controls else []),
-            "Garcia-Gasulla et al. say *in all models, from dozens to hundreds*:",
-            f"two dozen and more are in {_of(dozens, len(arms))} here.",
-            f"Training leaves fewer than random weights had in {listed(fewer)},"
-            if fewer
-            else "Training adds PANs in all,",
-            "so that a count means little without the one before the first step.",
-        ]
-    )
+def section(found: Mapping[str, Effect], trained: Gaps) -> str:
+    """Write the section from its effects.
+
+    Args:
+        found: An effect for each question that has one, by its key in QUESTIONS.
+        trained: What count_and_use() compares.
+    """
+    lines = [row(key, effect) for key, effect in found.items()]
+    return "\n\n".join(["## The answer", count_and_use(trained), _VERDICTS, table(_HEAD, lines, text=True)])
 
 
-def _of(some: int, all_of_them: int) -> str:
-    return "all" if some == all_of_them else f"{some} of {all_of_them}"
+_HEAD = ("question", "effect [95 % interval]", "n", "verdict", "in words")
+_VERDICTS = """
+The verdict is the interval's alone. *Helps*: all of it lies on the good side, which is higher accuracy, a narrower
+gap, an answer that moves less, or a smaller count (of a count, *helps* says fewer and *hurts* says more, and nothing
+about its worth). *Hurts*: all of it lies on the other side. *Unknown*: it contains zero, or there is none; that is no
+proof that nothing changes. Intervals are Student's t over seeds, in the first row over networks; of flipped classes
+Wilson's over images, too narrow where several are crops of one photograph. Student's know no bounds (nothing loses more
+than 100 points). None is corrected for their number: where nothing changes, one in twenty excludes zero by chance. A
+hundredth is one of total variation distance.
+""".strip("\n")
 
 
-def _position(results: Results) -> str:
-    gap = {arm: results.get("red_green", arm, "as is/gap") for arm in results.arms("red_green")}
-    if not {"zero", "circular"} <= gap.keys():
-        return ""
-    plain = gap["zero"]
-    shown = mean(plain) > mean(gap["circular"])
-    text = (
-        f"**Position that must not be used.** The published direction {'is' if shown else 'is not'} there: between "
-        f"similar and swapped positions zero padding loses {cell(plain, 100)} points, circular padding "
-        f"{cell(gap['circular'], 100)}. "
-    )
-    tried = {
-        "masking the PANs of the trained network": results.get("red_green", "zero", "PANs/gap"),
-        "training under `PANMask()`": gap.get("mask", {}),
-        "`PANPenalty()`": gap.get("penalty", {}),
-        '`PANPenalty(kind="effect")`': gap.get("effect penalty", {}),
-        "the same ten times as heavy": gap.get("effect penalty ×10", {}),
-        "making all padding neutral after training": results.get("red_green", "zero", "padding/gap"),
-        "reflect padding": gap.get("reflect", {}),
-    }
-    against = {name: less(values, plain) for name, values in tried.items() if values}
-    narrower = [f"{name} ({cell(values, 100, sign='+')})" for name, values in against.items() if direction(values) < 0]
-    same = [f"{name} ({cell(values, 100, sign='+')})" for name, values in against.items() if direction(values) == 0]
-    wider = [f"{name} ({cell(values, 100, sign='+')})" for name, values in against.items() if direction(values) > 0]
-    if narrower:
-        text += f"Narrower by so many points: {listed(narrower)}. "
-    if same:
-        text += f"No clear change: {listed(same)}. "
-    if wider:
-        text += f"Wider: {listed(wider)}. "
-    closed = [name for name, values in tried.items() if values and mean(values) <= mean(gap["circular"]) + 0.05]
-    text += (
-        f"The gap is closed, to within 5 points of circular padding, by {listed(closed)}."
-        if closed
-        else "None of them closes the gap: what tells position is more than the neurons above the threshold."
-    )
-    return text
+def gaps(results: Results) -> dict[str, tuple[float, Effect]]:
+    """Collect count and gap of the trained arms of red and green; masks laid on afterwards are none."""
+    found = {}
+    for key, name in RED_GREEN.items():
+        arm, variant = key.split(": ")
+        count, gap = (results.get("red_green", arm, path) for path in ("pans", "as is/gap"))
+        if variant == "as is" and count and (effect := of_seeds(gap, 100)):
+            found[name] = (mean(count), effect)
+    return found
 
 
-def _worth(results: Results) -> str:
-    said = []
-    for arm, label, where in (
-        ("digit/zero", "digit", "the digit alone is asked"),
-        ("both/zero", "digit", "the digit is asked with the place"),
-        ("both/zero", "place", "the place is asked"),
-    ):
-        base = f"worth/{label}"
-        neutral = results.get("respects", arm, f"{base}/pans/neutral/change")
-        if not neutral:
-            continue
-        zero = less(*(results.get("respects", arm, f"{base}/{kind}/zero/change") for kind in ("pans", "control")))
-        said.append(
-            f"where {where}, accuracy {change(neutral)} when PANs lose the padding; when they are silenced, what it "
-            f"has above silencing as many others {change(zero)}"
+def count_and_use(trained: Gaps) -> str:
+    """Say whether the count decides the use of position: do gaps differ among arms without PANs?"""
+    if not trained:
+        return "*Red and green*, which tells the count of PANs from the use of position, was not run."
+    without = [gap for count, gap in trained.values() if count < NONE]
+    closed = [name for name, (_, gap) in trained.items() if gap.high < CLOSED]
+    left = f"A gap of less than {CLOSED:.0f} points, interval included, is left by {listed(closed)}."
+    if len(without) < 2:
+        return (
+            "**The count of PANs and the use of position are two things.** Fewer than two trained arms of *red and "
+            f"green* are without PANs, so that these runs do not tell one from the other. {left}"
         )
-    return f"**Performance.** {'; '.join(said)}.".replace("** w", "** W", 1) if said else ""
-
-
-def _generalisation(results: Results) -> str:
-    if not results.get("respects", "digit/zero", "as is/near"):
-        return ""
-
-    def drop(arm: str, variant: str, first: str, second: str):
-        return less(*(results.get("respects", arm, f"{variant}/{what}") for what in (first, second)))
-
-    border = drop("digit/zero", "as is", "near", "central")
-    larger = drop("digit/zero", "as is", "size 64", "size 32")
-    masked = [
-        less(drop("digit/zero", "PANs", *pair), own)
-        for pair, own in ((("near", "central"), border), (("size 64", "size 32"), larger))
-    ]
+    least, most = (pick(without, key=lambda gap: gap.middle) for pick in (min, max))
+    arms = f"{_spelled(len(without))} trained arms of *red and green* have 0.0 PANs"
+    span = f"lose {least.middle:.1f} to {most.middle:.1f} points where positions are swapped"
+    if least.high < most.low:
+        return (
+            f"**The count of PANs does not decide the use of position.** {arms}, and {span}; this agrees with Lin et "
+            "al. 2022 ([2206.01202](https://arxiv.org/abs/2206.01202)), whose abstract calls the pattern of padding "
+            f'"primarily a learning artifact". {left}'
+        )
     return (
-        "**Generalisation** (the digit alone). From the middle to the border of the image, accuracy "
-        f"{change(border)}; from 32 to 64 px it {change(larger)}. With the PANs masked, the first difference "
-        f"{change(masked[0])} and the second {change(masked[1])}."
+        f"**The count of PANs and the use of position are two things.** {arms}, and {span}, which their intervals do "
+        f"not tell apart. {left}"
     )
 
 
-def _efficiency(results: Results) -> str:
-    said = []
-    for arm, label, where in (("digit/zero", "digit", "the digit alone"), ("both/zero", "place", "the place")):
-        lost = results.get("respects", arm, f"removal/{label}/all/zero/change")
-        if not lost:
-            continue
-        alone, others = (results.get("respects", arm, f"removal/{label}/alone/{kind}") for kind in ("pans", "control"))
-        free = "for nothing" if mean(lost) > -FREE else f"at a price: accuracy {change(lost)}"
-        said.append(
-            f"{where}: all PANs together can be taken out {free}; one by one {cell(alone, 100)} % of them cost less "
-            f"than {100 * FREE:.1f} points, of other neurons {cell(others, 100)} %"
-        )
-    return f"**Efficiency.** {'; '.join(said)}.".replace("** t", "** T", 1) if said else ""
+def row(key: str, effect: Effect) -> tuple[str, str, str, str, str]:
+    """Fill the cells of a question."""
+    question = QUESTIONS[key]
+    one = "network" if question.units.endswith("network") else question.units.removesuffix("s")
+    digits = 2 if question.unit == "rank correlation" else 1
+    interval = f" {effect.interval()}" if effect.has_interval else f"; interval: none (one {one})"
+    n = f"{effect.count} {question.units if effect.count > 1 else one}"
+    size = f"{effect.middle:+.{digits}f} {question.unit}{interval}"
+    return question.text, size, n, effect.verdict(question.good), question.words(effect)
 
 
-def _safety(results: Results) -> str:
-    arm = "digit/zero"
-    shift = results.get("respects", arm, "as is/shift 4/tv")
-    if not shift:
-        return ""
-    patch = less(*(results.get("respects", arm, f"as is/noise/{where}/tv") for where in ("border", "interior")))
-    more = "more" if direction(patch) > 0 else "less" if direction(patch) < 0 else "not clearly more or less"
-    said = []
-    for other, variant, name in (
-        (arm, "PANs", "with the PANs masked"),
-        ("digit/effect penalty", "as is", "after the penalty"),
-        ("digit/circular", "as is", "with circular padding"),
-    ):
-        pair = [
-            less(
-                results.get("respects", other, f"{variant}/{what}/tv"), results.get("respects", arm, f"as is/{what}/tv")
-            )
-            for what in ("shift 4", "noise/border")
-        ]
-        if all(pair):
-            said.append(
-                f"{name}, movement under a shift of 4 px {change(pair[0], unit='')}, and under noise at the border it "
-                f"{change(pair[1], unit='')}"
-            )
-    return (
-        f"**Safety** (the digit alone, movement × 100). Noise at the border moves the answer {more} than inside "
-        f"({cell(patch, 100, sign='+')}). {'; '.join(said)}."
-    ).replace("). w", "). W", 1)
-
-
-def _advice(results: Results) -> str:
-    """Plain words: what to do with a trained network, with a training, and what not to do."""
-    mask, zero = (
-        results.get("respects", "both/zero", f"worth/place/pans/{mode}/change") for mode in ("neutral", "zero")
-    )
-    digit = results.get("respects", "digit/zero", "worth/digit/pans/neutral/change")
-    gap = results.get("red_green", "zero", "as is/gap")
-    if not (mask and digit and gap):
-        return ""
-    trained = {
-        name: less(
-            results.get("respects", f"both/{arm}", "as is/place/accuracy"),
-            results.get("respects", "both/zero", "as is/place/accuracy"),
-        )
-        for arm, name in (("mask", "under `PANMask()`"), ("effect penalty", 'with `PANPenalty(kind="effect")`'))
-    }
-    narrowed = {
-        "a mask after training": less(results.get("red_green", "zero", "PANs/gap"), gap),
-        "a penalty in training": less(results.get("red_green", "penalty", "as is/gap"), gap),
-        "circular padding": less(results.get("red_green", "circular", "as is/gap"), gap),
-    }
-    silenced = results.get("respects", "digit/zero", "worth/digit/pans/zero/change")
-    others = results.get("respects", "digit/zero", "worth/digit/control/zero/change")
-    keep = f"Keep them in a trained network that is asked for positions: {_by(mask, 'accuracy of the place')},"
-    return " ".join(
-        [
-            "**When to keep, when to suppress.**",
-            keep if mean(mask) < -FREE else keep.replace("Keep them", "There is no need to keep them"),
-            "when they are blinded to the padding. Trained without them, a network finds the position otherwise:",
-            "; ".join(f"{name} {_by(change_, 'it')}" for name, change_ in trained.items() if change_) + ".",
-            f"Suppress them where position must not matter: it costs a trained network {_points(digit)} of accuracy.",
-            "Do not expect that to cure a shortcut: of a gap of",
-            f"{cell(gap, 100)} points " + ", ".join(f"{name} takes {_points(v)}" for name, v in narrowed.items() if v),
-            "(neurons below the threshold tell position, too); where position must not be used at all, change the",
-            "padding. Do not silence them: they carry content as well, and their loss costs",
-            f"{_points(silenced)} where that of as many others costs {_points(others)}"
-            + (f", and {_points(zero)} of the place." if zero else "."),
-        ]
-    )
-
-
-def _by(values: BySeed, what: str) -> str:
-    """A change and in how many seeds it has its sign: with three seeds, more telling than an interval."""
-    way = "falls" if mean(values) < 0 else "rises"
-    same = sum((value < 0) == (mean(values) < 0) for value in values.values())
-    return f"{what} {way} by {_points(values)}, in {same} of {len(values)} seeds"
-
-
-def _points(values: BySeed) -> str:
-    size = {seed: value if mean(values) > 0 else -value for seed, value in values.items()}
-    return f"{cell(size, 100)} points"
+def _spelled(number: int) -> str:
+    """Write a number for the beginning of a sentence."""
+    words = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+    return words[number] if number < len(words) else str(number)

@@ -1,10 +1,11 @@
-"""The section of the network with ImageNet weights, and what it says to the answer."""
+"""The section of the network with ImageNet weights, and what is asked of it in the answer."""
 
 from __future__ import annotations
 
+from benchmarks.study.effects import Effect, Measure, Question, share
 from benchmarks.study.imagenet import ARMS
 from benchmarks.study.measures import MODES, TYPES
-from benchmarks.study.summary import Results, cell, listed, mean, table
+from benchmarks.study.summary import Results, cell, mean, table
 from pan_callbacks.analysis.agreement import VARIANTS
 from pan_callbacks.analysis.position import TARGETS
 
@@ -121,45 +122,67 @@ def _agreement(results: Results) -> list[list[str]]:
     return lines
 
 
-def answer(results: Results) -> str:
-    """What this network adds to the answer."""
-    pans = _get(results, "as is", "pans")
-    if not pans:
-        return ""
-    ratios = {}
-    for mode in ("neutral", "zero"):
-        own, other = (mean(_get(results, "as is", f"worth/{kind}/{mode}/kl")) for kind, _ in _KINDS)
-        ratios[mode] = own / other
-    flips = _get(results, "as is", "worth/pans/neutral/flips")
-    others = [
-        f"{mean(count):.0f} with {name}"
-        for arm, name in (
-            ("random", "random weights"),
-            ("neutral", "all padding neutral"),
-            ("other normalisation", "images normalised otherwise"),
-        )
-        if (count := _get(results, arm, "pans"))
-    ]
-    best = {variant: _get(results, "measures", f"position/{variant}/best layer") for variant in VARIANTS}
-    position = (
-        f" Position is read out of its best layer with a rank correlation of {cell(best[VARIANTS[0]], digits=2)}, with "
-        f"the PANs masked {cell(best[VARIANTS[1]], digits=2)}, with all padding neutral "
-        f"{cell(best[VARIANTS[2]], digits=2)}: {_who(best)}."
-        if all(best.values())
-        else ""
-    )
-    return (
-        f"**ImageNet weights.** {mean(pans):.0f} PANs; {listed(others)}. Taking the padding from the PANs moves the "
-        f"answers {ratios['neutral']:.1f} times as far as taking it from as many others, silencing them "
-        f"{ratios['zero']:.1f} times. The former changes the class of {cell(flips, 100)} % of the images.{position}"
-    )
+def _difference(*terms: tuple[str, str], scale: float = 1) -> Measure:
+    """Take one number less another, of the one network there is: without an interval."""
+
+    def measure(results: Results) -> Effect | None:
+        numbers = [_get(results, arm, path) for arm, path in terms]
+        return Effect(scale * (mean(numbers[0]) - mean(numbers[1]))) if all(numbers) else None
+
+    return measure
 
 
-def _who(best: dict[str, dict[int, float]]) -> str:
-    whole, pans, padding = (mean(best[variant]) for variant in VARIANTS)
-    if whole - padding < 0.05:
-        return "padding adds little to what the content gives away"
-    share = (whole - pans) / (whole - padding)
-    if share < 0.25:
-        return "what padding tells of position is told by others than the PANs, too"
-    return "a good part of what padding tells of position goes through the PANs" if share > 0.5 else "both tell it"
+def _flips(results: Results) -> Effect | None:
+    """Take the share of images whose class changes when PANs are blinded; an image is one draw."""
+    flips, images = (_get(results, "as is", f"worth/{what}") for what in ("pans/neutral/flips", "images"))
+    if not flips:
+        return None
+    return share(mean(flips), int(mean(images))) if images else Effect(100 * mean(flips))
+
+
+def _of_one(text: str, unit: str, good: int, measure: Measure, note: str) -> Question:
+    """Ask one network something: the verdict is open whatever the number is."""
+    return Question(f"ImageNet weights: {text}", unit, good, "network", measure, note, note, note)
+
+
+#: What is asked of this network; other networks may answer otherwise.
+QUESTIONS = {
+    "imagenet/count": _of_one(
+        "are there fewer PANs than with random weights?",
+        "PANs",
+        -1,
+        _difference(("as is", "pans"), ("random", "pans")),
+        "Read a count beside that of random weights.",
+    ),
+    "imagenet/flips": Question(
+        "ImageNet weights: do classes change when PANs are blinded to the padding?",
+        "% of the images",
+        -1,
+        "images of 1 network",
+        _flips,
+        "No class changes.",
+        "Answers change that were to stay. Without labels nobody knows how many were right before.",
+        "One network does not tell.",
+    ),
+    "imagenet/flips against others": _of_one(
+        "do more classes change when PANs are blinded than when as many others are?",
+        "% of the images",
+        -1,
+        _difference(("as is", "worth/pans/neutral/flips"), ("as is", "worth/control/neutral/flips"), scale=100),
+        "Images were not kept in pairs. The others match layer and number, not the size of the effect.",
+    ),
+    "imagenet/zero against others": _of_one(
+        "do more classes change when PANs are set to zero than when as many others are?",
+        "% of the images",
+        -1,
+        _difference(("as is", "worth/pans/zero/flips"), ("as is", "worth/control/zero/flips"), scale=100),
+        "Images were not kept in pairs. A share near 100 % for both leaves no room for a difference.",
+    ),
+    "imagenet/position": _of_one(
+        "is position read out less well from the layer that tells it best when PANs are blinded?",
+        "rank correlation",
+        -1,
+        _difference(*(("measures", f"position/{VARIANTS[i]}/best layer") for i in (1, 0))),
+        "The table of the read-out has it with all padding neutral, too.",
+    ),
+}

@@ -46,10 +46,12 @@ _START = """
 
     make study          # or: python -m benchmarks.study; about half an hour on two cores
 
-Every figure and number on this page is written by that command from `runs/study.jsonl`, one line a run (`--render`
-writes the page alone); sentences that depend on numbers are chosen by them. ± is the standard error of the mean over
-seeds; differences are taken within a seed. *Rises* and *falls* are said where the 95 % interval of Student's t
-excludes zero, with so few seeds a strict test: *does not change clearly* is no proof that nothing changes.
+Where no note says otherwise, figures and numbers on this page are written by that command from `runs/study.jsonl`, one
+line a run (`--render` writes the page alone); sentences that depend on numbers are chosen by them. In the tables ± is
+the standard error of the mean over seeds, and no interval: with three seeds the 95 % interval reaches 4.3 of them to
+either side, with two 12.7. Differences are taken within a seed. The counts of the runs behind this page were taken
+before contrasts were cross-fitted, in the images that chose the thresholds, and by the origins of that time: they are
+larger than what the package counts now ([statistics.md](statistics.md)).
 """
 
 
@@ -58,12 +60,20 @@ _LIMITS = """
 
 * The networks that were trained here are small, their images too, and their trainings short. ImageNet weights are one
   network's.
-* A PAN is what our contrast calls one: the formulas of Garcia-Gasulla et al. are not public to us, just their abstract.
+* A PAN is what our contrast calls one. Of the paper itself (Garcia-Gasulla et al.,
+  [2309.08048](https://arxiv.org/abs/2309.08048)) we have read the abstract only, though its text is public.
 * Neurons below the threshold read the padding, too. Masking PANs is not the same as taking position away.
-* Controls are drawn from the layers of the PANs, but not by how much they matter: a PAN may be a strong neuron that
-  knows the border besides. `zero` and `mean` take both away; `neutral` just the border.
+* Controls match layer and number, not the size of the effect: a PAN may be a neuron of great effect that knows the
+  border besides. `zero` and `mean` take both away; `neutral` just the border.
+* `zero` sets what the convolution gives to zero. Before batch norm that is no silence: batch norm makes a constant of
+  it, which is zero by chance only.
+* Whether position is used is asked of small networks in one task made for it. The read-out from ImageNet weights says
+  what could be used, not what is.
 * Where a layer has more PANs than other neurons, its controls are fewer than its PANs.
 * Reflected content is no neutral world: it shows where it was reflected.
+* Of other work on padding and position we name Mukai and Yamanaka 2023
+  ([2307.07725](https://arxiv.org/abs/2307.07725)) and Xu et al. 2021
+  ([2012.05217](https://arxiv.org/abs/2012.05217)), and compare with neither.
 """
 
 SECTIONS = {

@@ -63,7 +63,8 @@ def _performance(results: Results) -> str:
 ### Performance
 
 Change of accuracy in points when the PANs of the trained network are masked, and when as many other neurons of the same
-layers are (mean of five draws). `neutral` takes the padding away from a neuron, `mean` and `zero` the whole neuron.
+layers are (mean of five draws). `neutral` takes the padding away from a neuron; `mean` and `zero` put a constant in
+the place of all that it says, before batch norm.
 
 {table(["", "PANs", "as many others", "difference"], lines)}
 
@@ -99,7 +100,9 @@ def _generalisation(results: Results) -> str:
 ### Generalisation
 
 Digits at most {NEAR} px from the border against the same digits in the middle; and images of other sizes than the 32 px
-of training, the digit as large as it was.
+of training, the digit as large as it was. Accuracy by the distance to the border is what Islam et al. 2024
+([2101.12322](https://arxiv.org/abs/2101.12322)) look at, too. Zheng et al. 2023
+([2310.13215](https://arxiv.org/abs/2310.13215)) compare zones of the image; for them position is not the cause.
 
 {table(head, lines)}
 """
@@ -127,8 +130,8 @@ def _efficiency(results: Results) -> str:
     return f"""
 ### Efficiency
 
-What can be taken out for nothing? Change of accuracy in points when PANs are silenced together, all of them or those of
-one origin, against as many others (three draws).
+What can be taken out for nothing? Change of accuracy in points when PANs are set to zero or to their mean together,
+all of them or those of one origin, against as many others (three draws).
 
 {table(["", "PANs", "zero", "others zero", "mean", "others mean"], lines)}
 
@@ -164,5 +167,7 @@ def _safety(results: Results) -> str:
 How far the answer to the digit moves when nothing happens to the digit: the camera moves (two windows of one larger
 image, mean of four directions), or a strip of 3 × 12 px, white or noise, is put at the border or in an empty place 5
 px further in. The network's strides make 4 px: after a move by as much, all that differs is what is at the border.
+Strips are put where they fall, and are no attack; adversarial perturbations gather at the border, says the abstract of
+Gavrikov and Keuper 2023 ([2308.06612](https://arxiv.org/abs/2308.06612)).
 
 """ + "\n\n".join(tables)

@@ -1,13 +1,10 @@
-"""From runs to cells and sentences: means over seeds, their standard errors, and words that follow from both."""
+"""From runs to cells: means over seeds and their standard errors."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-
-#: 97.5 % quantile of Student's t distribution, by degrees of freedom.
-_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 
 BySeed = Mapping[int, float]
 
@@ -71,42 +68,9 @@ def cell(values: BySeed, scale: float = 1, digits: int = 1, sign: str = "") -> s
     return f"{middle:{sign}.{digits}f}" + ("" if math.isnan(spread) else f" ± {spread:.{digits}f}")
 
 
-def direction(values: BySeed) -> int:
-    """1 where the mean is above zero, -1 where it is below, 0 where the 95 % interval does not tell.
-
-    The interval is Student's; one seed tells nothing.
-    """
-    middle, spread = mean(values), error(values)
-    if math.isnan(spread):
-        return 0
-    if abs(middle) <= _T.get(len(values) - 1, 2.0) * spread or middle == 0:
-        return 0
-    return 1 if middle > 0 else -1
-
-
-def change(values: BySeed, scale: float = 100, unit: str = " points", digits: int = 1) -> str:
-    """What became of something, in words.
-
-    Example:
-        >>> change({0: 0.10, 1: 0.11, 2: 0.12})
-        'rises by 11.0 ± 0.6 points'
-        >>> change({0: 0.10, 1: -0.11})
-        'does not change clearly (-0.5 ± 10.5 points)'
-    """
-    if not values:
-        return "was not measured"
-    way = direction(values)
-    if not way:
-        signs = {(value > 0) - (value < 0) for value in values.values()}
-        alike = f", though {'up' if signs == {1} else 'down'} in every seed" if signs in ({1}, {-1}) else ""
-        return f"does not change clearly{alike if len(values) > 1 else ''} ({cell(values, scale, digits, '+')}{unit})"
-    size = cell({seed: way * value for seed, value in values.items()}, scale, digits)
-    return f"{'rises' if way > 0 else 'falls'} by {size}{unit}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    rules = ["---"] + ["---:"] * (len(head) - 1)
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], text: bool = False) -> str:
+    """A Markdown table, numbers to the right; or all to the left, where cells hold sentences."""
+    rules = ["---"] + ["---" if text else "---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, rules, *rows))
 
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
-
 import pytest
 import torch
 from torch import nn
 
-from benchmarks.study import __main__ as study
 from benchmarks.study import tasks
-from benchmarks.study.experiments import EXPERIMENTS, patch_movement
+from benchmarks.study.experiments import patch_movement
 from benchmarks.study.measures import OneLabel, accuracy, census, movement, probabilities, removal
-from benchmarks.study.page import render, text
-from benchmarks.study.summary import Results, change, direction, less
 from pan_callbacks import PANReport, scan
-from pan_callbacks.analysis.agreement import VARIANTS
-from pan_callbacks.analysis.position import TARGETS
 from pan_callbacks.reports.layer_report import LayerReport
 
 SEED = 3
@@ -177,140 +169,3 @@ def test_what_the_head_does_not_read_is_removed_for_nothing():
     found = removal(net, images, labels, report)
     assert found["all/zero/change"] == -1 and found["all/zero/control"] == 0
     assert found["alone/pans"] == 0.5 and found["alone/control"] == 1
-
-
-# --- the page ------------------------------------------------------------------------------------------------------
-
-PATHS = {
-    "families": [
-        "accuracy",
-        *(
-            f"worth/{what}change"
-            for what in ("pans/neutral/", "control/neutral/", "padding/", "pans/zero/", "control/zero/")
-        ),
-    ],
-    "red_green": [
-        f"{variant}/{what}" for variant in ("as is", "PANs", "padding") for what in ("similar", "swapped", "gap")
-    ],
-    "respects": [
-        *(f"{v}/{label}/accuracy" for v in ("as is", "PANs", "padding") for label in ("digit", "place")),
-        *(
-            f"{v}/{s}"
-            for v in ("as is", "PANs", "padding")
-            for s in ("near", "central", "size 32", "size 48", "size 64")
-        ),
-        *(f"{v}/shift {s}/{w}" for v in ("as is", "PANs", "padding") for s in tasks.SHIFTS for w in ("tv", "flips")),
-        *(f"worth/{label}/padding/change" for label in ("digit", "place")),
-        *(
-            f"worth/{label}/{kind}/{mode}/change"
-            for label in ("digit", "place")
-            for kind in ("pans", "control")
-            for mode in ("neutral", "mean", "zero")
-        ),
-        *(
-            f"removal/{label}/{which}/{what}"
-            for label in ("digit", "place")
-            for which in ("all", "nascent", "inherited")
-            for what in ("neurons", "zero/change", "zero/control", "mean/change", "mean/control")
-        ),
-        *(f"removal/{label}/alone/{kind}" for label in ("digit", "place") for kind in ("pans", "control")),
-    ],
-    "imagenet": [
-        *(
-            f"worth/{kind}/{mode}/{w}"
-            for kind in ("pans", "control")
-            for mode in ("neutral", "mean", "zero")
-            for w in ("kl", "flips")
-        ),
-        *(f"worth/padding/{w}" for w in ("kl", "flips")),
-        *(f"{v}/shift {s}/{w}" for v in ("as is", "PANs", "padding") for s in (1, 4) for w in ("tv", "flips")),
-        *(f"position/{v}/{what}" for v in VARIANTS for what in (*TARGETS, "best layer")),
-        "agreement/flip score | contrast",
-    ],
-}
-PATCHES = [
-    f"{v}/{name}/{where}/{w}"
-    for v in ("as is", "PANs", "padding")
-    for name in ("strip", "noise")
-    for where in ("border", "interior")
-    for w in ("tv", "flips")
-]
-CENSUS = list(census(PANReport({"conv": LayerReport(4, (3, 3), contrast=torch.zeros(8, 4), border_bias=0.0)})))
-
-
-def made_up(seed: int) -> list[dict]:
-    """Runs of everything, with numbers that mean nothing."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for experiment, (_, arms, seeds) in EXPERIMENTS.items():
-        paths = [*PATHS[experiment], *(PATCHES if experiment in ("respects", "imagenet") else []), *CENSUS]
-        paths += (
-            [f"{when}/{name}" for when in ("before", "after") for name in CENSUS] if experiment == "families" else []
-        )
-        for arm in arms:
-            for number in range(seeds):
-                values = (1000 * torch.rand(len(paths), generator=generator)).tolist()
-                numbers = dict(zip(paths, values, strict=True))
-                rows.append(dict(experiment=experiment, arm=arm, seed=number, seconds=1.0, numbers=numbers))
-    return rows
-
-
-@pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("study")
-    render(made_up(0), folder / "page0.md")
-    (folder / "page1.md").write_text(text(Results(made_up(1)), "page1"))
-    return folder
-
-
-def table_cells(page: str) -> list[str]:
-    return [c.strip() for line in page.splitlines() if line.startswith("| ") for c in line.strip("| ").split("|")[1:]]
-
-
-def test_every_number_in_a_table_comes_from_the_runs(pages):
-    one, other = (table_cells((pages / f"page{seed}.md").read_text()) for seed in (0, 1))
-    numeric = [pair for pair in zip(one, other, strict=True) if re.search(r"\d\.\d", pair[0])]
-    assert len(numeric) > 300
-    assert not [pair for pair in numeric if pair[0] == pair[1]]
-
-
-def test_a_cell_is_the_mean_and_its_standard_error(pages):
-    rows = [row for row in made_up(0) if (row["experiment"], row["arm"]) == ("red_green", "circular")]
-    values = 100 * torch.tensor([row["numbers"]["as is/swapped"] for row in rows]).double()
-    line = next(line for line in (pages / "page0.md").read_text().splitlines() if line.startswith("| circular padding"))
-    assert f"{values.mean():.1f} ± {values.std() / len(values) ** 0.5:.1f}" in line
-
-
-def test_every_figure_that_the_page_names_is_there_and_no_other(pages):
-    named = set(re.findall(r"\]\(page0/(.+?)\.png\)", (pages / "page0.md").read_text()))
-    assert named == {path.stem for path in (pages / "page0").glob("*.png")} and len(named) == 5
-
-
-def test_a_page_of_one_experiment_has_no_other_section(tmp_path):
-    rows = [row for row in made_up(0) if row["experiment"] == "red_green" and row["seed"] == 0]
-    results = tmp_path / "study.jsonl"
-    results.write_text("\n".join(map(json.dumps, rows)))
-    render(study.read(results), tmp_path / "study.md")
-    headings = re.findall(r"^## (.+)$", (tmp_path / "study.md").read_text(), re.M)
-    assert headings == ["The answer", "When position must not be used: red and green", "What this does not say"]
-
-
-def test_words_follow_from_the_numbers():
-    assert direction({0: 0.10, 1: 0.11, 2: 0.12}) == 1 and direction({0: -0.10, 1: -0.11, 2: -0.12}) == -1
-    assert direction({0: 0.1, 1: -0.1, 2: 0.2}) == 0 == direction({0: 0.3})  # one seed tells nothing
-    assert change({0: -0.10, 1: -0.11, 2: -0.12}) == "falls by 11.0 ± 0.6 points"
-
-
-def test_differences_are_taken_within_a_seed():
-    rows = [
-        dict(experiment="e", arm=a, seed=s, seconds=1, numbers={"x": v})
-        for a, s, v in [("a", 0, 5), ("b", 0, 3), ("a", 1, 9)]
-    ]
-    results = Results(rows)
-    assert less(results.get("e", "a", "x"), results.get("e", "b", "x")) == {0: 2}
-
-
-def test_every_run_is_named_once_and_seeds_can_be_fewer():
-    jobs = study.jobs(list(EXPERIMENTS))
-    assert len(jobs) == len(set(jobs)) == sum(len(arms) * seeds for _, arms, seeds in EXPERIMENTS.values())
-    assert {seed for _, _, seed in study.jobs(["red_green"], 2)} == {0, 1}
