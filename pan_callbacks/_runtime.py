@@ -103,12 +103,14 @@ class Shard:
             batch depends on the batch's number alone, so that any number of processes gets one and the same result.
         example: Image (1, channels, height, width) on which every process decides how to measure; None for the first
             one that it sees, which is another one in each process.
+        batch: Images of a whole batch, None for as many as the first has.
     """
 
     rank: int = 0
     world: int = 1
     images: int | None = None
     example: Tensor | None = None
+    batch: int | None = None
 
     @property
     def shared(self) -> bool:

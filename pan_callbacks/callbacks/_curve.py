@@ -18,14 +18,13 @@ from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.scan import check_measured
 from pan_callbacks.measurement.unseen import why_nothing
 from pan_callbacks.reports._state import report_from_state, report_state
-from pan_callbacks.reports.history import History, entry_of, missing_layers, scalars, why_missing
+from pan_callbacks.reports.entries import TOTALS, entry_of, missing_layers, scalars, why_missing
+from pan_callbacks.reports.history import History
 from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
-#: What is logged of any network, so that whoever watches it finds it.
-ALWAYS = tuple(f"pan/{key}" for key in ("count", "fraction", "nascent", "inherited", "born", "gone"))
 START = -1  # the epoch of the network before its first step
 
 
@@ -126,7 +125,7 @@ class Curve:
         """
         why = "saw no image pass through the monitored layers" if failure is None else f"measured nothing ({failure})"
         warnings.warn(f"PANMonitor {why}; its figures of this epoch are NaN", stacklevel=2)
-        return dict.fromkeys(self.scalars or ALWAYS, math.nan)
+        return dict.fromkeys(self.scalars or TOTALS, math.nan)
 
     def show_all(self, trainer: Trainer, measurement: Measurement) -> None:
         """Show the last state in full."""

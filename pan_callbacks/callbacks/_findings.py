@@ -6,13 +6,19 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from pan_callbacks.callbacks.monitor import find_monitor
+from pan_callbacks.callbacks.monitor import PANMonitor
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import named
 from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
+
+
+def find_monitor(trainer: Trainer) -> PANMonitor | None:
+    """Return the first monitor among a Trainer's callbacks."""
+    callbacks = getattr(trainer, "callbacks", ())  # an attribute that Lightning does not declare
+    return next((callback for callback in callbacks if isinstance(callback, PANMonitor)), None)
 
 
 def last_findings(trainer: Trainer) -> PANReport | None:

@@ -120,7 +120,9 @@ def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> Layout:
     """
     return {
         "Padding aware neurons": {
-            "count": _chart("pan/", ("count", "nascent", "inherited")),
+            "count": ["Margin", ["pan/count", "pan/count_low", "pan/count_high"]],
+            "of these": _chart("pan/", ("count", "visible", "nascent", "inherited", "both", "neither")),
+            "reads the padding": _chart("pan/", ("reads_padding", "count")),
             "born and gone": _chart("pan/", ("born", "gone")),
             "by side": _chart("pan_side/", sides),
             **_charts("pan_layer/", layer_names),
@@ -193,10 +195,11 @@ def _tensorboard_text(logger: Any, tag: str, markdown: str, step: int) -> None:
 
 
 def _tensorboard_layout(logger: Any, layout: Layout) -> None:
-    prefix = re.escape(_tensorboard_prefix(logger))
+    own = _tensorboard_prefix(logger)
+    prefixes = {"Multiline": re.escape(own), "Margin": own}  # the tags of the latter are no expressions
     logger.experiment.add_custom_scalars(
         {
-            category: {title: [kind, [prefix + tag for tag in tags]] for title, (kind, tags) in charts.items()}
+            category: {title: [kind, [prefixes[kind] + tag for tag in tags]] for title, (kind, tags) in charts.items()}
             for category, charts in layout.items()
         }
     )

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from pan_callbacks.layers import image_axes
 from pan_callbacks.measurement.batches import describe_batch, first_images
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.grouping import Groups, names_of
 from pan_callbacks.measurement.undisturbed import undisturbed
 
 if TYPE_CHECKING:
@@ -44,7 +46,46 @@ def step_call(
     return EntryCall(f"{step}()", pl_module, (batch, *numbers) if several else (batch,), {}, step)
 
 
-def feed(trainer: Trainer, pl_module: LightningModule, measurement: Measurement, batches: Iterable[Any]) -> None:
+def announce(trainer: Trainer, measurement: Measurement, groups: Groups, batch: Any, batch_idx: int) -> None:
+    """Tell a measurement what batch comes, and how many of its images to take so that they come evenly from all.
+
+    Args:
+        trainer: The running Trainer.
+        measurement: The measurement; if the groups do not fit the batch, that ends it.
+        groups: A function that names the groups of the batch's images, or None.
+        batch: The batch.
+        batch_idx: Its number in the first loader.
+    """
+    measurement.expect(_share(trainer, batch_idx), partial(groups, batch) if callable(groups) else None)
+
+
+def _share(trainer: Trainer, batch_idx: int) -> float:
+    """Return the part of the first loader's images that have passed after a batch; 1 if nobody knows how many come.
+
+    Lightning takes the number that a limit names for the number of batches of a loader that does not say how many.
+    """
+    stage = str(getattr(trainer.state.stage, "value", ""))
+    limits: Any = trainer.num_test_batches if stage == "test" else trainer.num_val_batches
+    limits = trainer.num_sanity_val_batches if stage == "sanity_check" else limits
+    loaders: Any = trainer.test_dataloaders if stage == "test" else trainer.val_dataloaders
+    loaders = list(loaders.values()) if isinstance(loaders, dict) else loaders
+    try:
+        loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+        batches = min(len(loader), next(iter(limits)))
+        size = int(getattr(loader, "batch_size", None) or 1)
+        images = min(batches * size, len(loader.sampler)) if size > 1 else batches
+        return min(1.0, (batch_idx + 1) * size / images) if type(loader).__name__ != "CombinedLoader" else 1.0
+    except Exception:  # a stream, or a loader of another kind
+        return 1.0
+
+
+def feed(
+    trainer: Trainer,
+    pl_module: LightningModule,
+    measurement: Measurement,
+    batches: Iterable[Any],
+    groups: Groups = None,
+) -> None:
     """Measure batches of the user's choice, until there are images enough.
 
     Args:
@@ -53,6 +94,7 @@ def feed(trainer: Trainer, pl_module: LightningModule, measurement: Measurement,
         measurement: A started measurement.
         batches: Batches as a loader gives them. Random states, counters and the like that reading them moves are put
             back, so that whoever else reads them finds them as they were.
+        groups: Which images belong together.
 
     Raises:
         PANError: If a batch holds no images.
@@ -60,10 +102,13 @@ def feed(trainer: Trainer, pl_module: LightningModule, measurement: Measurement,
     if not measurement.layers:
         return
     with undisturbed(batches), trainer.precision_plugin.forward_context(), _validating(trainer):
+        seen = 0
         for batch in _reader(batches):
             images = first_images(trainer.strategy.batch_to_device(batch, dataloader_idx=0), image_axes(pl_module))
             if images is None:
                 raise PANError(f"PANMonitor(batches=...) holds no images: {describe_batch(batch)}")
+            measurement.expect(names=partial(names_of, groups, batch, seen, len(images)))
+            seen += len(images)
             if not _take(measurement, trainer.precision_plugin.convert_input(images)) or measurement.satisfied:
                 return
 
@@ -73,6 +118,8 @@ def _take(measurement: Measurement, images: Tensor) -> bool:
     for name, module in measurement.doors.items():
         try:
             measurement.measure(EntryCall(name, module, (images,), {}))
+        except PANError:
+            raise
         except Exception as error:  # a module that takes its images otherwise is no fault
             measurement.failure = f"{name or 'the model'} does not take the images: {type(error).__name__}: {error}"
         else:

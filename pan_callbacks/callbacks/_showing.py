@@ -18,7 +18,7 @@ from pan_callbacks.callbacks._loggers import (
 )
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.measurement.engine import Measurement
-from pan_callbacks.reports.history import Entry
+from pan_callbacks.reports.entries import Entry
 from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pan_callbacks.callbacks._findings import last_findings, warn_if_behind
+from pan_callbacks.callbacks._findings import find_monitor, last_findings, warn_if_behind
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._mask_hooks import MaskHooks
 from pan_callbacks.callbacks._remembered import Remembered
-from pan_callbacks.callbacks.monitor import find_monitor
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import convolutions, named
 from pan_callbacks.reports.pan_report import PANReport

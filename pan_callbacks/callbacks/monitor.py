@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pan_callbacks._runtime import Shard
 from pan_callbacks.callbacks._curve import Curve
 from pan_callbacks.callbacks._lightning import Callback
-from pan_callbacks.callbacks._probing import feed, step_call
+from pan_callbacks.callbacks._probing import announce, feed, step_call
 from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.grouping import Groups
 from pan_callbacks.measurement.settings import Settings
-from pan_callbacks.reports.history import Entry
+from pan_callbacks.reports.entries import Entry
 from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
@@ -37,11 +38,13 @@ class PANMonitor(Callback):
         layers: Glob or globs over module names; None for all convolutions.
         reference: What the border is compared with, see :func:`pan_callbacks.scan`.
         threshold: Absolute contrast from which a neuron is a PAN, in (0, 1).
-        max_images: Images to probe, at most, over all ranks; the first ones of the first validation loader, so that
-            they are the same every epoch if the loader does not shuffle.
+        max_images: Images to probe, at most, over all ranks: evenly over the batches of the first validation loader (of
+            one of unknown length the first ones), so that they are the same every epoch if it does not shuffle.
         every_n_epochs: Probe every so many epochs; in between the last figures are logged again, so that a
             ``ModelCheckpoint(monitor="pan/count")`` finds its key.
         figures: Whether to show pictures and tables if the logger can (TensorBoard, W&B).
+        groups: Which images belong together, see :func:`pan_callbacks.scan`: a function of a batch that returns the
+            name of the group of each of its images, or with ``batches`` a list of all names.
         batches: Images to probe instead of those of the validation loop: any iterable of batches that can be iterated
             again and again. They are handed to the part of the model that holds the monitored layers.
 
@@ -60,6 +63,7 @@ class PANMonitor(Callback):
         every_n_epochs: int = 1,
         figures: bool = True,
         batches: Iterable[Any] | None = None,
+        groups: Groups = None,
     ) -> None:
         super().__init__()
         self._settings = Settings(layers, reference, threshold, max_images)
@@ -67,6 +71,9 @@ class PANMonitor(Callback):
             raise ValueError(f"every_n_epochs={every_n_epochs!r}: at least 1 is needed")
         if batches is not None and hasattr(batches, "__next__"):
             raise ValueError("batches can be iterated once only; pass a list or a DataLoader, it is read every epoch")
+        if groups is not None and not callable(groups) and batches is None:
+            raise ValueError("groups is no function of a batch, and nobody knows the order of validation beforehand")
+        self.groups = groups if groups is None or callable(groups) else list(groups)
         self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
         self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
         self._tags = Tags(PANMonitor, "pan/count")
@@ -158,6 +165,7 @@ class PANMonitor(Callback):
         if self._measuring and dataloader_idx > 0:
             self._attached.stop()
         elif self._measuring:
+            announce(trainer, self._attached, self.groups, batch, batch_idx)
             self._attached.enter(step_call(trainer, pl_module, batch, batch_idx, dataloader_idx))
 
     def on_validation_batch_end(
@@ -198,13 +206,11 @@ class PANMonitor(Callback):
     on_test_batch_end = on_validation_batch_end
     on_test_epoch_end = on_validation_epoch_end
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Detach."""
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: object) -> None:
+        """Detach; after an exception as well, when Lightning calls no teardown."""
         self._detach()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Detach: after an exception Lightning calls no teardown."""
-        self._detach()
+    on_exception = teardown  # type: ignore[assignment]  # the exception in place of the stage
 
     # --- what to do ------------------------------------------------------------------------------------------------
 
@@ -264,7 +270,7 @@ class PANMonitor(Callback):
     def _probe(self, trainer: Trainer, pl_module: LightningModule, batches: Iterable[Any]) -> None:
         """Hand batches to the model ourselves, if none pass by."""
         self._attached.start(-(-self.max_images // trainer.world_size), listen=False)
-        feed(trainer, pl_module, self._attached, batches)
+        feed(trainer, pl_module, self._attached, batches, self.groups)
 
     def _take_point(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add a point to the curves, if one is due, and log the last one."""
@@ -292,9 +298,3 @@ class PANMonitor(Callback):
         why = why or failure or "no image passed through the monitored layers"
         text = f"PANMonitor could not probe the network before its first step ({why})."
         warnings.warn(f"{text} The curve begins after the first epoch; {_BATCHES}", stacklevel=2)
-
-
-def find_monitor(trainer: Trainer) -> PANMonitor | None:
-    """Return the first monitor among a Trainer's callbacks."""
-    callbacks = getattr(trainer, "callbacks", ())  # an attribute that Lightning does not declare
-    return next((callback for callback in callbacks if isinstance(callback, PANMonitor)), None)

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from pan_callbacks.callbacks._around import Around
 from pan_callbacks.callbacks._arrivals import Arrivals
-from pan_callbacks.callbacks._findings import last_findings, nothing_found, warn_if_behind
+from pan_callbacks.callbacks._findings import find_monitor, last_findings, nothing_found, warn_if_behind
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.callbacks._unpenalised import check_ran, warn_of_left_out
-from pan_callbacks.callbacks.monitor import find_monitor
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import named
 from pan_callbacks.suppression.penalty import PaddingBiasPenalty, check_arguments

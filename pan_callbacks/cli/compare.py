@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pan_callbacks.reports._fields import text, wrong
 from pan_callbacks.reports._json import read_json, write_whole
 from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.pans import ORIGINS
 from pan_callbacks.reports.tables import Table
 from pan_callbacks.reports.taxonomy import counts
 
@@ -77,7 +79,8 @@ def table(entries: Sequence[Entry]) -> Table:
     """
     modes = list(dict.fromkeys(mode for entry in entries if entry.impact for mode in entry.impact.modes))
     head = [
-        *("report", "model", *_ABOUT, "PANs", "neurons", "share", "nascent", "inherited", "excited", "inhibited"),
+        *("report", "model", *_ABOUT, "PANs", "95 %", "certain", "visible", "neurons", "share"),
+        *("read the padding", *ORIGINS, "excited", "inhibited"),
         *("mixed", "early", "middle", "late", "top", "bottom", "left", "right", "corner alone", "border bias"),
         *(f"masked, {mode}" for mode in modes),
     ]
@@ -91,8 +94,12 @@ def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
     corners = sum(not pan.sides & set(ALL_EDGES) for pan in report.pans)
     bias = report.border_bias
     cells = [entry.name, entry.model, *(str(entry.about.get(what, "-")) for what in _ABOUT)]
-    cells += [str(report.count), str(report.neurons), f"{report.fraction:.2%}"]
-    cells += [str(origins[name]) for name in ("nascent", "inherited")]
+    low, high = report.interval
+    cells += [str(report.count), "-" if math.isnan(low) else f"{low:.0f} … {high:.0f}"]
+    certain = math.nan if math.isnan(low) else float(sum(pan.certain for pan in report.pans))
+    cells += [_whole(certain), _whole(report.visible), str(report.neurons)]
+    cells += [f"{report.fraction:.2%}", _whole(report.readers)]
+    cells += [str(origins[name]) for name in ORIGINS]
     cells += [str(signs[name]) for name in ("excited", "inhibited", "mixed")]
     cells += [str(depths.get(name, 0)) for name in ("early", "middle", "late")]
     cells += [str(sides[side]) for side in EDGES]
@@ -101,6 +108,10 @@ def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
         known = entry.impact is not None and mode in entry.impact.modes
         cells.append(_change(entry.impact, mode) if entry.impact is not None and known else "-")
     return tuple(cells)
+
+
+def _whole(number: float) -> str:
+    return "-" if math.isnan(number) else f"{number:.0f}"
 
 
 def _change(impact: ImpactReport, mode: str) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pan_callbacks.analysis.agreement import Companions
+from pan_callbacks.analysis.beyond import Beyond
 from pan_callbacks.cli.page import Illustration
 from pan_callbacks.cli.survey import Survey
 from pan_callbacks.reports.impact_report import ImpactReport
 
 WHERE, LOOKS, IMPACT = "Where they are", "What they look like", "Impact"
-OTHERS, PADDING = "Other measures", "Padding and kernels"
+OTHERS, BEYOND, PADDING = "Other measures", "Beyond the contrast", "Padding and kernels"
 #: Files that not every survey has, so that those of an earlier one have to go.
-NOT_ALWAYS = ("pan_[0-9][0-9].png", "classes_*.png", "position.png", "impact.png")
+NOT_ALWAYS = ("pan_[0-9][0-9].png", "classes_*.png", "position.png", "distance.png", "together.png", "impact.png")
 
 
 def classes_of(mode: str) -> str:
@@ -31,6 +32,7 @@ def illustrations(survey: Survey) -> list[Illustration]:
         *_of_neurons(survey),
         *(_of_impact(survey.impact) if survey.impact is not None else ()),
         *(_of_companions(survey.companions) if survey.companions is not None else ()),
+        *(_of_beyond(survey.beyond) if survey.beyond is not None else ()),
         *_of_padding(survey),
     ]
 
@@ -49,7 +51,7 @@ def _of_report(survey: Survey) -> Iterator[Illustration]:
         "depth_share",
         depth_share(survey.report),
         "Bars: share of PANs by depth",
-        "Nascent PANs read the padding themselves, inherited ones get the border from earlier PANs.",
+        "Nascent PANs are due to the padding of their own layer, inherited ones to that of earlier layers.",
         WHERE,
     )
 
@@ -85,6 +87,25 @@ def _of_companions(companions: Companions) -> Iterator[Illustration]:
         "Read out of frozen features by ridge regression, after PosENet (Islam et al. 2020). What is left without "
         "padding is what the content gives away, and what mirrored content does.",
         OTHERS,
+    )
+
+
+def _of_beyond(found: Beyond) -> Iterator[Illustration]:
+    from pan_callbacks.figures.beyond import contrast_inwards, together_by_depth
+
+    yield Illustration(
+        "distance",
+        contrast_inwards(found),
+        "Lines: contrast of PANs and of other neurons, by distance from the border",
+        "Of each neuron, along the edge where the outermost row or column has the most contrast.",
+        BEYOND,
+    )
+    yield Illustration(
+        "together",
+        together_by_depth(found),
+        "Lines: linear read-out of the border, and size and signal-to-noise ratio of the pattern of padding, by layer",
+        "",
+        BEYOND,
     )
 
 

@@ -150,7 +150,6 @@ def _write(job: Job, measured: _Measured, show: bool) -> bool:
     Returns:
         Whether the user had the patience for what was left.
     """
-    from pan_callbacks._runtime import progress_bar
     from pan_callbacks.cli import output
     from pan_callbacks.cli.survey import look_at
 
@@ -168,14 +167,15 @@ def _write(job: Job, measured: _Measured, show: bool) -> bool:
             measured.skipped,
             images,
             notes,
+            progress=not options.quiet and sys.stderr.isatty(),
+            same_images=job.known is None,
         )
 
     images, patient = [], True
     try:
         if not measured.stopped and options.companion_images:
             images = [batch[0] for batch in job.sources["scan"].first(options.companion_images)]
-        with progress_bar("other measures", None, not options.quiet and sys.stderr.isatty()):
-            found = survey(images, notes)
+        found = survey(images, notes)
     except (KeyboardInterrupt, PANError) as error:
         patient = not isinstance(error, KeyboardInterrupt)
         why = str(error) if patient else "interrupted"

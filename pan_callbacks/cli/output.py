@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def write(survey: Survey, folder: Path) -> None:
-    """Write a survey: ``pans.json``, ``pans.csv``, ``figures/*.png``, ``report.html``, and more JSON beside them.
+    """Write a survey: ``pans.json``, ``pans.csv``, ``figures/*.png``, ``report.html``, and what else was measured.
 
     Args:
         survey: The survey.
@@ -30,10 +30,18 @@ def write(survey: Survey, folder: Path) -> None:
     survey.report.save(folder / "pans.json")
     write_json(folder / "about.json", dict(survey.about))
     write_whole(folder / "pans.csv", csv_of(survey).encode())
-    for name, data in (("companions.json", survey.companions), ("impact.json", survey.impact)):
+    for name, data in (
+        ("companions.json", survey.companions),
+        ("beyond.json", survey.beyond),
+        ("floor.json", survey.floor),
+        ("impact.json", survey.impact),
+    ):
         (folder / name).unlink(missing_ok=True)
         if data is not None:
             write_json(folder / name, data.to_dict())
+    (folder / "layers.csv").unlink(missing_ok=True)
+    if survey.beyond is not None:
+        write_whole(folder / "layers.csv", survey.beyond.csv().encode())
     figures = folder / FIGURES
     figures.mkdir(exist_ok=True)
     for pattern in NOT_ALWAYS:
@@ -45,16 +53,23 @@ def write(survey: Survey, folder: Path) -> None:
     write_whole(folder / "report.html", page_of(survey, drawn).html().encode())
 
 
+#: What pans.csv has of every side, in the order of its columns.
+_BY_SIDE = ("contrast", "effect", "consistency", "difference", "contrast after")
+
+
 def csv_of(survey: Survey) -> str:
     """Return every PAN as a line of comma separated values, the model's first layer first."""
     flips = None if survey.companions is None else survey.companions.flip
     head = ["layer", "channel", "sides", *PANType._fields, "strongest"]
     sides = survey.report.sides
-    head += [f"contrast {side}" for side in sides] + [f"effect {side}" for side in sides]
+    head += ["low", "high", "certain", "visible", "reads the padding"]  # the interval of its strongest side
+    head += [f"{what} {side}" for what in _BY_SIDE for side in sides]
     rows: list[list[object]] = []
     for pan in survey.report.pans:
         row = [pan.layer, pan.channel, pan.kind, *type_of(pan, survey.report), pan.strongest]
-        for values in (pan.contrast, pan.effect):
+        row += [f"{end:.6g}" for end in pan.interval.get(pan.strongest, ())] or ["", ""]
+        row += ["" if one is None else "yes" if one else "no" for one in (pan.certain, pan.visible, pan.reads_padding)]
+        for values in (pan.contrast, pan.effect, pan.consistency, pan.shift, pan.after):
             row += [f"{values[side]:.6g}" if side in values else "" for side in sides]
         if flips is not None:
             row += [f"{score:.6g}" for score in flips[pan.layer][:, pan.channel].tolist()]
@@ -63,7 +78,7 @@ def csv_of(survey: Survey) -> str:
 
 
 def show(survey: Survey, folder: Path) -> None:
-    """Print the strongest PANs, what was measured, and where it lies.
+    """Print the strongest PANs, what goes beyond the contrast, what was measured, and where it lies.
 
     Args:
         survey: The survey.
@@ -72,7 +87,10 @@ def show(survey: Survey, folder: Path) -> None:
     terminal = console()
     if survey.report.count:
         terminal.print(survey.report.table())
-    terminal.print(survey.report.summary(), markup=False, highlight=False)
+    if survey.beyond is not None and survey.beyond.layers:
+        title = f"Beyond the contrast, {survey.beyond.images} images (report.html explains the columns)"
+        terminal.print(survey.beyond.table().rich(title=title))
+    terminal.print(survey.summary(), markup=False, highlight=False)
     if survey.impact is not None:
         terminal.print()
         terminal.print(survey.impact.summary(), markup=False, highlight=False)

@@ -23,7 +23,7 @@ from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
     from pan_callbacks.analysis.portraits import NeuronPicture
-    from pan_callbacks.sources.images import ImageSource
+    from pan_callbacks.sources.images import Batch, ImageSource
 
 
 #: What is said of Ctrl-C before there is anything to keep.
@@ -138,9 +138,10 @@ class Process:
         from pan_callbacks.measurement.scan import scanned
 
         source = job.sources["scan"]
-        shard = Shard(self.rank, self.world, len(source), next(iter(source))[0][:1])
+        first = next(iter(source))[0]
+        shard = Shard(self.rank, self.world, len(source), first[:1], source.batch_size)
         try:
-            with scanned(model, batches, job.settings, shard, self.shows_progress) as (measurement, report):
+            with scanned(model, batches, job.settings, shard, self.shows_progress, _groups_of) as (measurement, report):
                 try:
                     return Scanned(report, tuple(pictures_of(measurement, report, shard.shared)))
                 except Exception as error:  # pictures are not worth the report
@@ -180,3 +181,10 @@ class Process:
             return found
         few = "the sample images are crops of 13 pictures: intervals over images are narrower than they should be"
         return replace(found, notes=(*found.notes, few))
+
+
+def _groups_of(batch: Batch) -> list[Any] | None:
+    """Return the groups that the images of a batch belong to, None if each is its own."""
+    from pan_callbacks.measurement.grouping import Number
+
+    return None if batch.groups is None else [Number(number) for number in batch.groups]

@@ -210,6 +210,7 @@ def image_source(options: SurveyOptions, loaded: LoadedModel, limit: int | None,
         outputs=loaded.outputs if labelled else None,
         workers=options.workers,
         seed=options.seed,
+        by_folder=options.group_by == "folder",
     )
 
 

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks._runtime import halving
+from pan_callbacks._runtime import halving, progress_bar
 from pan_callbacks.analysis.agreement import Companions, companions
+from pan_callbacks.analysis.beyond import Beyond, beyond
+from pan_callbacks.analysis.floor import Floor, floor
 from pan_callbacks.analysis.input_size import next_size_without_leftover
 from pan_callbacks.analysis.kernels import KernelSymmetry, model_asymmetries
 from pan_callbacks.analysis.portraits import NeuronPicture, by_type, neuron_pictures
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
+
+T = TypeVar("T")
 
 #: Neurons that are pictured.
 PICTURES = 12
 #: Images on which the activations of a pictured neuron are shown.
 EXAMPLES = 3
+THE_FLOOR = "the floor of the count"
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +43,8 @@ class Survey:
         next_size: The next larger size without leftover padding, None if none was found.
         pictures: Its strongest neurons of each type.
         companions: Other measures, None if they were left out.
+        beyond: What goes beyond the contrast, None likewise.
+        floor: What the count is to be held against, None likewise.
         impact: What masking did, None if it was not measured.
         skipped: Images that could not be read, and why.
         notes: What else a reader should know.
@@ -49,9 +57,16 @@ class Survey:
     next_size: tuple[int, int] | None
     pictures: tuple[NeuronPicture, ...] = field(default=(), repr=False)
     companions: Companions | None = field(default=None, repr=False)
+    beyond: Beyond | None = field(default=None, repr=False)
+    floor: Floor | None = field(default=None, repr=False)
     impact: ImpactReport | None = None
     skipped: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def summary(self) -> str:
+        """Return the summary of the report, and beside the count what it is to be held against."""
+        count, *others = self.report.summary().split("\n")
+        return "\n".join([count, *([] if self.floor is None else [visible(self.floor.summary())]), *others])
 
 
 def look_at(
@@ -64,6 +79,8 @@ def look_at(
     skipped: Mapping[str, str] | None = None,
     images: Iterable[Tensor] = (),
     notes: Iterable[str] = (),
+    progress: bool = False,
+    same_images: bool = True,
 ) -> Survey:
     """Put a survey together, and measure what a report does not say.
 
@@ -75,20 +92,28 @@ def look_at(
         pictures: Neurons as :func:`pictures_of` gives them.
         impact: What masking did.
         skipped: Images that could not be read, and why.
-        images: Batches of images for the companion measures; none leaves them out.
+        images: Batches of images for the companion measures, for what goes beyond the contrast, and for the floor; none
+            leaves them out.
         notes: What else a reader should know.
+        progress: Whether to show progress bars.
+        same_images: Whether the images are the first of those that the report was made with.
     """
     images, notes = list(images), list(notes)
     try:
         next_size = next_size_without_leftover(model, size)
     except PANError:  # a model that takes its images otherwise than as one batch
         next_size = None
-    measured = None
-    if images and report.neurons:
+
+    def measured(what: str, work: Callable[[list[Tensor]], T], bar: bool = True) -> T | None:
+        if not images or not report.neurons:
+            return None
         try:
-            measured = halving(partial(_companions, model, report, images), 32)
+            with progress_bar(what, None, bar and progress):
+                return halving(lambda size: work([part for batch in images for part in torch.split(batch, size)]), 32)
         except Exception as error:  # these measures are not worth the report
-            notes.append(f"other measures were left out: {type(error).__name__}: {error}")
+            notes.append(f"{what} {'was' if what == THE_FLOOR else 'were'} left out: {type(error).__name__}: {error}")
+            return None
+
     kernels = model_asymmetries(model, report)
     return Survey(
         about,
@@ -97,7 +122,9 @@ def look_at(
         size,
         next_size,
         pictures=tuple(pictures),
-        companions=measured,
+        companions=measured("other measures", lambda batches: companions(model, batches, report)),
+        beyond=measured("measures beyond the contrast", lambda batches: beyond(model, batches, report)),
+        floor=measured(THE_FLOOR, lambda batches: floor(model, batches, report, 0, progress, same_images), bar=False),
         impact=impact,
         skipped=dict(skipped or {}),
         notes=tuple(notes),
@@ -108,8 +135,3 @@ def pictures_of(measurement: Measurement, report: PANReport, sync: bool = False)
     """Return the strongest neurons of each type, as long as the measurement is attached; every process calls it."""
     pans = by_type(report, limit=PICTURES)
     return neuron_pictures(measurement, report, examples=EXAMPLES, pans=pans, sync=sync)
-
-
-def _companions(model: nn.Module, report: PANReport, images: Iterable[Tensor], size: int) -> Companions:
-    """Return the companion measures, in batches of no more than ``size`` images."""
-    return companions(model, [part for batch in images for part in torch.split(batch, size)], report)

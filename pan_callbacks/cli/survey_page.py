@@ -8,11 +8,13 @@ from typing import SupportsFloat
 
 from pan_callbacks import __version__
 from pan_callbacks.analysis.agreement import Companions
-from pan_callbacks.cli.illustrations import IMPACT, LOOKS, OTHERS, PADDING, WHERE, classes_of
+from pan_callbacks.analysis.beyond import Beyond
+from pan_callbacks.cli.illustrations import BEYOND, IMPACT, LOOKS, OTHERS, PADDING, WHERE, classes_of
 from pan_callbacks.cli.page import Illustration, Page, Part, Section, ShownTable, Text
 from pan_callbacks.cli.survey import Survey
 from pan_callbacks.figures.impact import class_name
 from pan_callbacks.reports.impact_report import ClassChanges, ImpactReport
+from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.tables import Table, pan_table
 from pan_callbacks.reports.taxonomy import PANType, counts, cross_table
@@ -49,13 +51,15 @@ def page_of(survey: Survey, illustrations: Sequence[Illustration]) -> Page:
         sections.append(Section(IMPACT, parts))
     if survey.companions is not None:
         sections.append(Section(OTHERS, [*_companions(survey.companions), *shown(OTHERS)]))
+    if survey.beyond is not None:
+        sections.append(Section(BEYOND, [*_beyond(survey.beyond), *shown(BEYOND)]))
     sections += [Section(PADDING, shown(PADDING)), Section("Layers", _layers(survey.report))]
     title = f"Padding aware neurons of {survey.about.get('model', 'a model')}"
     return Page(title, f"pan_callbacks {__version__}", _lead(survey), sections)
 
 
 def _lead(survey: Survey) -> list[Part]:
-    parts: list[Part] = [Text(survey.report.summary(), "lead")]
+    parts: list[Part] = [Text(survey.summary(), "lead")]
     for why, images in _reasons(survey.skipped).items():
         more = " …" * (len(images) > 5)
         parts.append(Text(f"{len(images)} images were left out, {why}: {', '.join(images[:5])}{more}", "note"))
@@ -156,6 +160,44 @@ def _companions(found: Companions) -> list[Part]:
     ]
 
 
+#: Column of the table beyond the contrast, what it says, and how to read it.
+_MEASURES = (
+    (
+        "over at 0 / 1 / 2 / 3",
+        "Neurons over the threshold on some edge, in the outermost row or column and in the next three.",
+        "What is felt farther in was read by a larger kernel, or handed on by earlier layers.",
+    ),
+    (
+        "spread alone, constant",
+        "Neurons that are no PANs, but vary at least twice or at most half as much on an edge as inside, in each half "
+        "of the images; of these, those that vary a tenth at most.",
+        "A threshold on their level misses them: what tells the border is how much they vary.",
+    ),
+    (
+        "together",
+        "How often a linear read-out of all channels at a position tells border from interior, on images that it was "
+        "not fitted to.",
+        "50 % is chance; near 100 % the layer tells the border, whatever its single neurons do.",
+    ),
+    (
+        "pattern, SNR",
+        "What padding adds in the outermost rows and columns on average over images, after Lin et al. 2022: its size "
+        "in deviations of the interior, and its power over that of what differs from image to image; medians.",
+        "At 0 padding changes nothing; with an SNR above 1 it mostly does the same in all images.",
+    ),
+)
+
+
+def _beyond(found: Beyond) -> list[Part]:
+    intro = f"Borders beside the same pixels seen inside, on {found.images} images."
+    measures = Table.of(("column", "what it says", "how to read it"), _MEASURES)
+    parts: list[Part] = [Text(intro), ShownTable(measures), ShownTable(found.table())]
+    if found.skipped:
+        left_out = Table.of(("layer", "why"), found.skipped.items())
+        parts.append(ShownTable(left_out, folded=f"{len(found.skipped)} layers were left out of this"))
+    return parts
+
+
 def _layers(report: PANReport) -> list[Part]:
     by_layer = report.count_by("layer")
     rows = [
@@ -166,19 +208,33 @@ def _layers(report: PANReport) -> list[Part]:
             _times(line.stride),
             _times(line.output_size),
             _times(line.leftover),
-            line.images,
+            _images(line),
+            _width(line),
+            ", ".join(line.follows) or "-",
             _number(line.border_bias, "{:.2f}"),
             _number(line.drift, "{:.2f}"),
             f"{line.reference}: {line.reason}" if line.reason else line.reference,
         )
         for name, line in report.measured.items()
     ]
-    head = ("layer", "PANs", "kernel", "stride", "map", "leftover", "images", "border bias", "drift", "reference")
+    what = ("layer", "PANs", "kernel", "stride", "map", "leftover", "images", "± contrast", "follows", "border bias")
+    head = (*what, "drift", "reference")
     left_out = Table.of(("layer", "why"), report.skipped.items())
     return [
         ShownTable(Table.of(head, rows, numbers=head[2:-1]), caption="How each layer was measured"),
         ShownTable(left_out, folded=f"{len(report.skipped)} layers were left out"),
     ]
+
+
+def _images(line: LayerReport) -> str:
+    """Return how many images a layer was measured on, and of how many groups if these are fewer."""
+    clusters = max(line.clusters, default=line.images)
+    return str(line.images) if clusters >= line.images else f"{line.images} in {clusters} groups"
+
+
+def _width(line: LayerReport) -> str:
+    """Return half the width of the 95 % interval of a contrast, the median over sides and channels."""
+    return "-" if line.half_width is None else _number(line.half_width.nanmedian(), "{:.2f}")
 
 
 def _reasons(skipped: Mapping[str, str]) -> dict[str, list[str]]:

@@ -129,8 +129,18 @@ def _label_layers(axes: Axes, report: PANReport, layers: list[str]) -> None:
         axis.tick_params(length=0)
 
 
+#: Colour and hatch of the bar of each origin; the first two are always named.
+_ORIGINS = {
+    "nascent": (REFERENCE, None),
+    "inherited": (BORDER, "///"),
+    "both": ("#8a6fb0", "..."),
+    "neither": ("#999999", None),
+}
+_ALWAYS = ("nascent", "inherited")
+
+
 def depth_share(report: PANReport) -> Figure:
-    """Show which share of the neurons are PANs, by depth: nascent and inherited ones stacked, their number above.
+    """Show which share of the neurons are PANs, by depth: their origins stacked, their number above.
 
     Up to 16 measured layers have a bar each; more are put, in the model's order, into 10 groups of as equal a number
     of layers as can be.
@@ -145,7 +155,10 @@ def depth_share(report: PANReport) -> Figure:
     groups = np.array_split(np.arange(len(layers)), len(layers) if len(layers) <= _EACH_LAYER else _DEPTHS)
     group_of = {layers[index]: number for number, group in enumerate(groups) for index in group}
     neurons = np.zeros(len(groups), int)
-    counts: dict[str, IntArray] = {origin: np.zeros(len(groups), int) for origin in ("nascent", "inherited")}
+    shown = report.count_by("origin")
+    counts: dict[str, IntArray] = {
+        origin: np.zeros(len(groups), int) for origin, n in shown.items() if n or origin in _ALWAYS
+    }
     for name, number in group_of.items():
         neurons[number] += report.layers[name].channels
     for pan in report.pans:
@@ -156,13 +169,14 @@ def depth_share(report: PANReport) -> Figure:
     axes = figure.subplots()
     figure.suptitle(title, fontsize=LARGE)
     below = np.zeros(len(groups))
-    for (origin, count), color, hatch in zip(counts.items(), (REFERENCE, BORDER), (None, "///"), strict=True):
+    for origin, count in counts.items():
+        color, hatch = _ORIGINS[origin]
         share = 100 * count / np.maximum(neurons, 1)
         bars: dict[str, Any] = {"width": 0.72, "color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
         axes.bar(range(len(groups)), share, bottom=below, label=f"{origin} ({count.sum()})", **bars)
         below += share
     top = max(1.0, below.max())
-    for number, (height, total) in enumerate(zip(below, counts["nascent"] + counts["inherited"], strict=True)):
+    for number, (height, total) in enumerate(zip(below, np.sum(list(counts.values()), axis=0), strict=True)):
         axes.text(number, height + 0.075 * top, str(total), ha="center", fontsize=NORMAL)
         axes.text(number, height + 0.015 * top, f"of {neurons[number]}", ha="center", fontsize=SMALL, color="#555555")
     axes.set_ylim(0, 1.18 * top)
@@ -180,7 +194,7 @@ def depth_share(report: PANReport) -> Figure:
         axes.set_xlabel(f"depth: the {len(layers)} measured layers, in the model's order", fontsize=NORMAL)
     plain(axes, "y")
     if report.pans:
-        axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
+        axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(counts))
     else:
         centred(axes, f"no padding aware neuron among {report.neurons}")
     return figure

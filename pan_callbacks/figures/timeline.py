@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+#: What an entry has of the interval of its count.
+_ENDS = ("count_low", "count_high")
+
+
 def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
     """Show which neurons were padding aware when: neurons × epochs, the number of PANs above.
 
@@ -36,7 +40,7 @@ def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
     Args:
         history: A mapping for each probe, oldest first: ``"epoch"`` (-1 for the network before its first step),
             ``"count"`` (NaN where layers are missing), and ``"pans"``, a mapping layer name -> channel -> signed
-            contrast. Other keys are ignored.
+            contrast; perhaps ``"count_low"`` and ``"count_high"``, the ends of the interval. Other keys are ignored.
         limit: Rows at most. Where there are more neurons, those that were PANs for longest are kept, the stronger ones
             first, and the title says so.
 
@@ -119,10 +123,15 @@ def _timeline_height(rows: list[tuple[str, int]]) -> tuple[float, bool]:
 
 def _count_panel(axes: Axes, history: Sequence[Mapping[str, Any]]) -> None:
     counts = np.array([probe["count"] for probe in history], dtype=float)  # NaN, a gap, where it is not complete
-    axes.fill_between(range(len(counts)), counts, color=REFERENCE, alpha=0.15, linewidth=0)
+    low, high = (np.array([probe.get(key, np.nan) for probe in history], dtype=float) for key in _ENDS)
+    if len(counts) == 1:  # a band of one point is none
+        axes.errorbar([0], counts, [counts - low, high - counts], color=REFERENCE, capsize=4, linewidth=1.2)
+    axes.fill_between(range(len(counts)), low, high, color=REFERENCE, alpha=0.25, linewidth=0, label="95 % interval")
     marker = "o" if len(counts) <= 40 else None
     axes.plot(counts, color=REFERENCE, linewidth=1.6, marker=marker, markersize=3.5, clip_on=False)
-    axes.set_ylim(0, max(1.0, np.nan_to_num(counts).max()) * 1.15)
+    if not np.isnan(high).all():
+        axes.legend(fontsize=SMALL, frameon=False, loc="lower right", bbox_to_anchor=(1, 0.98), borderaxespad=0)
+    axes.set_ylim(0, max(1.0, np.nan_to_num(counts).max(), np.nan_to_num(high).max()) * 1.15)
     few_ticks(axes.yaxis, 4, whole=True)
     axes.set_ylabel("PANs", fontsize=NORMAL)
     axes.tick_params(axis="x", length=0, labelbottom=False)

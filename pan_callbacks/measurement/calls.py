@@ -139,6 +139,11 @@ class EntryCall:
         finite = self.images.flatten(1).isfinite().all(1).int()
         return self.pick(torch.arange(len(finite), device=finite.device) == finite.argmax())
 
+    def richest(self) -> EntryCall:
+        """Return the call on the image that varies most, with what belongs to it."""
+        spread = self.images.detach().flatten(1).float().std(1).nan_to_num(-1.0, posinf=-1.0)
+        return self.pick(torch.arange(len(spread), device=spread.device) == spread.argmax())
+
     def copied(self) -> EntryCall:
         """Return the call on tensors that nobody else writes into."""
         return self._with(lambda tensor: tensor.detach().clone())

@@ -14,6 +14,7 @@ from torch import Tensor
 #: Values closer than this many parts of a channel's largest reading are rounding, not signal: the same convolution on
 #: inputs of two sizes differs in the last bits, and two-sample statistics are blind to how small a difference is.
 RESOLUTION = 2.0**-20
+_GOLDEN = 0.6180339887498949
 
 
 def contrast(border: Tensor, reference: Tensor) -> Tensor:
@@ -23,6 +24,9 @@ def contrast(border: Tensor, reference: Tensor) -> Tensor:
     Smirnov 1939), signed + if the border readings are larger. Exact, with ties, but for one thing: values that
     differ by less than rounding (:data:`RESOLUTION`) count as equal. Rounding to a grid could still split a tie that
     lies on a grid line, so two grids half a cell apart are used and the smaller result is taken.
+
+    The threshold is looked for in the very readings, to which chance adds: reports use
+    :func:`~pan_callbacks.measurement.crossfit.crossfit`.
 
     Args:
         border: Readings at the border (n, channels), any floating dtype.
@@ -38,10 +42,30 @@ def contrast(border: Tensor, reference: Tensor) -> Tensor:
         >>> contrast(torch.tensor([[1.0], [4.0]]), torch.tensor([[2.0], [5.0]]))
         tensor([-0.5000])
     """
+    return separation(border, reference)[0]
+
+
+def separation(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the :func:`contrast`, and the threshold at which the two distribution functions lie so far apart.
+
+    The threshold lies halfway between the two readings that it separates, so that it separates others like them, too.
+
+    Args:
+        border: Readings at the border (n, channels), any floating dtype.
+        reference: Readings of the reference (m, channels).
+
+    Returns:
+        Contrast and threshold (channels,), float32. Where the contrast is NaN the threshold means nothing.
+
+    Example:
+        >>> separation(torch.tensor([[3.0], [4.0]]), torch.tensor([[1.0], [2.0]]))
+        (tensor([1.]), tensor([2.5000]))
+    """
     n, m = len(border), len(reference)
     channels = border.shape[1]
     if n == 0 or m == 0:
-        return torch.full((channels,), torch.nan, device=border.device)
+        nothing = torch.full((channels,), torch.nan, device=border.device)
+        return nothing, nothing
     values = torch.cat([border.float(), reference.float()]).T.contiguous()
     finite = values.isfinite().all(1)
     values, is_reference = _sort_labelled(torch.where(finite[:, None], values, torch.zeros_like(values)), n)
@@ -50,9 +74,11 @@ def contrast(border: Tensor, reference: Tensor) -> Tensor:
     largest = values.abs().amax(1, keepdim=True)
     cell = torch.exp2(torch.frexp(largest).exponent.float() + log2(RESOLUTION))  # 2**128 would overflow
     position = values / cell.clamp_min(torch.finfo(torch.float32).tiny)
-    one, other = (_signed_extreme(difference, (position + shift).floor()) for shift in (0.0, 0.5))
-    smaller = torch.where(one.abs() <= other.abs(), one, other)
-    return torch.where(finite, (smaller.double() / (n * m)).float(), torch.nan)
+    (one, at_one), (other, at_other) = (_signed_extreme(difference, (position + by).floor()) for by in (0.0, 0.5))
+    first = one.abs() <= other.abs()
+    smaller, at = torch.where(first, one, other), torch.where(first, at_one, at_other)[:, None]
+    threshold = values.gather(1, at) / 2 + values.gather(1, (at + 1).clamp_max(n + m - 1)) / 2
+    return torch.where(finite, (smaller.double() / (n * m)).float(), torch.nan), threshold[:, 0]
 
 
 def _sort_labelled(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -60,12 +86,22 @@ def _sort_labelled(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
     The label rides in the lowest bit of a 64-bit key whose upper bits order as the floats do.
     """
-    bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0 into 0
-    keys = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() * 2
+    keys = _ordered_bits(values) * 2
     keys[:, n:] += 1
     keys = _sorted_rows(keys)
-    bits = (keys >> 1).int()
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32), (keys & 1).bool()
+    return _of_ordered_bits(keys >> 1), (keys & 1).bool()
+
+
+def _ordered_bits(values: Tensor) -> Tensor:
+    """Return whole numbers (64 bits) from -2³¹ to 2³¹ that order as float32 values do."""
+    bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0 into 0
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+
+
+def _of_ordered_bits(numbers: Tensor) -> Tensor:
+    """Return the float32 values that :func:`_ordered_bits` made the numbers of."""
+    bits = numbers.int()
+    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).view(torch.float32)
 
 
 def _sorted_rows(values: Tensor) -> Tensor:
@@ -74,13 +110,30 @@ def _sorted_rows(values: Tensor) -> Tensor:
     return values.sort(1).values
 
 
-def _signed_extreme(difference: Tensor, cell: Tensor) -> Tensor:
-    """Return the entry of largest absolute value in each row, looking only where a run of equal cells ends."""
+def _signed_extreme(difference: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the entry of largest absolute value in each row and where it is, looking only where equal cells end."""
     ends = torch.ones_like(cell, dtype=torch.bool)
     ends[:, :-1] = cell[:, 1:] != cell[:, :-1]
     seen = torch.where(ends, difference, torch.zeros_like(difference))
-    high, low = seen.amax(1), seen.amin(1)
-    return torch.where(high >= -low, high, low)
+    high, low = seen.max(1), seen.min(1)
+    larger = high.values >= -low.values
+    return torch.where(larger, high.values, low.values), torch.where(larger, high.indices, low.indices)
+
+
+def evenly(number: int, first: float = 0.0) -> float:
+    """Return one of a sequence of numbers in [0, 1) that spread evenly, however many of them are used.
+
+    Multiples of the golden ratio, less their whole parts (Weyl's sequence of the lowest discrepancy).
+
+    Args:
+        number: Number in the sequence.
+        first: Where it begins, at number 0.
+
+    Example:
+        >>> [round(evenly(number), 2) for number in range(5)]
+        [0.0, 0.62, 0.24, 0.85, 0.47]
+    """
+    return (number * _GOLDEN + first) % 1
 
 
 def thin(readings: Tensor, step: int, start: int) -> Tensor:
@@ -100,6 +153,45 @@ def thin(readings: Tensor, step: int, start: int) -> Tensor:
     """
     ordered = _sorted_rows(readings.T.contiguous().float())
     return ordered[:, start::step].T.contiguous()
+
+
+def thin_each(readings: Tensor, groups: Tensor, step: int, start: int) -> tuple[Tensor, Tensor]:
+    """Do :func:`thin` with each group of readings by itself, and return what is kept and its groups.
+
+    The first rank kept is another one in each group, spread evenly over all that there are, so that what several groups
+    lose evens out, whichever of them are put together.
+
+    Args:
+        readings: (n, channels).
+        groups: Number of the group of each reading, 0 to 2³⁰ (n,), on the CPU.
+        step: How many readings one kept reading stands for.
+        start: Rank of the first one kept in group 0, ``0 <= start < step``.
+
+    Example:
+        >>> kept, groups = thin_each(torch.arange(8.0)[:, None], torch.tensor([0, 1] * 4), 2, start=0)
+        >>> kept[:, 0].tolist(), groups.tolist()
+        ([0.0, 4.0, 3.0, 7.0], [0, 0, 1, 1])
+    """
+    labels, counts = torch.unique(groups, return_counts=True)
+    if len(labels) <= 1:
+        kept = thin(readings, step, _start(start, step, int(labels[0])) if len(labels) else start)
+        return kept, labels.repeat_interleave(len(kept)) if len(labels) else groups
+    # each channel in order of group, then of size: the group is the upper half of a 64-bit key
+    keys = _ordered_bits(readings.T.contiguous().float()) + 2**31 + (groups.to(readings.device) << 32)
+    ordered = _of_ordered_bits((_sorted_rows(keys) & 0xFFFFFFFF) - 2**31)
+    first = counts.cumsum(0) - counts
+    ranks = [
+        torch.arange(int(begin), int(begin + count))[_start(start, step, int(label)) :: step]
+        for label, count, begin in zip(labels, counts, first, strict=True)
+    ]
+    where = torch.cat(ranks)
+    kept_groups = labels.repeat_interleave(torch.tensor([len(part) for part in ranks]))
+    return ordered[:, where.to(readings.device)].T.contiguous(), kept_groups
+
+
+def _start(start: int, step: int, group: int) -> int:
+    """Return the first rank kept of a group, if that of group 0 is ``start``."""
+    return (start + int(step * evenly(group))) % step
 
 
 def moments(readings: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pan_callbacks.layers import PaddedLayer
+from pan_callbacks.measurement.hooks import replaced_channels
+from pan_callbacks.measurement.plans import SitePlan
 from pan_callbacks.padding import Axis, Geometry, convolve, source
 
 
@@ -99,6 +102,26 @@ def mean_padding_effects(
         return x.new_zeros(0, len(weight))
     by_tap = torch.cat(seen).view(len(seen), groups, -1)  # mean difference that each tap reads
     return torch.einsum("sgk,gok->sgo", by_tap, weight.reshape(groups, len(weight) // groups, -1)).flatten(1)
+
+
+def effects_of(layer: PaddedLayer, site: SitePlan, x: Tensor) -> dict[str, Tensor]:
+    """Return what the layer's own padding adds at the border, by side (images * positions, channels)."""
+    weight, masked = layer.weight(x), replaced_channels(layer.module)
+    x = layer.unpadded(x).to(weight.dtype)
+    options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
+    effects = {}
+    for side in (side for side in site.border if side != "interior"):
+        difference = padding_effect(x, weight, site.geometry, side, **options)
+        if difference is not None:
+            if masked is not None:  # what a mask has cut off has no effect any more
+                difference[:, masked.to(difference.device)] = 0
+            effects[side] = as_readings(difference)
+    return effects
+
+
+def as_readings(part: Tensor) -> Tensor:
+    """Return a part of a map (images, channels, rows, columns) as readings (images * positions, channels)."""
+    return part.movedim(1, -1).flatten(0, -2)
 
 
 def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | slice, int, int]:

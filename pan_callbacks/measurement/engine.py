@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from math import ceil
 from typing import ParamSpec
 
 import torch
@@ -12,11 +13,12 @@ from torch import Tensor, nn
 
 from pan_callbacks._runtime import ALONE, Shard
 from pan_callbacks.layers import convolutions, pad_modules, select, why_unpadded
-from pan_callbacks.measurement.calls import EntryCall, Listener, StopForward
+from pan_callbacks.measurement.calls import EntryCall, Listener
 from pan_callbacks.measurement.collector import LayerCollector, capacity_of
 from pan_callbacks.measurement.entries import Entrance
 from pan_callbacks.measurement.forwards import OurForwards
-from pan_callbacks.measurement.hooks import Probes
+from pan_callbacks.measurement.grouping import Grouping, Names, once
+from pan_callbacks.measurement.hooks import Probes, guarded
 from pan_callbacks.measurement.reporting import report_of
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.measurement.shadow import Shadow, is_lazy
@@ -66,7 +68,7 @@ class Measurement:
         self.settings = Settings() if settings is None else settings
         self.failure: str | None = None
         self.also: Measurement | None = None
-        self.model, self._shard, self._tolerant = model, shard, tolerant
+        self.model, self._shard, self._tolerant, self._grouping = model, shard, tolerant, Grouping(shard)
         self._selected = select(model, self.settings.layers)
         self.layers = {n: m for n, m in self._selected.items() if max(m.kernel_size) > 1 or why_unpadded(m) is None}
         # whatever was selected, images are what comes before all convolutions, and before what pads for them
@@ -79,7 +81,8 @@ class Measurement:
         self._taken: Counter[str] = Counter()  # images that did, since the start
         self._visit: Visit | None = None
         self._late: EntryCall | None = None  # what goes on and is measured when it has ended
-        self._visits, self._limit = 0, self.settings.max_images
+        self._visits, self._limit, self._most = 0, self.settings.max_images, self.settings.max_images
+        self._names: Names | None = None
         self._sample: EntryCall | None = None
 
     # --- on and off --------------------------------------------------------------------------------------------------
@@ -99,9 +102,10 @@ class Measurement:
             max_images: Images to measure on, if not as many as the settings say (a rank takes its part of them).
             listen: Whether to measure what passes the model; else that is left to :meth:`measure`.
         """
-        self._limit = self.settings.max_images if max_images is None else max_images
+        self._limit = self._most = self.settings.max_images if max_images is None else max_images
+        self._names = None
         self._forget()
-        self.failure, self._visit = None, None
+        self.failure = self._visit = None
         self._forwards.forget_copies()
         self._entrance.reset()
         self._entrance.began, self._entrance.ended = self._enter, self._leave
@@ -110,11 +114,24 @@ class Measurement:
             for entry in self._probes.entries.values():
                 entry.entered, entry.left = self.enter, self.leave
 
+    def expect(self, share: float = 1.0, names: Names | None = None) -> None:
+        """Say what the next batch is, before it enters.
+
+        Args:
+            share: Part of the images to measure on that may have been taken when it has passed.
+            names: Is asked to which of the user's groups each of its images belongs; None if each is its own.
+        """
+        self._limit, self._names = min(self._most, ceil(self._most * share)), once(names)
+        self._guarded(self._grouping.expect)(self._names)
+        if self.also is not None:
+            self.also.expect(share, self._names)
+
     def _forget(self) -> None:
         capacity = capacity_of(sum(module.out_channels for module in self.layers.values()))
         self._collectors = {name: LayerCollector(conv, capacity, self._shard) for name, conv in self.layers.items()}
         self._taken.clear()
-        self._visits = 0
+        self._visits, self._grouping = 0, Grouping(self._shard)
+        self._grouping.expect(self._names)
 
     def stop(self) -> None:
         """Listen no longer; what was measured stays."""
@@ -147,7 +164,8 @@ class Measurement:
             notes: What a reader should know besides.
         """
         ended = [f"the measurement ended early: {self.failure}"] if self.failure else []
-        return report_of(self.model, self._selected, self._collectors, self._forwards, self.settings, notes, ended)
+        collected = self._selected, self._collectors, self._forwards
+        return report_of(self.model, *collected, self.settings, self._grouping.found(), notes, ended)
 
     def readings(self, layer: str, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a layer on a side, (n, channels) and (m, channels).
@@ -169,13 +187,7 @@ class Measurement:
         return None if self._sample is None else self._sample.images
 
     def watch_sample(self, layers: Collection[str], listener: Listener, count: int) -> None:
-        """Run the first of :attr:`sample_images` once more, and let somebody listen.
-
-        Args:
-            layers: Names of the layers to listen to.
-            listener: Is called with a layer's name and what passed it.
-            count: Number of images.
-        """
+        """Run the first ``count`` of :attr:`sample_images` once more, and let somebody listen to some layers."""
         if self._sample is not None:
             shadow = self._forwards.shadow(self._sample)
             with shadow.running():
@@ -259,6 +271,7 @@ class Measurement:
     def _begin(self, call: EntryCall) -> Visit | None:
         """Return what is to be measured of a call, None if there are images enough."""
         take = min(len(call.images), self._limit - self._taken[call.name]) if call.has_images else 0
+        self._grouping.cut |= call.has_images and take < len(call.images)
         if take <= 0 or not self._forwards.is_current(call):
             return None
         plan = self._forwards.plan_of(call)
@@ -270,25 +283,18 @@ class Measurement:
         if self._sample is None:
             with torch.inference_mode(False):  # to be used outside of it, too
                 self._sample = call.first(SAMPLE_IMAGES).copied()
-        part = call.first(take)
-        part = part.copied() if plan.in_place else part
-        visit = Visit(part, plan, self._shard.number(self._visits), self._taken[call.name], self._shard.images)
+        part = call.first(take).copied() if plan.in_place else call.first(take)
+        number, before = self._shard.number(self._visits), self._taken[call.name]
+        first = self._grouping.first(number, take, before)
+        visit = Visit(part, plan, number, first, self._grouping.of(part.images, call.name, first))
         self._visits += 1
         return visit
 
     def _guarded(self, function: Callable[P, None]) -> Callable[P, None]:
-        """Return the function; if errors are tolerated, one becomes a warning and the end of the measurement."""
-        if not self._tolerant:
-            return function
+        return guarded(function, self._fail) if self._tolerant else function
 
-        def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
-            try:
-                function(*args, **kwargs)
-            except (StopForward, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # whatever it is, it is ours and must not end the user's run
-                self.failure = f"{type(error).__name__}: {error}"
-                self.stop()
-                warnings.warn(f"pan_callbacks stopped measuring, the model goes on: {self.failure}", stacklevel=2)
-
-        return guarded
+    def _fail(self, error: BaseException) -> None:
+        """Make an error that is tolerated a warning, and the end of the measurement."""
+        self.failure = f"{type(error).__name__}: {error}"
+        self.stop()
+        warnings.warn(f"pan_callbacks stopped measuring, the model goes on: {self.failure}", stacklevel=3)

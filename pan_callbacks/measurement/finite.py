@@ -21,7 +21,7 @@ def positions(role: Role, site: SitePlan) -> list[Position]:
     """Return what is read of a map; of one that gives both the border and the reference, both."""
     if site.shared is not None:
         return [*site.border.values(), site.shared]
-    return list((site.border if role == "border" else site.reference).values())
+    return list((site.reference if role == "reference" else site.border).values())
 
 
 def finite_images(output: Tensor, positions: Iterable[Position]) -> Tensor:

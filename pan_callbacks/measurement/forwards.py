@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from pan_callbacks._runtime import Shard
-from pan_callbacks.layers import Convolution, PaddedLayer, PadModule, Reason
+from pan_callbacks.layers import Convolution, PaddedLayer, PadModule, Reason, convolutions, why_unpadded
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
 from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.lines import HowMeasured
+from pan_callbacks.measurement.neutral import padding_neutral
 from pan_callbacks.measurement.pads import name_of_pad
 from pan_callbacks.measurement.plans import Plan
 from pan_callbacks.measurement.reference import plan
 from pan_callbacks.measurement.shadow import InPlace, Shadow
 from pan_callbacks.measurement.standins import is_foreign
+from pan_callbacks.measurement.tails import Tail, tails
 from pan_callbacks.measurement.trace import Site, Trace, middle_of, trace
 from pan_callbacks.measurement.visit import Reading, Visit
 from pan_callbacks.padding import Geometry
@@ -59,6 +61,8 @@ class OurForwards:
         self._layers, self._reference, self._shard = layers, reference, shard
         self._pad_names = {id(module): name for name, module in pads.items()}
         self._given = shadow
+        self._tails: dict[tuple[str, Site], Tail] = {}
+        self._followed: set[str] = set()  # entries whose tails are those of the weights of now
         self._shadows: dict[str, Shadow | InPlace] = {}
         self._plans: dict[tuple[str | int, ...], Plan] = {}
         self._agreements: dict[str, _Agreement] = {}
@@ -75,6 +79,7 @@ class OurForwards:
     def forget_copies(self) -> None:
         """Let go of the copies; the model is another after the next step."""
         self._shadows.clear()
+        self._followed.clear()
 
     def shadow(self, call: EntryCall) -> Shadow | InPlace:
         """Return the copy of the module that a call enters by, or what takes its place."""
@@ -164,13 +169,33 @@ class OurForwards:
         forwards = (visit.plan.own, *visit.plan.ours) if own else visit.plan.ours
         shadow = self.shadow(visit.call)
         with shadow.running():
+            if visit.call.name not in self._followed:
+                self._followed.add(visit.call.name)
+                found = tails(shadow.call(visit.call.richest()), shadow.probes, visit.plan.sites)
+                self._tails |= {(visit.call.name, site): tail for site, tail in found.items()}
             for forward in forwards:
-                count = visit.count_for(forward.view)
-                if count and (forward.reads.keys() - visit.missing if forward.make else forward.reads):
-                    call = visit.call.first(count)
-                    call = call if forward.make is None else call.seen(forward.make, forward.offset)
-                    shadow.probes.listen(Reading(forward, visit, collectors), {name for name, _ in forward.reads})
-                    shadow.call(call.copied() if visit.plan.in_place else call).run()
+                count, missing = visit.count_for(forward), visit.missing
+                if not count or forward is not visit.plan.own and forward.reads.keys() <= missing:
+                    continue
+                call = visit.call.first(count)
+                call = call if forward.make is None else call.seen(forward.make, forward.offset)
+                call = shadow.call(call.copied() if visit.plan.in_place else call)
+                shadow.probes.listen(Reading(forward, visit, collectors), {name for name, _ in forward.reads})
+                if forward.neutral:
+                    self._run_neutral(call, visit, shadow)
+                else:
+                    call.run()
+
+    def _run_neutral(self, call: EntryCall, visit: Visit, shadow: Shadow | InPlace) -> None:
+        """Run a forward with all padding neutral; where that cannot be, origins are told by the padding effect."""
+        try:
+            known = {site.layer.module: site.layer.pad for site in visit.plan.sites.values()}
+            pads = {shadow.of(conv): pad for conv, pad in known.items()}
+            found = [PaddedLayer(conv, pads.get(conv)) for conv in convolutions(call.module).values()]
+            with padding_neutral(layer for layer in found if why_unpadded(layer.module, layer.pad) is None):
+                call.run()
+        except Exception as error:  # whatever somebody's forward does not bear
+            self.notes["neutral"] = f"origins are told by the padding effect alone ({type(error).__name__}: {error})"
 
     def how_measured(self, name: str) -> HowMeasured:
         """How a layer is measured, from the first input size that knows."""
@@ -185,7 +210,8 @@ class OurForwards:
                         if entry in self.alone:
                             alone = _ALONE.format(entry=entry)
                             site = replace(site, reason=f"{site.reason}; {alone}" if site.reason else alone)
-                        return HowMeasured(site, known, None, name_of_pad(site.layer.pad, self._pad_names))
+                        pad = name_of_pad(site.layer.pad, self._pad_names)
+                        return HowMeasured(site, known, None, pad, self._tails.get((str(entry), (layer, number))))
             skipped = skipped or current.skipped.get(name)
         return HowMeasured(None, geometry, skipped)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,11 @@ from torch.nn.utils import parametrize
 from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.layers import Convolution, Reason, Skip
-from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener, why_no_map
+from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener, StopForward, why_no_map
 from pan_callbacks.measurement.transforms import is_transformed, untransformed
 from pan_callbacks.measurement.undisturbed import random_states_kept
+
+P = ParamSpec("P")
 
 #: Where a module keeps its forward hooks.
 FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
@@ -177,6 +179,20 @@ def quietly(model: nn.Module) -> Iterator[None]:
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def guarded(function: Callable[P, None], failed: Callable[[BaseException], None]) -> Callable[P, None]:
+    """Return a function that hands its errors to somebody: they are ours, and must not end the user's run."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except (StopForward, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # whatever it is
+            failed(error)
+
+    return call
 
 
 def is_ours(hook: object) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pan_callbacks.layers import Convolution, Reason, dimensions
 from pan_callbacks.measurement.plans import SitePlan
+from pan_callbacks.measurement.tails import Tail
 from pan_callbacks.padding import Geometry
 from pan_callbacks.reports.layer_report import LayerReport
 
@@ -22,12 +23,14 @@ class HowMeasured:
         geometry: Its geometry in the model's own forward, if it is a padded layer.
         skipped: Why it is not measured.
         pad: Name of the pad module that feeds it, None if it pads itself.
+        tail: What follows it at that call, None if nobody knows.
     """
 
     site: SitePlan | None = None
     geometry: Geometry | None = None
     skipped: Reason | None = None
     pad: str | None = None
+    tail: Tail | None = None
 
 
 class Figures(TypedDict, total=False):
@@ -41,6 +44,17 @@ class Figures(TypedDict, total=False):
     contrast: Tensor
     effect: Tensor
     mean: Tensor
+    error: Tensor
+    groups: tuple[int, ...]
+    clusters: tuple[int, ...]
+    draws: tuple[int, ...]
+    shift: Tensor
+    consistency: Tensor | None
+    own: Tensor
+    earlier: Tensor
+    after: Tensor | None
+    follows: tuple[str, ...]
+    until: str
 
 
 def line_of(conv: Convolution, how: HowMeasured, skipped: Reason | None, figures: Figures | None = None) -> LayerReport:

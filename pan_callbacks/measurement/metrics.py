@@ -10,11 +10,15 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pan_callbacks.measurement.contrast import RESOLUTION, contrast, mean_and_std, moments
-from pan_callbacks.measurement.readings import ReadingStore
+from pan_callbacks.measurement.crossfit import Estimate, Sample, crossfit
+from pan_callbacks.measurement.readings import ReadingStore, one_group
 from pan_callbacks.padding import SIDES
+from pan_callbacks.reports.pans import GROUPS
 
 #: Side to the readings there (readings, channels).
 Readings = Mapping[str, Tensor]
+#: The same, or with the group of images that each reading is of.
+Samples = Mapping[str, Tensor | Sample]
 _BORDER, _REFERENCE = 0, 1
 
 
@@ -27,7 +31,9 @@ class PaddingAwareness(Metric):
 
     As input to ``update``: border and reference readings, side name to a tensor (readings, channels). The reference
     may be one tensor that all sides share. A reading that is NaN in every channel is none, and left out. As output of
-    ``compute``: the signed contrast (sides, channels), NaN if a side has fewer than ``min_readings`` readings.
+    ``compute``: the signed contrast (sides, channels), NaN if a side has fewer than ``min_readings`` readings. In place
+    of a tensor there may be a :class:`~pan_callbacks.measurement.crossfit.Sample`, which says of which group of images
+    each reading is; then :meth:`estimate` has the contrast of images that were not seen, and its error.
 
     Args:
         channels: Number of neurons.
@@ -51,6 +57,7 @@ class PaddingAwareness(Metric):
     higher_is_better = False
     values: list[Tensor]
     heads: list[Tensor]
+    groups: list[Tensor]
 
     def __init__(
         self,
@@ -62,24 +69,24 @@ class PaddingAwareness(Metric):
     ) -> None:
         super().__init__(**kwargs)
         self.channels, self.sides, self.capacity, self.min_readings = channels, tuple(sides), capacity, min_readings
-        # the two lists of a store of readings; ranks concatenate them
-        self.add_state("values", default=[], dist_reduce_fx="cat")
-        self.add_state("heads", default=[], dist_reduce_fx="cat")
+        # the lists of a store of readings; ranks concatenate them
+        for name in ("values", "heads", "groups"):
+            self.add_state(name, default=[], dist_reduce_fx="cat")
         self._own: ReadingStore | None = None
 
     @property
     def store(self) -> ReadingStore:
         """The readings of this process, or of all once they are reduced; two samples a side and one for all sides."""
         if isinstance(self.values, Tensor):
-            return ReadingStore.of(self.channels, self.capacity, self.values, self.heads)
+            return ReadingStore.of(self.channels, self.capacity, self.values, self.heads, self.groups)
         if self._own is None or self._own.values is not self.values or self._own.heads is not self.heads:
             # the first, or torchmetrics has put other lists in their place
-            self._own = ReadingStore(self.channels, self.capacity, self.values, self.heads)
+            self._own = ReadingStore(self.channels, self.capacity, self.values, self.heads, self.groups)
         return self._own
 
-    def update(self, border: Readings, reference: Readings | Tensor) -> None:
+    def update(self, border: Samples, reference: Samples | Tensor | Sample) -> None:
         """Add the readings of a batch."""
-        if isinstance(reference, Tensor):
+        if isinstance(reference, (Tensor, Sample)):
             self._add(None, _REFERENCE, reference)
         else:
             for side, values in reference.items():
@@ -89,12 +96,26 @@ class PaddingAwareness(Metric):
 
     def compute(self) -> Tensor:
         """Return the signed contrast (sides, channels)."""
-        return torch.stack([self._contrast(*self.samples(side)) for side in self.sides])
+        return torch.stack([self.contrast_of(side) for side in self.sides])
 
-    def _contrast(self, border: Tensor, reference: Tensor) -> Tensor:
+    def contrast_of(self, side: str) -> Tensor:
+        """Return the signed contrast of a side (channels,), in the very images that its threshold is looked for in."""
+        border, reference = self.samples(side)
         if min(len(border), len(reference)) < self.min_readings:
             return torch.full((self.channels,), torch.nan, device=border.device)
         return contrast(border, reference)
+
+    def estimate(self, side: str) -> Estimate:
+        """Return the contrast of a side as it is of other images, and how sure that is.
+
+        Args:
+            side: One of ``sides``.
+        """
+        border, reference = self.grouped(side)
+        if min(len(border.readings), len(reference.readings)) < self.min_readings:
+            nothing = torch.full((GROUPS, self.channels), torch.nan, device=border.readings.device)
+            return Estimate(nothing[0], nothing, 0, 0)
+        return crossfit(border, reference)
 
     def samples(self, side: str) -> tuple[Tensor, Tensor]:
         """Return the border and reference readings of a side, (n, channels) and (m, channels), as far as they are kept.
@@ -102,10 +123,22 @@ class PaddingAwareness(Metric):
         Args:
             side: One of ``sides``.
         """
-        store = self.store
-        border, reference = (store.readings(self._sample(side, kind)) for kind in (_BORDER, _REFERENCE))
-        reference = reference if len(reference) else store.readings(self._sample(None, _REFERENCE))
-        return border[~border.isnan().all(1)], reference[~reference.isnan().all(1)]
+        border, reference = self.grouped(side)
+        return border.readings, reference.readings
+
+    def grouped(self, side: str) -> tuple[Sample, Sample]:
+        """Return what :meth:`samples` does, with the group of each reading.
+
+        Args:
+            side: One of ``sides``.
+        """
+        border, reference = (self._kept(self._sample(side, kind)) for kind in (_BORDER, _REFERENCE))
+        return border, reference if len(reference.readings) else self._kept(self._sample(None, _REFERENCE))
+
+    def _kept(self, sample: int) -> Sample:
+        readings, groups = self.store.sample(sample)
+        known = ~readings.isnan().all(1)
+        return Sample(readings[known], groups[known.to(groups.device)])
 
     def _sample(self, side: str | None, kind: int) -> int:
         """Return number of a sample in the store: two for each side, and one for a reference that all sides share."""
@@ -115,20 +148,21 @@ class PaddingAwareness(Metric):
             raise ValueError(f"unknown side {side!r}; this metric has {', '.join(self.sides)}")
         return 2 * self.sides.index(side) + kind
 
-    def _add(self, side: str | None, kind: int, values: Tensor) -> None:
+    def _add(self, side: str | None, kind: int, values: Tensor | Sample) -> None:
         sample = self._sample(side, kind)
-        if values.ndim != 2 or values.shape[1] != self.channels:
-            raise ValueError(f"readings must be (readings, {self.channels} channels), got {tuple(values.shape)}")
-        self.store.add(sample, values.detach().float())
+        readings, groups = values if isinstance(values, Sample) else (values, one_group(values))
+        if readings.ndim != 2 or readings.shape[1] != self.channels:
+            raise ValueError(f"readings must be (readings, {self.channels} channels), got {tuple(readings.shape)}")
+        self.store.add(sample, readings.detach().float(), groups)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Reduce over ranks; a rank that saw nothing brings an empty block, so that none waits for it."""
         if not self._is_synced:
             if not self.values:
                 self.values = [torch.empty(0, self.channels, device=self.device)]
-                self.heads = [torch.tensor([[0, 1, 0, 0]])]
-            if any(head.device != self.device for head in self.heads):  # made where Python reads them without waiting
-                self.heads = [head.to(self.device) for head in self.heads]
+                self.heads, self.groups = [torch.tensor([[0, 1, 0, 0]])], [one_group(self.values[0])]
+            # made where Python reads them without waiting
+            self.heads, self.groups = ([one.to(self.device) for one in of] for of in (self.heads, self.groups))
         super().sync(*args, **kwargs)
 
     def reset(self) -> None:
@@ -137,7 +171,7 @@ class PaddingAwareness(Metric):
         self._own = None
 
 
-class _SideMoments(Metric):
+class SideMoments(Metric):
     """Counts, sums and sums of squares of border and reference readings, by side and channel.
 
     Args:
@@ -178,7 +212,7 @@ class _SideMoments(Metric):
         return mean_and_std(self.reference.transpose(0, 1))
 
 
-class BorderBias(_SideMoments):
+class BorderBias(SideMoments):
     """How far border readings lie from the reference, in standard deviations of the reference, over a layer.
 
     ``mean over sides and channels of |mean(border) - mean(reference)| / std(reference)``. Channels whose reference is
@@ -215,7 +249,7 @@ class BorderBias(_SideMoments):
         return mean_and_std(self.reference.sum(0))[0].float()
 
 
-class PaddingEffect(_SideMoments):
+class PaddingEffect(SideMoments):
     """Mean paired difference that a layer's own padding makes, in standard deviations of the reference.
 
     Input to ``update``: the differences of :func:`~pan_callbacks.measurement.effect.padding_effect` in place of border
@@ -224,6 +258,10 @@ class PaddingEffect(_SideMoments):
 
     def compute(self) -> Tensor:
         """Return the padding effect (sides, channels)."""
+        return self.by_side()
+
+    def by_side(self) -> Tensor:
+        """Return the padding effect (sides, channels) of what was reduced so far."""
         difference, (mean, scale) = self.border_mean(), self.reference_mean_and_std()
         rounding = RESOLUTION * torch.maximum(mean.abs(), difference.abs())  # the scale of a constant reference
         of_constant = torch.where(difference.abs() > rounding, difference / rounding, torch.nan)

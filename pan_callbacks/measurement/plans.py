@@ -14,6 +14,10 @@ from pan_callbacks.measurement.trace import Site
 from pan_callbacks.measurement.views import VIEWS, Input, Role, View
 from pan_callbacks.padding import Geometry, Position
 
+#: What remains of a contrast with earlier padding neutral is measured on one in so many images, being compared with
+#: half of what there was; but on so many if there are as many.
+NEUTRAL_EVERY, NEUTRAL_LEAST = 8, 8
+
 
 @dataclass(frozen=True)
 class SitePlan:
@@ -62,12 +66,23 @@ class Forward:
         view: The view that makes the input; None for the user's own forward.
         make: What makes it from the images.
         offset: Pixels by which the view's inputs lie apart on each side.
+        neutral: Whether all padding is neutral in it, and the borders are read with that of earlier layers gone.
     """
 
     reads: Mapping[Site, SitePlan]
     view: View | None = None
     make: Input | None = None
     offset: int = 0
+    neutral: bool = False
+
+    def count_of(self, images: int) -> int:
+        """Return on how many of so many images it is run.
+
+        Example:
+            >>> [Forward({}, neutral=True).count_of(images) for images in (3, 8, 20, 256)]
+            [3, 8, 8, 32]
+        """
+        return max(min(images, NEUTRAL_LEAST), -(-images // NEUTRAL_EVERY)) if self.neutral else images
 
 
 @dataclass
@@ -101,12 +116,25 @@ class Plan:
         groups: dict[tuple[str, int], dict[Site, SitePlan]] = {}
         for site, how in self.sites.items():
             groups.setdefault((how.view.name, how.offset), {})[site] = how
-        return tuple(
+        views = [
             Forward(_parts(sites, make), VIEWS[name], make, offset)
             for (name, offset), sites in groups.items()
             for make in VIEWS[name].inputs
             if make is not None and _parts(sites, make)
-        )
+        ]
+        borders = [
+            Forward(_borders(sites, make), VIEWS[name], make, offset, neutral=True)
+            for (name, offset), sites in groups.items()
+            for make in VIEWS[name].inputs
+            if _borders(sites, make)
+        ]
+        return (*views, *borders)
+
+
+def _borders(sites: Mapping[Site, SitePlan], make: Input | None) -> dict[Site, SitePlan]:
+    """Return the borders that are read of each site in one input, without those of which none is."""
+    parts = {site: replace(how.part(make), reference={}, shared=None) for site, how in sites.items()}
+    return {site: part for site, part in parts.items() if part.border.keys() - {"interior"}}
 
 
 def _parts(sites: Mapping[Site, SitePlan], make: Input | None) -> dict[Site, SitePlan]:

@@ -8,6 +8,7 @@ from torch import nn
 
 from pan_callbacks.layers import Convolution, why_unpadded
 from pan_callbacks.measurement.collector import LayerCollector
+from pan_callbacks.measurement.findings import Images, finding_of
 from pan_callbacks.measurement.finite import left_out
 from pan_callbacks.measurement.forwards import OurForwards
 from pan_callbacks.measurement.lines import line_of
@@ -26,6 +27,7 @@ def report_of(
     collectors: Mapping[str, LayerCollector],
     forwards: OurForwards,
     settings: Settings,
+    behind: Images,
     notes: Iterable[str] = (),
     ended: Iterable[str] = (),
 ) -> PANReport:
@@ -37,22 +39,38 @@ def report_of(
         collectors: What collected, for those that can be measured.
         forwards: Knows how they were measured.
         settings: What was asked.
+        behind: The images.
         notes: What a reader should know besides.
         ended: Why the measurement ended early, if it did.
     """
     lines: dict[str, LayerReport] = {}
+    broken: set[int] = set()
     for name, conv in selected.items():
         how = forwards.how_measured(name)
         if name in collectors:
-            lines[name] = collectors[name].line(how)
+            lines[name], images_left_out = finding_of(collectors[name], how, settings.threshold, behind)
+            broken.add(images_left_out)
         else:
             lines[name] = line_of(conv, how, why_unpadded(conv) or how.skipped)
     images = max((line.images for line in lines.values()), default=0)
     probed = f"{images} image was" if images == 1 else f"{images} images were"
-    few = [f"only {probed} probed: chance adds to every contrast"] if 0 < images < FEW_IMAGES else []
-    broken = left_out(collector.left_out for collector in collectors.values())
-    remarks = (*few, *notes, *broken, *forwards.remarks, *ended)
+    few = [f"only {probed} probed: intervals are wide"] if 1 < images < FEW_IMAGES else []
+    alone = f"only {probed} probed: chance adds to every contrast, and no interval is known"
+    few += [alone] if images == 1 else _alike(behind)
+    remarks = (*few, *notes, *left_out(broken), *forwards.remarks, *ended)
     report = PANReport(lines, settings.threshold, settings.reference, remarks)
     if report.neurons or any(NO_MODULE in note for note in remarks):  # which says enough
         return report
     return PANReport(lines, settings.threshold, settings.reference, (*remarks, why_nothing(model, report)))
+
+
+def _alike(images: Images) -> list[str]:
+    """Return a sentence if some images are the same, or all belong together."""
+    if images.passed > 1 and images.distinct == 1:
+        return ["all images are the same: chance adds to every contrast, and no interval is known"]
+    if images.clusters == 1:
+        return ["all images belong together: chance adds to every contrast, and no interval is known"]
+    if 0 < images.distinct < images.passed:
+        how_many = f"only {images.distinct} of {images.passed} images are different"
+        return [f"{how_many}: intervals are as wide as that makes them"]
+    return []

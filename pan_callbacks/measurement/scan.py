@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from pan_callbacks.layers import Skip, image_axes
 from pan_callbacks.measurement.batches import describe_batch, device_of, first_images
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.grouping import Groups, names_of
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.reports.pan_report import PANReport
@@ -36,6 +37,7 @@ def scan(
     threshold: float = 0.8,
     max_images: int = 256,
     progress: bool = True,
+    groups: Groups = None,
 ) -> PANReport:
     """Find the padding aware neurons of a model from its activations on a few images.
 
@@ -50,13 +52,17 @@ def scan(
             report says.
         threshold: Absolute contrast from which a neuron is a PAN. At 0.8, one threshold on this single activation
             distinguishes border from interior with a balanced accuracy of 90 %.
-        max_images: Images to look at, at most. At 256 chance adds 0.1 to the contrast of a corner at most.
+        max_images: Images to look at, at most. Fewer make the count less certain, and not larger; its interval says how
+            much less.
         progress: Whether to show a progress bar.
+        groups: Which images belong together (crops of one photograph, scans of one patient, frames of one video), for
+            intervals that say what *other* photographs, patients, videos may give: a name for every image in the order
+            of the batches, or a function of a batch that returns the names of its images. None if each is its own.
 
     Raises:
         ValueError: If an argument is out of range.
-        PANError: If a glob matches nothing, a batch holds no images, there is no batch, or the images are too small
-            for any reference.
+        PANError: If a glob matches nothing, a batch holds no images, there is no batch, the images are too small for
+            any reference, or ``groups`` names some images only.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False)).eval()
@@ -67,7 +73,7 @@ def scan(
         [('0', 0, 'top+bottom+left+right', 'nascent')]
     """
     settings = Settings(layers, reference, threshold, max_images)
-    with scanned(model, batches, settings, progress=progress) as (_, report):
+    with scanned(model, batches, settings, progress=progress, groups=groups) as (_, report):
         return report
 
 
@@ -78,6 +84,7 @@ def scanned(
     settings: Settings | None = None,
     shard: Shard = ALONE,
     progress: bool = True,
+    groups: Groups = None,
 ) -> Iterator[tuple[Measurement, PANReport]]:
     """Do what :func:`scan` does, and keep the measurement attached for pictures while the context lasts.
 
@@ -87,13 +94,15 @@ def scanned(
         settings: What is asked.
         shard: This process's part of the work; all that share it get one report together.
         progress: Whether to show a progress bar.
+        groups: As for :func:`scan`.
     """
+    names = groups if groups is None or callable(groups) else list(groups)
     measurement = Measurement(model, settings, shard, with_hooks=True)  # nobody's forward shows whether they matter
     failure, notes = None, []
     try:
         try:
             with quietly(model):  # for the random state, which batches may draw from
-                feed = partial(_feed, measurement, model, batches, progress=progress)
+                feed = partial(_feed, measurement, model, batches, progress=progress, groups=names)
                 notes = in_smaller_batches(feed, restartable=not isinstance(batches, Iterator))
             if measurement.images == 0 and measurement.layers:
                 raise PANError("batches is empty, or the model never saw its images: nothing was measured")
@@ -108,11 +117,16 @@ def scanned(
 
 
 def _feed(
-    measurement: Measurement, model: nn.Module, batches: Iterable[Any], largest: int | None, progress: bool
+    measurement: Measurement,
+    model: nn.Module,
+    batches: Iterable[Any],
+    largest: int | None,
+    progress: bool,
+    groups: list[Any] | Callable[[Any], Iterable[Any] | None] | None,
 ) -> Iterator[int]:
     """One pass over the batches; yields the size of each forward before it is made."""
     measurement.start(listen=False)
-    device, wanted = device_of(model), measurement.settings.max_images
+    device, wanted, seen = device_of(model), measurement.settings.max_images, 0
     with progress_bar("scan", wanted, progress) as advance:
         for batch in batches:
             images = first_images(batch, image_axes(model))
@@ -122,9 +136,14 @@ def _feed(
                     f"batches holds no images: {describe_batch(batch)}; "
                     f"a floating point tensor (images, channels, {size}) is needed"
                 )
+            names, first = names_of(groups, batch, seen, len(images)), 0
+            seen += len(images)
             for part in torch.split(images[: wanted - measurement.images], largest or len(images) or 1):
                 yield len(part)
                 before = measurement.images
+                of_part = None if names is None else names[first : first + len(part)]
+                measurement.expect(names=None if of_part is None else of_part.copy)
+                first += len(part)
                 measurement.measure(EntryCall("", model, (part.to(device),), {}))
                 advance(measurement.images - before)
             if measurement.satisfied:

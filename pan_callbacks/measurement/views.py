@@ -4,9 +4,9 @@
 view     border readings from       reference readings from          cost beside the model's own forward
 =======  =========================  ===============================  ================================================
 crop     the images' middle         the images                       a forward of the middle
-zoom     the enlarged middle        the enlarged images              two forwards, on a share of the images
-windows  a corner of the images     another corner, of which those   four forwards of the own size, on a share of the
-         enlarged a little          pixels are no border             images
+zoom     the enlarged middle        the enlarged images              two forwards of larger images
+windows  a corner of the images     another corner, of which those   four forwards of the own size
+         enlarged a little          pixels are no border
 mirror   the images                 the images extended by           a forward of the larger images
                                     reflection
 centre   the images                 the same map's inner half        none
@@ -79,7 +79,8 @@ class Window:
 
 #: Makes a view's input from images (images, channels, height, width) and an offset in pixels.
 Input = Callable[[Tensor, int], Tensor]
-Role = Literal["border", "reference"]
+#: What a map gives: the border readings, those of the reference, or the border's with all earlier padding neutral.
+Role = Literal["border", "reference", "earlier"]
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,6 @@ class Pair:
     right: int = 1
 
 
-#: Images on which a view is run however dear it is: on one alone no small map has readings enough.
-LEAST_IMAGES = 8
-
-
 @dataclass(frozen=True)
 class View:
     """Inputs that show the same pixels at a border and inside.
@@ -110,23 +107,12 @@ class View:
     Args:
         name: As it is asked for and reported.
         usual: The pair for every side that has none of its own, and for the interior.
-        every: The view is run on one in so many images, but on :data:`LEAST_IMAGES` if there are as many.
         sides: Side to its own pair.
     """
 
     name: str
     usual: Pair = Pair()
-    every: int = 1
     sides: Mapping[str, Pair] = field(default_factory=dict)
-
-    def count(self, images: int) -> int:
-        """Return on how many of so many images the view is run.
-
-        Example:
-            >>> [VIEWS["zoom"].count(images) for images in (3, 8, 20, 256)]
-            [3, 8, 8, 64]
-        """
-        return max(min(images, LEAST_IMAGES), -(-images // self.every))
 
     def pair(self, side: str) -> Pair:
         """Return the two inputs for a side, or for ``"interior"``."""
@@ -157,8 +143,8 @@ def _windows(side: str) -> Pair:
 #: Every view by its name; the inputs of zoom are several times as large as the images, and of windows there are four.
 VIEWS = {
     "crop": View("crop", Pair(crop)),
-    "zoom": View("zoom", Pair(zoomed_middle, zoom), every=4),
-    "windows": View("windows", _windows("bottom-right"), 4, {side: _windows(side) for side in SIDES}),
+    "zoom": View("zoom", Pair(zoomed_middle, zoom)),
+    "windows": View("windows", _windows("bottom-right"), {side: _windows(side) for side in SIDES}),
     "mirror": View("mirror", Pair(None, mirror)),
     "centre": View("centre"),
 }

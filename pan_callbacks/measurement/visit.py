@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
-from pan_callbacks.measurement.collector import LayerCollector
+from pan_callbacks.measurement.collector import LayerCollector, Passing
 from pan_callbacks.measurement.plans import Forward, Plan
-from pan_callbacks.measurement.readings import evenly
 from pan_callbacks.measurement.trace import Site
-from pan_callbacks.measurement.views import View
+from pan_callbacks.measurement.views import Role
 
 
 @dataclass
@@ -22,8 +24,8 @@ class Visit:
         call: The call that images entered by, on the images that are measured.
         plan: How its layers are measured.
         number: Number of the batch among those of all processes.
-        before: Images that were measured before.
-        total: Images that all processes will measure, if that is known: then nothing depends on those before.
+        first: Number of its first image among those of all processes, as far as that is known.
+        groups: Group that each image is in (images,), on the CPU.
 
     Attributes:
         missing: Sites that did not pass in the model's own forward, so far; afterwards, those that it left out.
@@ -32,25 +34,16 @@ class Visit:
     call: EntryCall
     plan: Plan
     number: int = 0
-    before: int = 0
-    total: int | None = None
+    first: int = 0
+    groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     missing: set[Site] = field(init=False)
 
     def __post_init__(self) -> None:
         self.missing = set(self.plan.own.reads)
 
-    def count_for(self, view: View | None) -> int:
-        """Return how many of the images a view is run on: all, or so many that it comes out even over the batches.
-
-        Args:
-            view: The view, None for the user's own forward.
-        """
-        take = len(self.call.images)
-        if view is None or view.every == 1:
-            return take
-        if self.total is not None:  # up at first, so that a single batch has some
-            return int(take * view.count(self.total) / self.total + evenly(self.number, 0.99))
-        return view.count(self.before + take) - view.count(self.before)
+    def count_for(self, forward: Forward) -> int:
+        """Return on how many of the images a forward is run: so many that it comes out even over the batches."""
+        return forward.count_of(self.first + len(self.call.images)) - forward.count_of(self.first)
 
 
 class Reading:
@@ -69,7 +62,7 @@ class Reading:
         self._forward, self._visit, self._collectors, self._ours = forward, visit, collectors, ours
         self._calls: Counter[str] = Counter()
         # a site that the model's own forward left out need not be waited for in the others
-        self._left = visit.missing if forward.make is None else forward.reads.keys() - visit.missing
+        self._left = visit.missing if forward is visit.plan.own else forward.reads.keys() - visit.missing
         self._first: dict[str, int] = {}
         for name, number in forward.reads:
             self._first[name] = min(number, self._first.get(name, number))
@@ -81,10 +74,12 @@ class Reading:
         site = self._forward.reads.get((name, number))
         if site is None:
             return
-        count = self._visit.count_for(site.view)
+        count = self._visit.count_for(self._forward)
         first = number == self._first[name] and self._forward.make == site.view.usual.border
-        for role in site.roles if count else ():
-            self._collectors[name].add(role, site, call.first(count), self._visit.number, first, number)
+        passing = Passing(self._visit.number, self._visit.groups[:count], self._visit.first, first, number)
+        roles: tuple[Role, ...] = ("earlier",) if self._forward.neutral else site.roles
+        for role in roles if count else ():
+            self._collectors[name].add(role, site, call.first(count), passing)
         self._left.discard((name, number))
         if self._ours and not self._left:
             raise StopForward  # what follows, a classifier of fixed size perhaps, need not run

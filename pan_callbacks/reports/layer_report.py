@@ -13,6 +13,7 @@ from pan_callbacks.layers import Reason, Skip
 from pan_callbacks.padding import ALL_SIDES, SIDES
 from pan_callbacks.reports._fields import few, maybe, number, one_of, record, row, several, shown, text, whole
 from pan_callbacks.reports._json import finite
+from pan_callbacks.reports.pans import PAN, by_side, counted, half_width, margin, origin_of, origins_of, quantiles
 
 #: What a border may be compared with.
 REFERENCES = ("crop", "zoom", "windows", "mirror", "centre")
@@ -37,9 +38,24 @@ _LINE = record(
         "effect": maybe(several(row())),
         "mean": maybe(row()),
         "pad": maybe(text),
+        "error": maybe(several(row(0))),
+        "groups": several(whole()),
+        "clusters": several(whole()),
+        "draws": several(whole()),
+        "consistency": maybe(several(row(-1, 1))),
+        "shift": maybe(several(row())),
+        "own": maybe(several(row(-1, 1))),
+        "earlier": maybe(several(row(-1, 1))),
+        "after": maybe(several(row(-1, 1))),
+        "follows": several(text),
+        "until": text,
     },
-    later={"mean": None, "pad": None},  # not in reports of the first release
+    # not in reports of early releases
+    later={"mean": None, "pad": None, "groups": (), "clusters": (), "draws": (), "follows": (), "until": ""}
+    | dict.fromkeys(("error", "consistency", "shift", "own", "earlier", "after")),
 )
+#: Fields of numbers for each side and channel.
+_BY_SIDE = ("contrast", "effect", "error", "consistency", "shift", "own", "earlier", "after")
 
 
 def sides_in(dimensions: int) -> tuple[str, ...]:
@@ -71,6 +87,22 @@ class LayerReport:
         effect: Padding effect (8 sides, channels) in standard deviations of the reference, NaN likewise.
         mean: Mean reference activation (channels,).
         pad: Name of the pad module that feeds the layer, or the call of ``F.pad``; None if it pads itself.
+        error: Standard error of the contrast (8 sides, channels): how far that of other images may be. NaN if all
+            images belong together, which tells nothing about others; None in reports of early releases.
+        groups: Groups of images behind the error on each side, as many as they are worth; it has one degree of freedom
+            less. Empty in reports of early releases.
+        clusters: Images, or of those that belong together the clusters, behind the contrast on each side.
+        draws: PANs in each of some draws of other images, as the error lets one expect them.
+        consistency: How consistently padding changes the answer to the same pixels (8 sides, channels), -1 to 1; None
+            if none were paired.
+        shift: Mean difference of border and reference (8 sides, channels), in the layer's typical spread: the median
+            over channels of the standard deviation inside the map.
+        own: Contrast of the PANs that remains where the layer's own padding is neutral (8 sides, channels); NaN of
+            other neurons.
+        earlier: The same where the padding of all earlier layers is neutral.
+        after: Contrast of the PANs after the normalisation and activation that follow, likewise.
+        follows: What these are.
+        until: What comes then: a convolution, a residual addition (which would add more than this neuron's answer).
     """
 
     channels: int
@@ -88,6 +120,92 @@ class LayerReport:
     effect: Tensor | None = field(default=None, repr=False)
     mean: Tensor | None = field(default=None, repr=False)
     pad: str | None = None
+    error: Tensor | None = field(default=None, repr=False)
+    groups: tuple[int, ...] = ()
+    clusters: tuple[int, ...] = ()
+    draws: tuple[int, ...] = field(default=(), repr=False)
+    consistency: Tensor | None = field(default=None, repr=False)
+    shift: Tensor | None = field(default=None, repr=False)
+    own: Tensor | None = field(default=None, repr=False)
+    earlier: Tensor | None = field(default=None, repr=False)
+    after: Tensor | None = field(default=None, repr=False)
+    follows: tuple[str, ...] = ()
+    until: str = ""
+
+    @property
+    def deciding(self) -> Tensor | None:
+        """The contrast as it counts, see :func:`~pan_callbacks.reports.pans.counted`."""
+        return None if self.contrast is None else counted(self.contrast, self.shift)
+
+    @property
+    def sampling(self) -> Tensor | None:
+        """Half the width of the 95 % interval of each contrast (sides, channels) by its standard error, or NaN."""
+        if self.error is None or not self.groups:
+            return None if self.contrast is None else torch.full_like(self.contrast, math.nan)
+        return quantiles(self.groups)[:, None] * self.error
+
+    @property
+    def half_width(self) -> Tensor | None:
+        """Half the width of the 95 % interval of each contrast (sides, channels), NaN if nobody knows.
+
+        It is :attr:`sampling`, made a little wider for images that were not seen: :func:`~.pans.half_width`.
+        """
+        if self.contrast is None or self.error is None or not self.groups or not self.clusters:
+            return self.sampling
+        return half_width(self.contrast, self.error, self.groups, self.clusters)
+
+    def margins(self, threshold: float, width: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return by how much each neuron is beyond what makes a PAN at both ends of an interval, (channels,) each.
+
+        Args:
+            threshold: Absolute contrast from which a neuron is a PAN.
+            width: Half the width of the interval (sides, channels), NaN for all that there may be.
+        """
+        assert self.contrast is not None, "the layer was not measured"
+        size = self.contrast.abs()
+        width = torch.zeros_like(size) if width is None else width.nan_to_num(1.0)
+        low, high = (size - width).clamp_min(0.0), (size + width).clamp_max(1.0)
+        return margin(low, threshold, self.shift, edges=high), margin(high, threshold, self.shift, edges=low)
+
+    def margin(self, threshold: float) -> Tensor:
+        """Return by how much each neuron is beyond what makes a PAN (channels,), see :func:`~.pans.margin`."""
+        assert self.contrast is not None, "the layer was not measured"
+        return margin(self.contrast, threshold, self.shift)
+
+    def pans(self, name: str, threshold: float) -> list[PAN]:
+        """Return the PANs of the layer, by channel.
+
+        Args:
+            name: Name of the layer.
+            threshold: In (0, 1).
+        """
+        contrast, deciding = self.contrast, self.deciding
+        if contrast is None or deciding is None:
+            return []
+        over, width = deciding.abs() >= threshold, self.half_width  # NaN compares false: no border, no PAN
+        certain = self.margins(threshold, width)[0] >= 0
+        found = []
+        for channel in (self.margin(threshold) >= 0).nonzero().flatten().tolist():
+            of = {key: _of_channel(getattr(self, key), channel) for key in _BY_SIDE}
+            sides = over[:, channel]
+            origins = origins_of(contrast[:, channel], of["own"], of["earlier"], of["effect"])
+            found.append(
+                PAN(
+                    name,
+                    channel,
+                    frozenset(by_side(torch.where(sides, contrast[:, channel], math.nan))),
+                    by_side(contrast[:, channel]),
+                    by_side(of["effect"]),
+                    origin_of(origin for origin, is_pan in zip(origins, sides.tolist(), strict=True) if is_pan),
+                    interval=_intervals(contrast[:, channel], width[:, channel]) if width is not None else {},
+                    certain=bool(certain[channel]),
+                    consistency=by_side(of["consistency"]),
+                    shift=by_side(of["shift"]),
+                    after=by_side(of["after"]),
+                    threshold=threshold,
+                )
+            )
+        return found
 
     @property
     def skip(self) -> Skip | None:
@@ -102,7 +220,7 @@ class LayerReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the line as a dict of lists, numbers and strings only."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
-        plain = {key: value.tolist() if isinstance(value, Tensor) else value for key, value in values.items()}
+        plain = {key: _short(value) if isinstance(value, Tensor) else value for key, value in values.items()}
         return {key: finite(value) for key, value in plain.items()}
 
     @classmethod
@@ -127,7 +245,7 @@ class LayerReport:
             by_axis = "kernel_size, stride, output_size and leftover"
             raise ValueError(f"{where}: {by_axis} of {shown(name)} have not as many numbers each, one for each axis")
         sides = len(sides_in(*sizes))
-        for key in ("contrast", "effect"):
+        for key in _BY_SIDE:
             rows = values[key]
             if rows is not None:
                 if len(rows) != sides or any(len(one) != channels for one in rows):
@@ -140,3 +258,21 @@ class LayerReport:
                 raise ValueError(f"{where}: mean of {shown(name)} is not (channels,), which are {channels}")
             values["mean"] = torch.tensor(values["mean"], dtype=torch.float32)
         return cls(**values)
+
+
+def _short(values: Tensor) -> list[Any]:
+    """Return numbers in as many digits as float32 has, which are half of those that Python would write."""
+    rows = values.tolist()
+    if values.ndim > 1:
+        return [[float(f"{value:.9g}") for value in row] for row in rows]
+    return [float(f"{value:.9g}") for value in rows]
+
+
+def _of_channel(values: Tensor | None, channel: int) -> Tensor | None:
+    return None if values is None else values[:, channel]
+
+
+def _intervals(contrast: Tensor, width: Tensor) -> dict[str, tuple[float, float]]:
+    """Return the interval of the contrast of each side of which there is one."""
+    low, high = by_side((contrast - width).clamp_min(-1.0)), by_side((contrast + width).clamp_max(1.0))
+    return {side: (low[side], high[side]) for side in low}

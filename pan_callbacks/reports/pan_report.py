@@ -1,24 +1,16 @@
-"""What was found: plain data, saved as JSON."""
+"""The report: what was found, in words, tables, and as JSON."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
-from collections.abc import Mapping
-from functools import cached_property
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pan_callbacks.padding import ALL_SIDES, SIDES
 from pan_callbacks.reports._fields import number, one_of, record, several, shown, text, wrong
 from pan_callbacks.reports._json import check_schema, read_json, write_json
-from pan_callbacks.reports._text import visible
+from pan_callbacks.reports.findings import Findings
 from pan_callbacks.reports.layer_report import REFERENCES, LayerReport
-from pan_callbacks.reports.pans import PAN, margin, pans_of_layer
+from pan_callbacks.reports.summary import summary_of
 from pan_callbacks.reports.tables import pan_table
 
 if TYPE_CHECKING:
@@ -27,7 +19,7 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 1
 
 
-class PANReport:
+class PANReport(Findings):
     """The padding aware neurons of a model, and how every layer was measured.
 
     Args:
@@ -35,168 +27,11 @@ class PANReport:
         threshold: Absolute contrast from which a neuron is a PAN.
         reference: The reference that was asked for.
         notes: Sentences a reader of the figures should know, for instance that few images were seen.
-
-    Attributes:
-        sides: Names of the sides, eight of them, and front and back if a layer is one in three dimensions.
     """
-
-    sides: tuple[str, ...] = SIDES
-
-    def __init__(
-        self,
-        layers: Mapping[str, LayerReport],
-        threshold: float = 0.8,
-        reference: str = "crop",
-        notes: tuple[str, ...] = (),
-    ) -> None:
-        self.layers: Mapping[str, LayerReport] = MappingProxyType(dict(layers))
-        self.threshold = threshold
-        self.reference = reference
-        self.notes = tuple(notes)
-        if any(line.sides != SIDES for line in self.layers.values()):
-            self.sides = ALL_SIDES
-
-    def contrast(self, layer: str) -> Tensor:
-        """Return the signed contrast of a layer (:attr:`sides`, channels), NaN if a side has no border."""
-        return self._by_side(self._line(layer), self.layers[layer].contrast)
-
-    def effect(self, layer: str) -> Tensor:
-        """Return the padding effect of a layer (:attr:`sides`, channels), in standard deviations of the reference."""
-        return self._by_side(self._line(layer), self.layers[layer].effect)
-
-    def _by_side(self, line: LayerReport, values: Tensor | None) -> Tensor:
-        if values is None:
-            return torch.full((len(self.sides), line.channels), math.nan)
-        missing = len(self.sides) - len(values)  # front and back, if another layer has them
-        return values if not missing else torch.cat([values, values.new_full((missing, line.channels), math.nan)])
-
-    def _line(self, layer: str) -> LayerReport:
-        if layer not in self.layers:
-            raise KeyError(f"no layer {layer!r} in this report; it has {', '.join(list(self.layers)[:8])} ...")
-        return self.layers[layer]
-
-    @cached_property
-    def measured(self) -> Mapping[str, LayerReport]:
-        """The layers that were measured, by name, in the model's order."""
-        return {name: layer for name, layer in self.layers.items() if layer.skipped is None}
-
-    @cached_property
-    def skipped(self) -> Mapping[str, str]:
-        """Name of every layer that was left out, to the reason."""
-        return {name: layer.skipped for name, layer in self.layers.items() if layer.skipped is not None}
-
-    @cached_property
-    def margins(self) -> Mapping[str, Tensor]:
-        """How far each neuron is beyond the threshold (channels,), by layer: :func:`pan_callbacks.reports.pans.margin`.
-
-        This is the one place where it is decided what is a PAN; layers without a contrast are not in it.
-        """
-        found = {name: layer.contrast for name, layer in self.layers.items() if layer.contrast is not None}
-        return {name: margin(contrast, self.threshold) for name, contrast in found.items()}
-
-    @cached_property
-    def pans(self) -> tuple[PAN, ...]:
-        """Every PAN, by layer and channel in the model's order."""
-        return tuple(
-            pan
-            for name, margins in self.margins.items()
-            for pan in pans_of_layer(name, self.contrast(name), self.layers[name].effect, self.threshold, margins)
-        )
-
-    @property
-    def neurons(self) -> int:
-        """Number of neurons in the layers that were measured."""
-        return sum(layer.channels for layer in self.measured.values())
-
-    @property
-    def images(self) -> int:
-        """Number of images behind the layer that saw the most."""
-        return max((layer.images for layer in self.layers.values()), default=0)
-
-    @property
-    def count(self) -> int:
-        """Number of PANs."""
-        return len(self.pans)
-
-    @property
-    def fraction(self) -> float:
-        """PANs per measured neuron, 0 if nothing was measured."""
-        return self.count / self.neurons if self.neurons else 0.0
-
-    @property
-    def border_bias(self) -> float:
-        """Mean of the layers' border bias; NaN if nothing was measured."""
-        values = [layer.border_bias for layer in self.layers.values() if math.isfinite(layer.border_bias)]
-        return sum(values) / len(values) if values else math.nan
-
-    def count_by(self, what: Literal["layer", "side", "origin", "sign"]) -> dict[str, int]:
-        """Return the number of PANs by one of their properties, zeros included.
-
-        Args:
-            what: ``"layer"``: of every measured layer; ``"side"``: on each of the eight sides, and a neuron may count
-                on several; ``"origin"`` or ``"sign"``.
-        """
-        known = {
-            "layer": list(self.measured),
-            "side": list(self.sides),
-            "origin": ["nascent", "inherited"],
-            "sign": ["excited", "inhibited", "mixed"],
-        }[what]
-        found: Counter[str] = Counter(dict.fromkeys(known, 0))
-        for pan in self.pans:
-            found.update(pan.sides if what == "side" else [getattr(pan, what)])
-        return dict(found)
-
-    def count_by_layer(self) -> dict[str, int]:
-        """Return the number of PANs of every measured layer, zeros included."""
-        return self.count_by("layer")
-
-    def count_by_side(self) -> dict[str, int]:
-        """Return the number of neurons that are PANs on each of the eight sides; a neuron may count on several."""
-        return self.count_by("side")
-
-    def hits(self, layer: str) -> Tensor:
-        """Return which PANs of a measured layer reach the threshold on which side, boolean (8 sides, channels)."""
-        return (self.contrast(layer).abs() >= self.threshold) & (self.margins[layer] >= 0)
-
-    def neurons_by_layer(self) -> dict[str, list[int]]:
-        """Return layer name to the channels that are PANs, for the layers that have any."""
-        neurons: dict[str, list[int]] = {}
-        for pan in self.pans:
-            neurons.setdefault(pan.layer, []).append(pan.channel)
-        return neurons
-
-    def strongest(self, limit: int | None = None) -> list[PAN]:
-        """Return the PANs by falling absolute contrast, equal ones by falling effect; ``limit`` of them at most."""
-
-        def strength(pan: PAN) -> tuple[float, float]:
-            side = pan.strongest
-            return abs(pan.contrast[side]), abs(pan.effect.get(side, 0.0))
-
-        return sorted(self.pans, key=strength, reverse=True)[:limit]
 
     def summary(self) -> str:
         """Return a few lines in plain words: how many and how sure, where, of which kind, and what was left out."""
-        origins, reasons = self.count_by("origin"), Counter(self.skipped.values()).most_common()
-        count = [
-            f"{self.count} of {self.neurons} neurons are padding aware ({self.fraction:.1%}) "
-            f"at |contrast| >= {self.threshold:g}: {origins['nascent']} nascent, {origins['inherited']} inherited"
-        ]
-        unsure = sum(line.channels for line in self.measured.values() if line.reference == "centre")
-        if unsure and self.reference != "centre":
-            which = f"all {unsure}" if unsure == self.neurons else f"{unsure} of the {self.neurons}"
-            count.append(f"{which} were compared with the centre of their own map, where content deceives")
-        lines = [
-            "; ".join(count) + ".",
-            "by side: " + ", ".join(f"{side} {n}" for side, n in self.count_by("side").items() if n)
-            if self.pans
-            else "",
-            f"{len(self.measured)} layers measured, {len(self.skipped)} left out"
-            + (" (" + "; ".join(f"{n}× {visible(why)}" for why, n in reasons) + ")" if reasons else "")
-            + ".",
-            *map(visible, self.notes),
-        ]
-        return "\n".join(line for line in lines if line)
+        return summary_of(self)
 
     def markdown(self, limit: int | None = 50) -> str:
         """Return the summary and the strongest PANs as a Markdown table, for loggers that show text.

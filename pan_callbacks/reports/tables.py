@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -113,16 +114,27 @@ class Table:
 
 
 def pan_table(pans: Iterable[PAN]) -> Table:
-    """Return a table with a row for each PAN: where it is, and its contrast and effect on its strongest side.
+    """Return a table with a row for each PAN: where it is, and its figures on its strongest side.
+
+    The contrast with its 95 % interval, with a star if it is certain; what is left of it after what follows
+    (``after``); how consistently padding pushes the same pixels (``paired``); the padding effect, and the origin.
+    Without a column of what is known of none.
 
     Args:
         pans: The PANs, in the order of the rows.
     """
-    head = ("layer", "channel", "sides", "contrast", "effect", "origin")
-    return Table(head, tuple(_pan_row(pan) for pan in pans), numbers=("channel", "contrast", "effect"))
+    rows = [_pan_row(pan) for pan in pans]
+    numbers = ("channel", "contrast", "95 %", "after", "paired", "effect")
+    head = ("layer", "channel", "sides", *numbers[1:], "origin")
+    empty = {i for i, name in enumerate(head) if name in numbers[2:5] and all(row[i] == "-" for row in rows)}
+    kept = [tuple(cell for i, cell in enumerate(row) if i not in empty) for row in (head, *rows)]
+    return Table(kept[0], tuple(kept[1:]), numbers)
 
 
 def _pan_row(pan: PAN) -> tuple[str, ...]:
     side = pan.strongest
-    effect = f"{pan.effect[side]:+.2f}" if side in pan.effect else "-"
-    return pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", effect, pan.origin
+    low, high = pan.interval.get(side, (math.nan, math.nan))
+    interval = "-" if math.isnan(low) else f"{low:+.2f} … {high:+.2f}" + " *" * pan.certain
+    known = (pan.after, pan.consistency, pan.effect)
+    figures = [f"{values[side]:+.2f}" if side in values else "-" for values in known]
+    return pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", interval, *figures, pan.origin

@@ -16,7 +16,7 @@ class PANType(NamedTuple):
     Args:
         side: An edge or a corner, ``"several edges"`` or ``"several corners"``; see :func:`place_of`.
         sign: ``"excited"`` or ``"inhibited"`` on all of its sides, else ``"mixed"``.
-        origin: ``"nascent"`` or ``"inherited"``.
+        origin: ``"nascent"``, ``"inherited"``, ``"both"`` or ``"neither"``, see :class:`PAN`.
         depth: ``"early"``, ``"middle"`` or ``"late"``: third of the measured layers that it lies in.
         kernel: Kernel size of its layer, rows×columns.
         stride: Stride of its layer; one number if rows and columns have the same.

@@ -28,6 +28,12 @@ class _Unreadable(NamedTuple):
     reason: str
 
 
+class Batch(tuple[Any, ...]):
+    """Images, perhaps labels, and the number of the group that each image belongs to, None if each is its own."""
+
+    groups: tuple[int, ...] | None = None
+
+
 @dataclass
 class ImageSource:
     """Batches of images that can be iterated again and again; the same ones, in the same order, every time.
@@ -36,7 +42,8 @@ class ImageSource:
     height, width) and int64 labels (batch,). An image that cannot be read is left out of its batch.
 
     Args:
-        dataset: Gives ``(image, label or None)`` for an index, or says why it cannot.
+        dataset: Gives ``(image, label or None)`` for an index, with the image's group behind it if it has one; or says
+            why it cannot.
         batches: Indices of each batch.
         name: What to call it in a report.
         batch_size: Images a batch, at most.
@@ -65,7 +72,7 @@ class ImageSource:
     def __len__(self) -> int:
         return sum(map(len, self.batches))
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[Batch]:
         self.skipped = {}
         loader = DataLoader(
             self.dataset,
@@ -115,13 +122,16 @@ def _leave_interrupts_to_the_parent(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _collate(items: list[Any]) -> tuple[tuple[Tensor, ...], list[_Unreadable]]:
+def _collate(items: list[Any]) -> tuple[Batch, list[_Unreadable]]:
     unreadable = [item for item in items if isinstance(item, _Unreadable)]
     read = [item for item in items if not isinstance(item, _Unreadable)]
     if not read:
-        return (), unreadable
-    images, labels = zip(*read, strict=True)
-    return (torch.stack(images),) if labels[0] is None else (torch.stack(images), torch.tensor(labels)), unreadable
+        return Batch(), unreadable
+    images, labels = [item[0] for item in read], [item[1] for item in read]
+    groups = tuple(item[2] for item in read if len(item) > 2 and item[2] is not None)
+    batch = Batch((torch.stack(images), *([] if labels[0] is None else [torch.tensor(labels)])))
+    batch.groups = groups if len(groups) == len(read) else None
+    return batch, unreadable
 
 
 def in_batches(indices: Sequence[int], batch_size: int) -> list[list[int]]:
@@ -140,6 +150,7 @@ def folder_images(
     outputs: int | None = None,
     workers: int = 0,
     seed: int = 0,
+    by_folder: bool = False,
 ) -> ImageSource:
     """Return the images of a folder and its subfolders, in an order shuffled once and for all by the seed.
 
@@ -156,6 +167,7 @@ def folder_images(
         outputs: Outputs of the model, to map classes to; None takes them in sorted order.
         workers: Processes that read images; 0 reads in this one.
         seed: Seed of the order.
+        by_folder: Whether the images of one folder belong together.
 
     Raises:
         ValueError: If ``batch_size`` or ``max_images`` is less than one.
@@ -176,7 +188,9 @@ def folder_images(
         index = dict(zip(classes, class_indices(classes, outputs), strict=True))
         labels = [index[path.split("/")[0]] for path in paths]
     order = torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed)).tolist()
-    files = _Files(folder, paths, labels, preprocessing)
+    parents = {parent: number for number, parent in enumerate(sorted({str(Path(path).parent) for path in paths}))}
+    groups = [parents[str(Path(path).parent)] for path in paths] if by_folder else None
+    files = _Files(folder, paths, labels, preprocessing, groups)
     batches, looked_at = in_batches(order[:max_images], batch_size), tuple(map(Path, visited))
     return ImageSource(files, batches, str(folder), batch_size, classes, workers, folders=looked_at)
 
@@ -273,12 +287,14 @@ class _Files:
     paths: list[str]
     labels: list[int] | None
     preprocessing: Preprocessing
+    groups: list[int] | None = None
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int | None] | _Unreadable:
+    def __getitem__(self, index: int) -> tuple[Tensor, int | None, int | None] | _Unreadable:
         path = self.paths[index]
         try:
             image = read_image(self.folder / path, self.preprocessing)
         except Exception as error:  # decoders raise whatever they stumble over, and one bad image must not end a scan
             name = path.encode("utf-8", "backslashreplace").decode()  # file names may hold bytes that no report can
             return _Unreadable(name, why_unreadable(self.folder / path, error))
-        return image, None if self.labels is None else self.labels[index]
+        label, group = (None if known is None else known[index] for known in (self.labels, self.groups))
+        return image, label, group

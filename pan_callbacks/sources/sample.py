@@ -63,9 +63,10 @@ def sample_images(
     def draw(low: int, high: int) -> int:
         return int(torch.randint(low, high + 1, (), generator=generator))
 
-    boxes = []
+    boxes, groups = [], []
     for _ in range(count):
-        picture = originals[draw(0, len(originals) - 1)]
+        groups.append(draw(0, len(originals) - 1))
+        picture = originals[groups[-1]]
         height, width = picture.shape[1:]
         tallest = max(1, min(height, width * rows // columns))
         box_rows = draw(min(rows, tallest), min(2 * rows, tallest))
@@ -73,19 +74,20 @@ def sample_images(
         top, left = draw(0, height - box_rows), draw(0, width - box_columns)
         boxes.append(picture[None, :, top : top + box_rows, left : left + box_columns])  # a view
     name = f"{count} random crops of scikit-image's pictures"
-    return ImageSource(_Crops(boxes, preprocessing), in_batches(range(count), batch_size), name, batch_size)
+    return ImageSource(_Crops(boxes, groups, preprocessing), in_batches(range(count), batch_size), name, batch_size)
 
 
 @dataclass(frozen=True)
 class _Crops:
     boxes: list[Tensor]
+    groups: list[int]  # the picture that each is of
     preprocessing: Preprocessing
 
-    def __getitem__(self, index: int) -> tuple[Tensor, None]:
+    def __getitem__(self, index: int) -> tuple[Tensor, None, int]:
         crop, mode = self.boxes[index], self.preprocessing.interpolation
         image = F.interpolate(crop, self.preprocessing.size, mode=mode, antialias=True, align_corners=False)[0]
         if mode == "bicubic":  # it overshoots
             image = image.clamp(0, 1)
         if self.preprocessing.channels == 1:
             image = torch.einsum("chw,c->hw", image, torch.tensor(_LUMA))[None]
-        return self.preprocessing.normalise(image), None
+        return self.preprocessing.normalise(image), None, self.groups[index]

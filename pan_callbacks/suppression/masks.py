@@ -19,14 +19,12 @@ from pan_callbacks.layers import (
     PaddedLayer,
     check_fits,
     dimensions,
-    lifted,
     pad_modules,
     select,
-    unlifted,
 )
 from pan_callbacks.measurement.hooks import ReplacingHook
+from pan_callbacks.measurement.neutral import neutral_output
 from pan_callbacks.measurement.pads import find_pad
-from pan_callbacks.padding import convolve, neutral_pad
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.suppression.targets import Target, targets
 
@@ -79,27 +77,11 @@ class ChannelMask(nn.Module):
             self.to(output.device)
         if self.mode == "neutral":
             own = output.index_select(1, self.channels)
-            replaced = unlifted(conv, self._neutral(conv, lifted(conv, x), lifted(conv, own)))
+            replaced = neutral_output(PaddedLayer(conv, self._pad[0]), x, own, self.channels)
         else:
             fill = self.fill.view(-1, *(1,) * dimensions(conv))
             replaced = fill.expand(output.shape[0], -1, *output.shape[2:])  # len() would fix it in exports
         return output.index_copy(1, self.channels, replaced.to(output.dtype))
-
-    def _neutral(self, conv: Convolution, x: Tensor, own: Tensor) -> Tensor:
-        """Return the masked channels (images, masked, rows, columns), their border recomputed with neutral padding."""
-        layer = PaddedLayer(conv, self._pad[0])
-        weight, bias = layer.weight(x)[self.channels], conv.bias
-        x = layer.unpadded(x)
-        geometry = layer.geometry(*x.shape[2:])
-        groups = 1
-        if conv.groups > 1:  # each masked channel becomes a group of its own, with the inputs that it reads
-            groups, inputs = len(self.channels), weight.shape[1]
-            group = self.channels // (conv.out_channels // conv.groups)
-            x = x.index_select(1, (group[:, None] * inputs + torch.arange(inputs, device=x.device)).flatten())
-        own_bias = None if bias is None else bias[self.channels]
-        recomputed = convolve(neutral_pad(x, geometry), weight, own_bias, **layer.steps, groups=groups)
-        # inside nothing changes; the two differ there by rounding, and a mask should not add any
-        return torch.where(geometry.reads_padding(own.device), recomputed.to(own.dtype), own)
 
 
 class MaskHook(ReplacingHook):

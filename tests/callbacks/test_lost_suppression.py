@@ -55,7 +55,7 @@ SUPPRESSIONS = {
     "mask once": lambda: [monitor(), PANMask("zero", refresh="once")],
     "penalty": lambda: [PANPenalty()],
     "penalty of one layer": lambda: [PANPenalty(layers="net.0", every_n_steps=1)],
-    "only pans": lambda: [monitor(), PANPenalty(only_pans=True)],
+    "only pans": lambda: [PANMonitor(threshold=0.15, figures=False), PANPenalty(only_pans=True)],
 }
 
 # ---- what takes it away

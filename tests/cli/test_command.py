@@ -448,13 +448,13 @@ def test_ctrl_c_ends_a_scan_and_keeps_what_was_measured(photos, tmp_path, start)
 
 def test_two_processes_write_the_same_files_as_one(classes, tmp_path, start):
     options = ("impact", "timm:test_resnet", "--weights", "none", "--num-classes", 2, "--images", classes, "--size", 32)
-    options += ("--batch-size", 4, "--companion-images", 0, "--controls", 1, "--accelerator", "cpu", "--threshold", 0.7)
+    options += ("--batch-size", 4, "--companion-images", 8, "--controls", 1, "--accelerator", "cpu", "--threshold", 0.7)
     options += ("--layers", "layer1.*", "--mode", "zero", "neutral")
     helped = start(*options, "--devices", 2, "--out", tmp_path / "2")
     assert run(*options, "--out", tmp_path / "1").code == 0
     _, err = helped.communicate(timeout=120)
     assert helped.returncode == 0, err
-    for name in ("pans.json", "pans.csv", "impact.json", "report.html"):
+    for name in ("pans.json", "pans.csv", "impact.json", "floor.json", "layers.csv", "report.html"):
         assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "1" / name).read_bytes(), name
     report = PANReport.load(tmp_path / "1" / "pans.json")
     assert report.count > 0 and max(seen(report)) == 16  # there was something to agree on

@@ -49,7 +49,8 @@ class TestTable:
         assert rows(Entry("runs/a", "resnet18", report(), None)) == [
             {
                 **{"report": "runs/a", "model": "resnet18", "weights": "-", "images": "-", "preprocessing": "-"},
-                **{"PANs": "4", "neurons": "40", "share": "10.00%"},
+                **{"PANs": "4", "95 %": "-", "certain": "-", "visible": "-", "neurons": "40", "share": "10.00%"},
+                **{"read the padding": "-", "both": "0", "neither": "0"},
                 **{"nascent": "3", "inherited": "1", "excited": "1", "inhibited": "2", "mixed": "1"},
                 **{"early": "3", "middle": "0", "late": "1"},
                 **{"top": "3", "bottom": "1", "left": "1", "right": "0", "corner alone": "1", "border bias": "0.50"},

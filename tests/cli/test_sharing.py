@@ -67,11 +67,12 @@ def test_what_is_kept_of_batches_is_close_to_everything(monkeypatch):
     images = torch.rand(128, 1, 24, 24, generator=torch.Generator().manual_seed(1)).split(16)
     monkeypatch.setattr(collector, "MIN_CAPACITY", 512)
     monkeypatch.setattr(collector, "MAX_CAPACITY", 512)
-    thinned = kept(images, 128)[1].contrast("0")
+    thinned = kept(images, 128)[1].layers["0"]
     monkeypatch.setattr(collector, "MAX_CAPACITY", 10**6)
     monkeypatch.setattr(collector, "MIN_CAPACITY", 10**6)
-    everything = scan(network(), images, max_images=128, progress=False).contrast("0")
-    assert (thinned - everything).abs().max() < 0.02
+    everything = scan(network(), images, max_images=128, progress=False).layers["0"]
+    off = (thinned.contrast - everything.contrast).abs()  # cut at thresholds that chance chose a little otherwise
+    assert off.mean() < 0.01 and off.max() < 0.08
 
 
 def test_a_loader_is_not_iterated_for_nothing():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 
 from pan_callbacks import PANReport, impact, scan
 from pan_callbacks.cli.illustrations import illustrations
-from pan_callbacks.cli.output import csv_of, write
+from pan_callbacks.cli.output import csv_of, show, write
 from pan_callbacks.cli.survey import PICTURES, Survey, look_at, pictures_of
 from pan_callbacks.measurement.scan import scanned
 from pan_callbacks.padding import SIDES
@@ -92,8 +93,9 @@ class TestFiles:
         assert set(files["bare"]) == self.ALWAYS
 
     def test_of_a_full_one(self, files):
-        more = {"companions.json", "impact.json"}
-        more |= {f"figures/{name}.png" for name in ("position", "impact", "classes_zero", "classes_neutral")}
+        more = {"companions.json", "beyond.json", "layers.csv", "floor.json", "impact.json"}
+        names = ("position", "distance", "together", "impact", "classes_zero", "classes_neutral")
+        more |= {f"figures/{name}.png" for name in names}
         assert set(files["full"]) == self.ALWAYS | more
 
     def test_of_one_with_pictures(self, files):
@@ -124,6 +126,10 @@ class TestFiles:
         assert json.loads((tmp_path / "companions.json").read_text()) == json.loads(
             json.dumps(full.companions.to_dict())
         )
+        for name, data in (("beyond.json", full.beyond), ("floor.json", full.floor)):
+            (tmp_path / name).write_bytes(files["full"][name])
+            assert json.loads((tmp_path / name).read_text()) == json.loads(json.dumps(data.to_dict()))
+        assert files["full"]["layers.csv"].decode() == full.beyond.csv()
         assert json.loads((tmp_path / "about.json").read_text()) == dict(full.about)
 
 
@@ -199,6 +205,23 @@ class TestPage:
         page = files["full"]["report.html"].decode()
         assert sum(tag == "img" for tag, _ in Tags(page).tags) == len(illustrations(full))
 
+    def test_the_floor_stands_right_after_the_count(self, files, full):
+        page = files["full"]["report.html"].decode()
+        count, floor, *_ = full.summary().splitlines()
+        assert floor == full.floor.summary()
+        assert page.index(escape(count)) < page.index(floor.replace("'", "&#39;")) < page.index("layers measured")
+
+    def test_what_goes_beyond_the_contrast_has_a_section_with_a_row_for_each_layer(self, files, full):
+        page = files["full"]["report.html"].decode()
+        start = page.rindex("Beyond the contrast")
+        section = page[start : page.index("Padding and kernels", start)]
+        assert all(f"<td>{layer}</td>" in section for layer in full.beyond.layers)
+        assert section.count("<img") == 2
+
+    def test_without_images_there_is_neither(self, files):
+        assert b"Beyond the contrast" not in files["bare"]["report.html"]
+        assert b"the floor" not in files["bare"]["report.html"]
+
     def test_a_survey_without_impact_does_not_speak_of_it(self, files):
         assert b"Impact" not in files["pictured"]["report.html"]
 
@@ -210,6 +233,19 @@ class TestLookAt:
     def test_companions_are_measured_on_the_images(self, full):
         assert full.companions.images == 24
 
+    def test_what_fails_is_left_out_with_a_note_and_the_rest_is_measured(self, monkeypatch):
+        def fails(*args, **kwargs):
+            raise RuntimeError("no luck")
+
+        for name in ("beyond", "floor"):
+            monkeypatch.setattr(f"pan_callbacks.cli.survey.{name}", fails)
+        survey = survey_of_the_small_net()
+        assert survey.beyond is None and survey.floor is None and survey.companions is not None
+        assert survey.notes == (
+            "measures beyond the contrast were left out: RuntimeError: no luck",
+            "the floor of the count was left out: RuntimeError: no luck",
+        )
+
     def test_the_next_size_has_no_leftover(self, full):
         assert full.next_size == (25, 25)  # a 3×3 kernel with stride 2 and padding 1
 
@@ -219,3 +255,16 @@ class TestLookAt:
         survey = look_at(net, scan(net, images, progress=False), {}, (16, 16), images=images)
         assert survey.companions is None
         assert len(illustrations(survey)) == 4
+
+
+class TestShow:
+    def test_the_floor_and_what_goes_beyond_the_contrast_are_printed(self, full, tmp_path, capsys):
+        show(full, tmp_path)
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "remain with all padding neutral (the floor); random weights of the same architecture" in printed
+        assert f"Beyond the contrast, {full.beyond.images} images" in printed
+
+    def test_neither_is_where_it_was_not_measured(self, tmp_path, capsys):
+        show(bare(), tmp_path)
+        printed = capsys.readouterr().out
+        assert "the floor" not in printed and "Beyond" not in printed

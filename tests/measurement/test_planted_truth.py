@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from pan_callbacks import PANReport, scan
+from pan_callbacks import PANReport, masked, scan
 from tests.support import planted
 from tests.support.planted import SIDES, Planted
 
@@ -247,3 +249,145 @@ def test_a_detector_that_is_constant_inside_is_nascent():
         channel: truth.sides for (_, channel), truth in planted.single(3).truth.items()
     }
     assert {pan.origin for pan in report.pans} == {"nascent"}
+
+
+# ---- other ways through a network
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_a_border_that_takes_a_residual_path_is_inherited_behind_it(kernel, content):
+    network = planted.residual(kernel)
+    report = scan(network.model, [content(IMAGES, 64)], progress=False)
+    assert_true(report, network)
+
+
+def test_a_layer_that_is_called_twice_is_measured_at_both_calls(content):
+    network = planted.twice()
+    report = scan(network.model, [content(IMAGES, 64)], progress=False)
+    assert_true(report, network)
+    assert report.layers["conv"].images == IMAGES
+
+
+def test_a_neuron_that_answers_with_its_spread_is_no_pan_and_reads_the_padding_with_no_consistent_sign(content):
+    network = planted.spread_answers()
+    report = scan(network.model, [content(IMAGES, 64)], progress=False)
+    assert_true(report, network)
+    contrast = report.contrast("conv")[:4, :4].diagonal().abs()
+    assert (contrast < 0.65).all()  # half of the answers inside lie on either side of it
+    consistency = report.layers["conv"].consistency
+    assert consistency is not None and (consistency[:4, :4].diagonal().abs() < 0.5).all() and report.readers == 0
+
+
+def test_planted_neurons_read_the_padding_where_they_are_pans(content):
+    network = planted.chain(3)
+    report = scan(network.model, [content(IMAGES, 64)], progress=False)
+    assert report.readers == report.count
+    assert all(pan.reads_padding for pan in report.pans)
+    assert {abs(value) for pan in report.pans for side in pan.sides for value in [pan.consistency[side]]} == {1.0}
+
+
+def test_what_is_consistent_and_small_beside_the_content_reads_the_padding_and_is_no_pan():
+    conv = torch.nn.Conv2d(4, 2, 3, padding=1, bias=False)
+    with torch.no_grad():
+        conv.weight.zero_()
+        conv.weight[0, 0, 1, 1] = conv.weight[1, 0, 1, 1] = 1.0  # content
+        conv.weight[0, 3, 0, 1] = 0.1  # a little of the channel of ones, which is zero above
+    report = scan(torch.nn.Sequential(conv).eval(), [planted.stationary(IMAGES, 64)], progress=False)
+    assert (report.count, report.readers) == (0, 1)
+    assert report.layers["0"].consistency[0].tolist() == [-1.0, 0.0]
+    assert 0.2 < abs(float(report.contrast("0")[0, 0])) < 0.8
+
+
+# ---- what remains of a contrast, and what the next layer sees
+
+
+def test_own_padding_takes_nascent_contrasts_away_and_that_of_earlier_layers_inherited_ones(content):
+    report = scan(planted.chain(3).model, [content(IMAGES, 64)], progress=False)
+    for pan in report.pans:
+        line = report.layers[pan.layer]
+        over = [SIDES.index(side) for side in pan.sides]
+        own, earlier = line.own[over, pan.channel].abs(), line.earlier[over, pan.channel].abs()
+        if (pan.layer, pan.channel) == ("third", 0):  # inherits the top, and detects the bottom itself
+            continue
+        assert torch.equal(own, torch.full_like(own, float(pan.origin == "inherited")))
+        assert torch.equal(earlier, torch.full_like(earlier, float(pan.origin == "nascent")))
+
+
+@pytest.mark.parametrize("reference", ["crop", "zoom", "windows", "mirror", "centre"])
+def test_causes_are_tried_whatever_the_reference(reference):
+    report = scan(planted.chain(3).model, [planted.stationary(IMAGES, 64)], reference=reference, progress=False)
+    for pan in report.pans:
+        over = [SIDES.index(side) for side in pan.sides]
+        for remaining in (report.layers[pan.layer].own, report.layers[pan.layer].earlier):
+            assert not remaining[over, pan.channel].isnan().any()
+
+
+@pytest.mark.parametrize("own, earlier, origin", [(3.0, 1.0, "nascent"), (1.0, 3.0, "inherited")])
+def test_of_two_causes_the_one_without_which_less_than_half_remains_is_named(own, earlier, origin):
+    first = planted.detectors(3, recipes=({"top": 1},))
+    second = torch.nn.Conv2d(first.out_channels, 1, 3, padding=1)
+    with torch.no_grad():
+        first.weight[-1] = second.weight[:] = 0.0  # the last channel is constant by its bias
+        second.weight[0, 0, 1, 1] = earlier / planted.STRENGTH  # what the first layer knows of the top
+        second.weight[0, -1] = own * planted.pattern({"top": 1}, 3, 1)
+        second.weight[0, 1:-1, 1, 1] = 0.2
+    net = torch.nn.Sequential(first, torch.nn.ReLU(), second).eval()
+    report = scan(net, [planted.stationary(IMAGES, 64)], progress=False)
+    assert {pan.origin for pan in report.pans if pan.layer == "2"} == {origin}
+
+
+def test_a_detector_that_relu_cuts_off_is_not_visible(content):
+    """Inhibited below zero, where the activation makes nothing of it; excited above, where it passes."""
+    conv = planted.detectors(3, recipes=({"top": -1}, {"top": 1}, {"left": -1}))
+    with torch.no_grad():
+        conv.bias[:3] = torch.tensor([-1.0, -1.0, 3.0])
+        conv.weight[:3, planted.CONTENT] = 0.3 * conv.weight[:3, planted.CONTENT]
+    net = torch.nn.Sequential(conv, torch.nn.BatchNorm2d(conv.out_channels), torch.nn.ReLU(), torch.nn.Conv2d(11, 1, 1))
+    report = scan(net.eval(), [content(IMAGES, 64)], progress=False)
+    assert report.layers["0"].follows == ("batch_norm", "relu") and report.layers["0"].until == "conv2d"
+    assert [(pan.channel, pan.visible) for pan in report.pans] == [(0, False), (1, True), (2, True)]
+    assert report.visible == 2 and report.pans[0].after["top"] == 0.0
+
+
+def test_what_is_visible_before_a_residual_addition_is_said_so():
+    report = scan(planted.residual().model, [planted.stationary(IMAGES, 64)], progress=False)
+    line = report.layers["second"]
+    assert (line.follows, line.until) == ((), "add")
+    assert all(pan.visible for pan in report.pans if pan.layer == "second")
+
+
+@pytest.mark.parametrize("norm", [torch.nn.GroupNorm(2, 32), torch.nn.InstanceNorm2d(32, affine=True)])
+def test_behind_what_normalises_whole_maps_nobody_knows_what_is_visible(norm):
+    conv = planted.detectors(3)
+    torch.nn.init.constant_(norm.bias, -9.0)  # all that follows sees zeros
+    net = torch.nn.Sequential(conv, norm, torch.nn.ReLU(), torch.nn.Conv2d(32, 1, 1)).eval()
+    report = scan(net, [planted.stationary(IMAGES, 64)], progress=False)
+    assert report.count and {pan.visible for pan in report.pans} == {None} and math.isnan(report.visible)
+
+
+def test_a_black_first_image_hides_nothing_of_what_follows(content):
+    net = torch.nn.Sequential(
+        planted.detectors(3), torch.nn.BatchNorm2d(32), torch.nn.ReLU(), torch.nn.Conv2d(32, 1, 1)
+    )
+    images = content(IMAGES, 64)
+    images[0] = 0.0
+    report = scan(net.eval(), [images], progress=False)
+    assert report.layers["0"].follows == ("batch_norm", "relu")
+
+
+def test_a_mask_is_no_padding_that_could_be_made_neutral():
+    """A neuron that reads its own padding, and a masked one of the layer before, whose padding the mask has taken."""
+    first = planted.detectors(3, recipes=({"top": 1}, {"top": 1}))
+    second = torch.nn.Conv2d(first.out_channels, 1, 3, padding=1)
+    with torch.no_grad():
+        first.weight[-1] = second.weight[:] = 0.0
+        second.weight[0, 0, 1, 1] = -1.0  # of the masked detector
+        second.weight[0, -1] = 2.0 * planted.pattern({"top": 1}, 3, 1)
+        second.weight[0, 2:-1, 1, 1] = 0.05
+    net = torch.nn.Sequential(first, torch.nn.ReLU(), second).eval()
+    images = [planted.stationary(IMAGES, 64)]
+    for mode in ("zero", "mean", "neutral"):
+        with masked(net, scan(net, images, progress=False), mode=mode, neurons={"0": [0]}):
+            report = scan(net, images, progress=False)
+        (pan,) = [pan for pan in report.pans if pan.layer == "2"]
+        assert (pan.origin, float(report.layers["2"].earlier[0, 0])) == ("nascent", 1.0)

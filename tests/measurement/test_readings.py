@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pan_callbacks.measurement.readings import ReadingStore, evenly
+from pan_callbacks.measurement.contrast import evenly
+from pan_callbacks.measurement.readings import ReadingStore
 
 CAPACITY = 16
 batches_of_readings = st.lists(st.lists(st.integers(-9, 9), max_size=40), max_size=12)  # few values, so many ties

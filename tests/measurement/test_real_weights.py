@@ -12,6 +12,9 @@ from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from pan_callbacks import PANReport, scan
+from pan_callbacks.measurement.crossfit import CHOICE
+from pan_callbacks.reports.pans import GROUPS
+from tests.support.crossfitted import crossfitted
 from tests.support.planted import SIDES
 from tests.support.real import SIZE, efficientnet_lite0, natural_images
 
@@ -155,47 +158,75 @@ def middle(images: Tensor, size: int) -> Tensor:
     return images[..., start : start + size, start : start + size]
 
 
-def assert_agrees_with_scipy(
-    report: PANReport, pairs: dict[str, dict[str, tuple[Tensor, Tensor]]], readings: int = 0
-) -> None:
-    """Every neuron on every side: contrast within 0.01 of the exact statistic, and of its sign where it is strong.
+def assert_is_cross_fitted(report: PANReport, pairs: dict[str, dict[str, tuple[Tensor, Tensor]]], images: int) -> None:
+    """Contrast and error of every neuron on every side are those of loops over all readings.
+
+    In large maps readings are thinned, and the thresholds may be others of nearly the same difference.
 
     Args:
         report: What the package says.
         pairs: Readings by layer and side.
-        readings: How many readings, tied but for rounding, may count as tied besides, where one weighs more than 0.01.
+        images: Images that the readings are of.
     """
     for name, sides in pairs.items():
         present = (~report.contrast(name).isnan()).any(1).tolist()
         assert [side for side, there in zip(SIDES, present, strict=True) if there] == list(sides)
+        exact = {"contrast": [], "error": []}
+        for border, reference in sides.values():
+            groups = np.repeat(np.arange(images) % GROUPS, len(border) // images)
+            one, error = crossfitted(border.numpy(), reference.numpy(), groups, CHOICE)
+            exact["contrast"].append(one)
+            exact["error"].append(error)
+        found = report.contrast(name)[present].numpy()
+        off = np.abs(np.abs(found) - np.abs(np.array(exact["contrast"])))
+        assert off.mean() <= 0.01 and (off <= 0.03).mean() >= 0.95, name
+        strong = np.array(exact["contrast"]).__abs__() >= 0.6
+        assert (np.sign(found) == np.sign(exact["contrast"]))[strong].all(), name
+        ratio = report.layers[name].error[present].numpy().mean() / np.mean(exact["error"])
+        assert 0.9 < ratio < 1.5, name
+
+
+def test_contrasts_and_errors_by_crop_are_those_of_loops_over_all_readings(lite0):
+    assert {lite0.report.layers[name].reference for name in CROPPED} == {"crop"}
+    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size < SIZE}
+    pairs = read_pair(lite0, CROPPED, lambda images: (middle(images, size), images))
+    assert_is_cross_fitted(lite0.report, pairs, IMAGES)
+
+
+def test_contrasts_by_crop_agree_with_those_of_scipy_in_the_same_images(lite0):
+    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size < SIZE}
+    ours, theirs = [], []
+    for name, sides in read_pair(lite0, CROPPED, lambda images: (middle(images, size), images)).items():
         for side, (border, reference) in sides.items():
             exact = ks_2samp(border.numpy(), reference.numpy(), axis=0, method="asymp")
-            bound = max(0.01, (readings + 1e-3) / len(border))
-            contrast = report.contrast(name)[SIDES.index(side)].numpy()
-            assert np.abs(np.abs(contrast) - exact.statistic).max() <= bound, (name, side)
-            # scipy's sign tells which distribution function is the higher one: that of the smaller values
-            strong = exact.statistic >= 0.6
-            assert (np.sign(contrast) == -exact.statistic_sign)[strong].all(), (name, side)
+            ours.append(lite0.report.contrast(name)[SIDES.index(side)].numpy())
+            theirs.append(-exact.statistic * exact.statistic_sign)  # scipy tells the higher distribution function
+    ours, theirs = np.concatenate(ours), np.concatenate(theirs)
+    assert np.corrcoef(ours, theirs)[0, 1] >= 0.98  # with 128 images; 0.99 with 256 (docs/statistics.md)
+    assert np.abs(ours).mean() < np.abs(theirs).mean()  # which chance adds to
 
 
-def test_contrasts_by_crop_are_those_of_scipy_for_every_neuron_and_side(lite0):
-    assert {lite0.report.layers[name].reference for name in CROPPED} == {"crop"}
-    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size != SIZE}
-    assert size < SIZE
-    assert_agrees_with_scipy(lite0.report, read_pair(lite0, CROPPED, lambda images: (middle(images, size), images)))
-
-
-def test_contrasts_by_zoom_are_those_of_scipy_for_every_neuron_and_side(lite0):
+def test_contrasts_by_zoom_are_those_of_loops_over_all_readings(lite0):
     assert {lite0.report.layers[name].reference for name in ZOOMED} == {"zoom"}
-    (size,) = {size for batch, size in lite0.calls if batch == BATCH // 4 and size != SIZE}
-    assert size > SIZE
+    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size > SIZE}
 
     def views(images):
         large = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
         return middle(large, SIZE), large
 
-    # one image in four, but eight at first: all that a single batch of them would have
-    first, _, *others = lite0.images.split(BATCH)
-    zoomed = [first[:8], *(batch[: BATCH // 4] for batch in others)]
-    # of 96 readings of an edge, and 32 of a corner, one weighs more than 0.01
-    assert_agrees_with_scipy(lite0.report, read_pair(lite0, ZOOMED, views, zoomed), readings=1)
+    assert_is_cross_fitted(lite0.report, read_pair(lite0, ZOOMED, views), IMAGES)
+
+
+def test_maps_too_small_to_crop_are_measured_on_every_image(lite0):
+    assert {line.images for line in lite0.report.measured.values()} == {IMAGES}
+
+
+def test_some_pans_are_cut_off_by_the_activation_that_follows(lite0):
+    following = {line.follows for line in lite0.report.measured.values()}
+    assert following == {("batch_norm", "hardtanh")}  # ReLU6
+    assert 0.2 < lite0.report.visible / lite0.report.count < 0.8
+
+
+def test_more_neurons_read_the_padding_than_recognise_the_border(lite0):
+    assert lite0.report.readers > 3 * lite0.report.count
+    assert all(pan.reads_padding for pan in lite0.report.pans if pan.certain)

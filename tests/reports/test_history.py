@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import pytest
 import torch
+from scipy import stats
 
 from pan_callbacks.padding import SIDES
+from pan_callbacks.reports.entries import scalars as tags_and_values
 from pan_callbacks.reports.history import History
-from pan_callbacks.reports.history import scalars as tags_and_values
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -66,6 +68,30 @@ def test_a_contrast_that_falls_well_below_the_threshold_is_gone():
 
 def test_a_pan_that_is_gone_has_no_birth():
     assert grown(0.9, 0.7).births == {"conv": {}}
+
+
+def sure(*tops: float, error: float, groups: int = 16) -> PANReport:
+    """A report whose contrasts have a standard error."""
+    errors = torch.full((8, len(tops)), error)
+    return PANReport(
+        {"conv": dataclasses.replace(layer(*tops), error=errors, groups=(groups,) * 8, clusters=(64,) * 8)}
+    )
+
+
+@pytest.mark.parametrize("error, groups", [(0.01, 16), (0.03, 16), (0.03, 3)])
+def test_a_neuron_is_born_and_gone_beyond_half_of_its_own_interval(error, groups):
+    half = stats.t.ppf(0.975, groups - 1) * error
+    history = History(0.8)
+    for epoch, top in enumerate((0.5, 0.8 + 0.9 * half, 0.8 + 1.1 * half, 0.8 - 0.9 * half, 0.8 - 1.1 * half)):
+        history.add(sure(top, error=error, groups=groups), epoch, 0)
+    assert born_and_gone(history) == [(0, 0), (0, 0), (1, 0), (0, 0), (0, 1)]
+
+
+def test_what_is_certain_in_few_images_is_born_at_once():
+    history = History(0.8)
+    for epoch, top in enumerate((0.5, 1.0)):  # all images agree: the rule of three is of images that were not seen
+        history.add(sure(top, error=0.0), epoch, 0)
+    assert born_and_gone(history) == [(0, 0), (1, 0)]
 
 
 @pytest.mark.parametrize("start", [0.78, 0.82])
@@ -201,6 +227,8 @@ def test_an_entry_has_the_figures_of_its_report():
         "fraction": 0.75,
         "nascent": 2,
         "inherited": 1,
+        "both": 0,
+        "neither": 0,
         "born": 0,
         "gone": 0,
         "border_bias": 0.5,
@@ -316,7 +344,10 @@ def scalars(found: PANReport) -> dict[str, float]:
 
 def test_tags_are_those_of_the_documentation():
     found = PANReport({"stem": layer(0.9), "body.0": layer(0.0)})
-    expected = {f"pan/{key}" for key in ("count", "fraction", "nascent", "inherited", "born", "gone")}
+    expected = {
+        f"pan/{key}" for key in ("count", "fraction", "nascent", "inherited", "both", "neither", "born", "gone")
+    }
+    expected |= {f"pan/{key}" for key in ("both", "neither", "count_low", "count_high", "visible", "reads_padding")}
     expected |= {f"pan_side/{side}" for side in SIDES}
     expected |= {"pan_layer/stem", "pan_layer/body.0"}
     expected |= {"border_bias/mean", "border_bias/stem", "border_bias/body.0"}
@@ -350,9 +381,10 @@ def test_scalars_are_floats():
     assert {type(value) for value in scalars(report(0.9)).values()} == {float}
 
 
-def test_no_scalar_is_nan():
+def test_what_is_not_known_of_a_layer_is_not_logged_and_of_the_network_is_nan():
     found = PANReport({"a": layer(NAN, border_bias=NAN), "b": layer(0.9)})
-    assert not any(math.isnan(value) for value in scalars(found).values())
+    unknown = {tag for tag, value in scalars(found).items() if math.isnan(value)}
+    assert unknown == {"pan/count_low", "pan/count_high", "pan/visible", "pan/reads_padding"}
 
 
 def test_a_border_bias_that_is_missing_is_not_logged():

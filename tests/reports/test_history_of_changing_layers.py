@@ -9,7 +9,8 @@ import torch
 
 from pan_callbacks.layers import Skip
 from pan_callbacks.padding import SIDES
-from pan_callbacks.reports.history import History, entry_of, missing_layers, scalars, why_missing
+from pan_callbacks.reports.entries import entry_of, missing_layers, scalars, why_missing
+from pan_callbacks.reports.history import History
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
 from tests.reports.test_history import born_and_gone, layer, resumed
@@ -122,7 +123,8 @@ def test_a_checkpoint_of_an_earlier_release_is_loaded():
 def test_a_count_that_lacks_a_layer_measured_before_is_nan(reason):
     history = probed({"a": layer(0.9), "b": layer(0.9, 0.95)}, {"a": layer(0.9), "b": left_out(reason, 2)})
     values = logged(history)
-    whole = {f"pan/{key}" for key in ("count", "fraction", "nascent", "inherited", "born", "gone")}
+    whole = {f"pan/{key}" for key in ("count", "count_low", "count_high", "fraction", "born", "gone")}
+    whole |= {f"pan/{key}" for key in ("nascent", "inherited", "both", "neither", "visible", "reads_padding")}
     whole |= {f"pan_side/{side}" for side in SIDES} | {"border_bias/mean", "pan_layer/b", "border_bias/b"}
     assert {tag for tag, value in values.items() if math.isnan(value)} == whole
     assert values["pan_layer/a"] == 1 and values["border_bias/a"] == 0.25

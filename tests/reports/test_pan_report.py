@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
+import pickle
 
 import pytest
 import torch
@@ -597,3 +599,9 @@ def test_keys_that_this_version_does_not_know_are_passed_over(tmp_path):
     data = full().to_dict() | {"comment": "mine"}
     (tmp_path / "pans.json").write_text(json.dumps(data))
     assert PANReport.load(tmp_path / "pans.json").pans == full().pans
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda found: pickle.loads(pickle.dumps(found))])
+def test_a_report_can_be_copied_and_pickled(how):
+    found = report({"top": 0.9})
+    assert how(found).to_dict() == found.to_dict() and how(found).pans == found.pans

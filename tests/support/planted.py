@@ -303,6 +303,84 @@ def blurred(kernel: int) -> Planted:
     return Planted(model, truth, _distractors(len(recipes), *sides), sides)
 
 
+class Residual(nn.Module):
+    """Detectors; what a second layer makes of them, added to them; and a third layer behind the addition."""
+
+    def __init__(self, first: nn.Conv2d, second: nn.Conv2d, third: nn.Conv2d) -> None:
+        super().__init__()
+        self.first, self.second, self.third, self.relu = first, second, third, nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.first(x))
+        return self.third(self.relu(x + self.second(x)))
+
+
+def residual(kernel: int = 3) -> Planted:
+    """A residual path: a border of ``first`` reaches ``third`` through the addition, whatever ``second`` does.
+
+    Every other channel of ``second`` copies the detector; the others are constant, and pass the border by. Two neurons
+    of ``third`` detect an edge themselves, on a channel that is constant by its bias.
+    """
+    first = detectors(kernel)
+    second = _conv(first.out_channels, first.out_channels, 3)
+    copied = range(0, len(RECIPES), 2)
+    second.weight[list(copied), list(copied), 1, 1] = 1.0
+    first.weight[-1] = second.weight[-1] = 0.0  # a bias alone
+    third = _conv(first.out_channels, first.out_channels, 3)
+    third.weight[range(len(RECIPES)), range(len(RECIPES)), 1, 1] = 1.0
+    third.weight[:, len(RECIPES) : -1, 1, 1] = _noise(third.out_channels, DISTRACTORS - 1, seed=13, scale=0.05)
+    own = ({"left": 1}, {"bottom": -1})
+    for channel, recipe in zip((-2, -1), own, strict=True):
+        third.weight[channel] = 0.0
+        third.weight[channel, -1] = STRENGTH * pattern(recipe, 3, 1)
+    truth = truths("first", RECIPES)
+    truth |= {key: one for key, one in truths("second", RECIPES, "inherited").items() if key[1] in copied}
+    truth |= truths("third", RECIPES, "inherited")
+    truth |= {
+        ("third", third.out_channels + at): told for at, told in zip((-2, -1), map(truth_of, own), strict=True) if told
+    }
+    silent = tuple(("second", channel) for channel in range(1, len(RECIPES), 2))
+    last = tuple(("third", len(RECIPES) + i) for i in range(DISTRACTORS - 2))
+    distractors = _distractors(len(RECIPES), "first", "second") + silent + last
+    layers = dict.fromkeys(("first", "second", "third"), frozenset(SIDES))
+    return Planted(Residual(first, second, third), truth, distractors, layers)
+
+
+class Twice(nn.Module):
+    """One layer of detectors that is called on two maps in one forward."""
+
+    def __init__(self, one: nn.Conv2d, other: nn.Conv2d, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.one, self.other, self.conv = one, other, conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.one(x)).relu() + self.conv(self.other(x)).relu()
+
+
+def twice(kernel: int = 3) -> Planted:
+    """Depthwise detectors, ``conv``, that are called twice in a forward."""
+    single_call = depthwise(kernel)
+    one, conv = single_call.model.spread, single_call.model.conv
+    other = _conv(CHANNELS, one.out_channels, 1)
+    other.weight[:, CONTENT, 0, 0] = _noise(one.out_channels, 3, seed=5, scale=0.03)
+    return Planted(Twice(one, other, conv), single_call.truth, single_call.distractors, single_call.sides)
+
+
+def spread_answers() -> Planted:
+    """Neurons, 0 to 3, that answer an edge with their spread: they vary inside, and at one edge they are constant.
+
+    The tap that looks over that edge reads the difference of two contents, of mean zero; there it reads zeros. Half of
+    what they answer inside lies on either side of that constant, so that no threshold recognises it.
+    """
+    conv = _conv(CHANNELS, 4 + DISTRACTORS, 3)
+    difference = torch.tensor([1.0, -1.0, 0.0])
+    for channel, at in enumerate(((0, 1), (2, 1), (1, 0), (1, 2))):
+        conv.weight[(channel, CONTENT, *at)] = difference
+    conv.weight[4:, CONTENT, 1, 1] = _noise(DISTRACTORS, 3, seed=3, scale=0.2)
+    distractors = tuple(("conv", 4 + i) for i in range(DISTRACTORS))
+    return Planted(nn.Sequential(OrderedDict(conv=conv)), {}, distractors, {"conv": frozenset(SIDES)})
+
+
 class GlobalGate(nn.Module):
     """Scales the map by a function of its mean, as squeeze-and-excite does: global context."""
 
