@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
-from pan_callbacks.callbacks.monitor import find_monitor
+from pan_callbacks.callbacks._findings import find_monitor
 
 _COLUMNS = ("epoch", "step", "count", "fraction", "nascent", "inherited", "born", "gone", "border_bias")
 _FILE_WIDTH = 120
