@@ -88,7 +88,7 @@ def _finding(collector: LayerCollector, how: HowMeasured, threshold: float, imag
         consistency=None if not bool(collector.paired.pairs.any()) else collector.paired.consistency().cpu(),
         own=_remaining(collector, "own", estimates, pans).cpu(),
         earlier=_remaining(collector, "earlier", estimates, pans).cpu(),
-        after=_after(collector, how, pans),
+        after=_after(collector, how, contrast, pans),
         follows=how.tail.names if how.tail is not None else (),
         until=how.tail.ends if how.tail is not None else "",
         draws=_draws(contrast, torch.stack([one.deviations for one in estimates]), shift, threshold),
@@ -133,10 +133,12 @@ def _remaining(collector: LayerCollector, cause: str, estimates: list[Estimate],
     return torch.where(pans, found, torch.nan)
 
 
-def _after(collector: LayerCollector, how: HowMeasured, pans: Tensor) -> Tensor | None:
+def _after(collector: LayerCollector, how: HowMeasured, contrast: Tensor, pans: Tensor) -> Tensor | None:
     """Return the contrast of the PANs after what follows elementwise (sides, channels); None if that is not known."""
     if how.tail is None or not how.tail.known:
         return None
+    if not how.tail.steps:
+        return torch.where(pans, contrast, torch.nan).cpu()
     metric = collector.awareness
     found = torch.full((len(metric.sides) - 1, metric.channels), math.nan, device=pans.device)
     for i, side in enumerate(metric.sides[:-1]) if bool(pans.any()) else ():
