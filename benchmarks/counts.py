@@ -145,7 +145,36 @@ def subjects() -> Iterable[tuple[str, nn.Module, list[Tensor]]]:
 
 
 SMALL = {"channels": [16, 32, 64, 128], "stem_width": 8}
-TABLES = {"images": images, "coverage": coverage, "difference": difference}
+
+
+def exact() -> None:
+    """How the contrasts of layers measured by ``crop`` correlate with scipy's statistic on the same 256 images."""
+    from scipy.stats import ks_2samp
+
+    from tests.measurement.test_real_weights import Scanned, middle, read_pair
+
+    model, pictures = real.efficientnet_lite0(), real.natural_images(256)
+    report = scan(model, pictures.split(16), progress=False)
+    layers = tuple(name for name, line in report.measured.items() if line.reference == "crop")
+    size = pictures.shape[-1] - 64  # of the crop
+    pairs = read_pair(Scanned(model, pictures, report, []), layers, lambda batch: (middle(batch, size), batch))
+    print("| layer | r |\n|---|---:|")
+    both: list[tuple[Tensor, Tensor]] = []
+    for name, sides in pairs.items():
+        ours = [report.contrast(name)[report.sides.index(side)] for side in sides]
+        found = [ks_2samp(b.numpy(), r.numpy(), axis=0, method="asymp") for b, r in sides.values()]
+        theirs = [torch.from_numpy(-one.statistic * one.statistic_sign) for one in found]
+        both.append((torch.cat(ours), torch.cat(theirs)))
+        print(f"| {name} | {correlation(*both[-1]):.3f} |", flush=True)
+    print(f"| all {len(layers)} | {correlation(*map(torch.cat, zip(*both, strict=True))):.3f} |")
+
+
+def correlation(one: Tensor, other: Tensor) -> float:
+    """Pearson's r."""
+    return float(torch.corrcoef(torch.stack([one.double(), other.double()]))[0, 1])
+
+
+TABLES = {"exact": exact, "images": images, "coverage": coverage, "difference": difference}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
