@@ -77,12 +77,7 @@ def together_by_depth(found: Beyond) -> Figure:
     above.set_title("border told from interior by all channels at a position (%)", fontsize=NORMAL)
     for values, color, style, label in (
         ([layer.size for layer in found.layers.values()], REFERENCE, "s-", "size, in deviations of the interior"),
-        (
-            [layer.snr for layer in found.layers.values()],
-            "#009e73",
-            "^--",
-            "signal to noise",
-        ),
+        ([layer.snr for layer in found.layers.values()], "#009e73", "^--", "signal to noise"),
     ):
         below.plot([quantile(one, 0.5) for one in values], style, color=color, label=label, **line)
     below.set_ylim(bottom=0)

@@ -221,12 +221,11 @@ class LayerCollector:
         self.awareness.update(self._parts(batch, readings), {})
         self.bias.update(_of_sides(readings), {})
         self.seen.update(len(finite) if batch.passing.first_call else 0, finite)
-        some = {}  # of the first images, at the same positions
         for side, values in batch.effects.items():
             images = len(values) * len(finite) // len(readings[side])
             self.effect.update({side: marked(values, finite[:images])}, {})
-            some[side] = readings[side][: len(values)] - values
-            self._add_remaining("own", batch, finite[:images], {side: some[side]})
+            remaining = readings[side][: len(values)] - values  # of the first images, at the same positions
+            self._add_remaining("own", batch, finite[:images], {side: remaining})
 
     def _add_remaining(self, cause: str, batch: _Batch, finite: Tensor, readings: Readings) -> None:
         groups = batch.passing.groups[: len(finite)]

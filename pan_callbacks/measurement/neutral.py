@@ -69,10 +69,8 @@ class _Neutral:
 
     def __call__(self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         """Is called by torch after the layer's forward."""
-        neutral, masked = (
-            neutral_output(self._layer, args[0] if args else kwargs["input"], output),
-            replaced_channels(conv),
-        )
+        neutral = neutral_output(self._layer, args[0] if args else kwargs["input"], output)
+        masked = replaced_channels(conv)
         if masked is not None:  # what a mask has put there has no padding
             neutral = neutral.index_copy(1, masked, output.index_select(1, masked))
         return neutral

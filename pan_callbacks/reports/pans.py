@@ -153,13 +153,16 @@ class PAN:
 
         None if that is not known.
         """
-        known = [abs(self.after[side]) for side in self.sides if side in self.after]
-        return max(known) >= self.threshold if known else None
+        return self._over_threshold(self.after)
 
     @property
     def reads_padding(self) -> bool | None:
         """Whether padding pushes it the same way at nearly all pixels of one of its sides; None if none were paired."""
-        known = [abs(self.consistency[side]) for side in self.sides if side in self.consistency]
+        return self._over_threshold(self.consistency)
+
+    def _over_threshold(self, values: Mapping[str, float]) -> bool | None:
+        """Return whether a value is over the threshold on one of its sides; None if none is known."""
+        known = [abs(values[side]) for side in self.sides if side in values]
         return max(known) >= self.threshold if known else None
 
     @property
