@@ -61,41 +61,92 @@ def separation(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         >>> separation(torch.tensor([[3.0], [4.0]]), torch.tensor([[1.0], [2.0]]))
         (tensor([1.]), tensor([2.5000]))
     """
-    n, m = len(border), len(reference)
-    channels = border.shape[1]
-    if n == 0 or m == 0:
-        nothing = torch.full((channels,), torch.nan, device=border.device)
-        return nothing, nothing
-    values = torch.cat([border.float(), reference.float()]).T.contiguous()
-    finite = values.isfinite().all(1)
-    values, is_reference = _sort_labelled(torch.where(finite[:, None], values, torch.zeros_like(values)), n)
-    # difference of the two distribution functions after each value, in units of 1 / (n * m): integers, so exact
-    difference = torch.where(is_reference, n, -m).cumsum(1)
-    largest = values.abs().amax(1, keepdim=True)
-    cell = torch.exp2(torch.frexp(largest).exponent.float() + log2(RESOLUTION))  # 2**128 would overflow
-    position = values / cell.clamp_min(torch.finfo(torch.float32).tiny)
-    (one, at_one), (other, at_other) = (_signed_extreme(difference, (position + by).floor()) for by in (0.0, 0.5))
-    first = one.abs() <= other.abs()
-    smaller, at = torch.where(first, one, other), torch.where(first, at_one, at_other)[:, None]
-    threshold = values.gather(1, at) / 2 + values.gather(1, (at + 1).clamp_max(n + m - 1)) / 2
-    return torch.where(finite, (smaller.double() / (n * m)).float(), torch.nan), threshold[:, 0]
+    return separated(border.T.float(), reference.T.float())
 
 
-def _sort_labelled(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Sorts rows and tells for each value whether it came from column n or later; faster than an argsort.
+def separated(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Do what :func:`separation` does, of readings with the channels first: the layout in which they are sorted.
 
-    The label rides in the lowest bit of a 64-bit key whose upper bits order as the floats do.
+    Args:
+        border: (channels, n), float32.
+        reference: (channels, m), float32.
     """
-    keys = _ordered_bits(values) * 2
-    keys[:, n:] += 1
-    keys = _sorted_rows(keys)
-    return _of_ordered_bits(keys >> 1), (keys & 1).bool()
+    n, m = border.shape[1], reference.shape[1]
+    if n == 0 or m == 0:
+        nothing = torch.full((len(border),), torch.nan, device=border.device)
+        return nothing, nothing
+    # a sum is finite only if all that is added is; one that overflows is looked at twice
+    finite = (border.sum(1) + reference.sum(1)).isfinite()
+    if not bool(finite.all()):
+        finite = border.isfinite().all(1) & reference.isfinite().all(1)
+        border, reference = (torch.where(finite[:, None], one, 0.0) for one in (border, reference))
+    values, is_reference = _sort_labelled(border, reference)
+    # difference of the two distribution functions after each value, in units of 1 / (n * m): integers, so exact
+    whole = torch.int32 if n * m < 2**31 else torch.int64
+    difference = (is_reference.to(whole) * (n + m)).sub_(m).cumsum(1, dtype=whole)
+    extreme, at = _extreme(difference)
+    # the largest difference counts if no other value is as good as equal to the one that it lies behind
+    tied = (_cells(values, at[:, None]) == _cells(values, (at[:, None] + 1).clamp_max(n + m - 1))).any(0)[:, 0]
+    tied &= extreme != 0
+    if bool(tied.any()):
+        extreme[tied], at[tied] = _where_cells_end(difference[tied], values[tied])
+    at = at[:, None]
+    threshold = values.gather(1, at) / 2 + values.gather(1, (at + 1).clamp_max(n + m - 1)) / 2
+    return torch.where(finite, (extreme.double() / (n * m)).float(), torch.nan), threshold[:, 0]
+
+
+def _sort_labelled(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Sorts rows together and tells for each value whether it is of the reference; faster than an argsort.
+
+    The label takes the place of the lowest of the 32 bits: a difference of that size is rounding anyway.
+    """
+    keys = _sorted_rows(torch.cat([_ordered_bits(border) & -2, _ordered_bits(reference) | 1], 1))
+    return _of_ordered_bits(keys & -2), keys & 1
+
+
+def _extreme(difference: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the entry of largest absolute value in each row, and where it first is."""
+    high, low = difference.max(1), difference.min(1)
+    larger = high.values >= -low.values
+    return torch.where(larger, high.values, low.values), torch.where(larger, high.indices, low.indices)
+
+
+def _cells(values: Tensor, at: Tensor) -> Tensor:
+    """Return the numbers of the cells that some values of each row lie in, of two grids half a cell apart.
+
+    Args:
+        values: (channels, readings), ascending.
+        at: Which of them (channels, some).
+
+    Returns:
+        (2 grids, channels, some).
+    """
+    largest = torch.maximum(values[:, :1].abs(), values[:, -1:].abs())
+    cell = torch.exp2(torch.frexp(largest).exponent.float() + log2(RESOLUTION))  # 2**128 would overflow
+    position = values.gather(1, at) / cell.clamp_min(torch.finfo(torch.float32).tiny)
+    return torch.stack([position.floor(), (position + 0.5).floor()])
+
+
+def _where_cells_end(difference: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the entry of largest absolute value in each row, and where it is, looking only where equal cells end.
+
+    Of the two grids the one that finds less: a tie is no signal, and a grid line may split it.
+    """
+    every = torch.arange(values.shape[1], device=values.device).expand_as(values)
+    found = []
+    for cell in _cells(values, every):
+        ends = torch.ones_like(cell, dtype=torch.bool)
+        ends[:, :-1] = cell[:, 1:] != cell[:, :-1]
+        found.append(_extreme(torch.where(ends, difference, 0)))
+    (one, at_one), (other, at_other) = found
+    first = one.abs() <= other.abs()
+    return torch.where(first, one, other), torch.where(first, at_one, at_other)
 
 
 def _ordered_bits(values: Tensor) -> Tensor:
-    """Return whole numbers (64 bits) from -2³¹ to 2³¹ that order as float32 values do."""
+    """Return whole numbers (32 bits) that order as float32 values do."""
     bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0 into 0
-    return (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _of_ordered_bits(numbers: Tensor) -> Tensor:
@@ -108,16 +159,6 @@ def _sorted_rows(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
         return torch.from_numpy(np.sort(values.numpy(), axis=1))  # vectorised: several times faster than torch's
     return values.sort(1).values
-
-
-def _signed_extreme(difference: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the entry of largest absolute value in each row and where it is, looking only where equal cells end."""
-    ends = torch.ones_like(cell, dtype=torch.bool)
-    ends[:, :-1] = cell[:, 1:] != cell[:, :-1]
-    seen = torch.where(ends, difference, torch.zeros_like(difference))
-    high, low = seen.max(1), seen.min(1)
-    larger = high.values >= -low.values
-    return torch.where(larger, high.values, low.values), torch.where(larger, high.indices, low.indices)
 
 
 def evenly(number: int, first: float = 0.0) -> float:
@@ -177,7 +218,7 @@ def thin_each(readings: Tensor, groups: Tensor, step: int, start: int) -> tuple[
         kept = thin(readings, step, _start(start, step, int(labels[0])) if len(labels) else start)
         return kept, labels.repeat_interleave(len(kept)) if len(labels) else groups
     # each channel in order of group, then of size: the group is the upper half of a 64-bit key
-    keys = _ordered_bits(readings.T.contiguous().float()) + 2**31 + (groups.to(readings.device) << 32)
+    keys = _ordered_bits(readings.T.contiguous().float()).long() + 2**31 + (groups.to(readings.device) << 32)
     ordered = _of_ordered_bits((_sorted_rows(keys) & 0xFFFFFFFF) - 2**31)
     first = counts.cumsum(0) - counts
     ranks = [

@@ -13,9 +13,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from pan_callbacks.measurement.contrast import RESOLUTION, contrast, separation
+from pan_callbacks.measurement.contrast import RESOLUTION, separated
 from pan_callbacks.reports.pans import GROUPS
 
 #: The thresholds themselves are uncertain by this share of what they lose from the half that they were chosen in to the
@@ -27,7 +28,7 @@ class Sample(NamedTuple):
     """Readings, and the group of each.
 
     Args:
-        readings: (n, channels).
+        readings: (n, channels), float32; quickest if it is the transpose of what lies in memory, by half of the groups.
         groups: Number of the group that the image of each reading is in, below ``GROUPS`` (n,), on the CPU.
     """
 
@@ -123,14 +124,15 @@ def crossfit(border: Sample, reference: Sample, choice: float = CHOICE) -> Estim
         >>> found.contrast, found.error, found.groups
         (tensor([1.]), tensor([0.]), 16)
     """
-    both = [int(g) for g in torch.unique(border.groups) if bool((reference.groups == g).any())]
+    counts = [torch.bincount(sample.groups, minlength=GROUPS) for sample in (border, reference)]
+    both = (torch.minimum(*counts) > 0).nonzero().flatten().tolist()
     if len(both) < 2:
         nothing = torch.full((GROUPS, border.readings.shape[1]), torch.nan, device=border.readings.device)
-        return Estimate(contrast(border.readings, reference.readings), nothing, len(both), len(both))
+        return Estimate(_separated(border, reference)[0], nothing, len(both), len(both))
     half = torch.full((GROUPS,), -1)
     half[both] = torch.arange(len(both)) % 2
     (one, cut_one), (other, cut_other) = (
-        separation(*(_part(sample, half[sample.groups] == which).readings for sample in (border, reference)))
+        _separated(*(_part(sample, half[sample.groups] == which) for sample in (border, reference)))
         for which in (0, 1)
     )
     unknown = 0 * (one + other)  # NaN if a reading is not finite
@@ -151,15 +153,21 @@ def crossfit(border: Sample, reference: Sample, choice: float = CHOICE) -> Estim
     return Estimate((sign * mean.clamp_min(0.0)).float(), (deviations + unknown).float(), worth, len(both), cuts)
 
 
+def _separated(border: Sample, reference: Sample) -> tuple[Tensor, Tensor]:
+    return separated(border.readings.T.float(), reference.readings.T.float())
+
+
 def _part(sample: Sample, which: Tensor) -> Sample:
+    """Return some of the readings: a view of them if they follow upon each other."""
     rows = which.nonzero().flatten()
+    if len(rows) and int(rows[-1] - rows[0]) + 1 == len(rows):
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        return Sample(sample.readings[part], sample.groups[part])
     return Sample(sample.readings[rows.to(sample.readings.device)], sample.groups[rows])
 
 
 def _below(sample: Sample, threshold: Tensor) -> Tensor:
     """Return the share of each group's readings that are not above a threshold (``GROUPS``, channels)."""
-    below = (sample.readings <= threshold).float()
-    counts = torch.zeros(GROUPS, below.shape[1], device=below.device)
-    counts.index_add_(0, sample.groups.to(below.device), below)
-    total = torch.bincount(sample.groups, minlength=GROUPS).clamp_min(1)
-    return counts / total.to(below.device)[:, None]
+    below = (sample.readings.T <= threshold[:, None]).float()
+    of_groups = F.one_hot(sample.groups, GROUPS).to(below)
+    return (below @ of_groups / of_groups.sum(0).clamp_min(1)).T
