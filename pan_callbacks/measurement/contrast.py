@@ -14,6 +14,8 @@ from torch import Tensor
 #: Values closer than this many parts of a channel's largest reading are rounding, not signal: the same convolution on
 #: inputs of two sizes differs in the last bits, and two-sample statistics are blind to how small a difference is.
 RESOLUTION = 2.0**-20
+#: Readings that are sorted at once: as many as stay in the processor's cache.
+AT_ONCE = 2**17
 _GOLDEN = 0.6180339887498949
 
 
@@ -75,33 +77,38 @@ def separated(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     if n == 0 or m == 0:
         nothing = torch.full((len(border),), torch.nan, device=border.device)
         return nothing, nothing
+    some = max(1, AT_ONCE // (n + m))
+    found = [_separated(*part) for part in zip(border.split(some), reference.split(some), strict=True)]
+    contrasts, thresholds = zip(*found, strict=True)
+    return torch.cat(contrasts), torch.cat(thresholds)
+
+
+def _separated(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    n, m = border.shape[1], reference.shape[1]
     # a sum is finite only if all that is added is; one that overflows is looked at twice
     finite = (border.sum(1) + reference.sum(1)).isfinite()
     if not bool(finite.all()):
         finite = border.isfinite().all(1) & reference.isfinite().all(1)
         border, reference = (torch.where(finite[:, None], one, 0.0) for one in (border, reference))
-    values, is_reference = _sort_labelled(border, reference)
-    # difference of the two distribution functions after each value, in units of 1 / (n * m): integers, so exact
-    whole = torch.int32 if n * m < 2**31 else torch.int64
-    difference = (is_reference.to(whole) * (n + m)).sub_(m).cumsum(1, dtype=whole)
-    extreme, at = _extreme(difference)
-    # the largest difference counts if no other value is as good as equal to the one that it lies behind
-    tied = (_cells(values, at[:, None]) == _cells(values, (at[:, None] + 1).clamp_max(n + m - 1))).any(0)[:, 0]
-    tied &= extreme != 0
-    if bool(tied.any()):
-        extreme[tied], at[tied] = _where_cells_end(difference[tied], values[tied])
-    at = at[:, None]
-    threshold = values.gather(1, at) / 2 + values.gather(1, (at + 1).clamp_max(n + m - 1)) / 2
-    return torch.where(finite, (extreme.double() / (n * m)).float(), torch.nan), threshold[:, 0]
-
-
-def _sort_labelled(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Sorts rows together and tells for each value whether it is of the reference; faster than an argsort.
-
-    The label takes the place of the lowest of the 32 bits: a difference of that size is rounding anyway.
-    """
+    # sorted together; of which sample a value is stands in the lowest of its 32 bits, where all else is rounding
     keys = _sorted_rows(torch.cat([_ordered_bits(border) & -2, _ordered_bits(reference) | 1], 1))
-    return _of_ordered_bits(keys & -2), keys & 1
+    # difference of the two distribution functions after each value, in units of 1 / (n * m): integers, so exact
+    steps = (keys & 1).to(torch.int32 if n * m < 2**31 else torch.int64)
+    difference = _cumulated(steps.mul_(n + m).sub_(m))
+    keys &= -2
+    extreme, at = _extreme(difference)
+    after = (at + 1).clamp_max(n + m - 1)
+    # the largest difference counts if no other value is as good as equal to the one that it lies behind
+    here, there = (_of_ordered_bits(keys.gather(1, where[:, None])) for where in (at, after))
+    largest = _of_ordered_bits(keys[:, [0, -1]]).abs().amax(1, keepdim=True)
+    tied = (_cells(here, largest) == _cells(there, largest)).any(0)[:, 0] & (extreme != 0)
+    if bool(tied.any()):
+        values = _of_ordered_bits(keys[tied])
+        extreme[tied], at[tied] = _where_cells_end(difference[tied], values, largest[tied])
+        after = (at + 1).clamp_max(n + m - 1)
+        here, there = (_of_ordered_bits(keys.gather(1, where[:, None])) for where in (at, after))
+    contrasts = torch.where(finite, (extreme.double() / (n * m)).float(), torch.nan)
+    return contrasts, (here / 2 + there / 2)[:, 0]
 
 
 def _extreme(difference: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,30 +118,25 @@ def _extreme(difference: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(larger, high.values, low.values), torch.where(larger, high.indices, low.indices)
 
 
-def _cells(values: Tensor, at: Tensor) -> Tensor:
-    """Return the numbers of the cells that some values of each row lie in, of two grids half a cell apart.
+def _cells(values: Tensor, largest: Tensor) -> Tensor:
+    """Return the numbers of the cells that values lie in, of two grids half a cell apart (2, channels, readings).
 
     Args:
-        values: (channels, readings), ascending.
-        at: Which of them (channels, some).
-
-    Returns:
-        (2 grids, channels, some).
+        values: (channels, readings).
+        largest: The largest absolute value of each channel (channels, 1).
     """
-    largest = torch.maximum(values[:, :1].abs(), values[:, -1:].abs())
     cell = torch.exp2(torch.frexp(largest).exponent.float() + log2(RESOLUTION))  # 2**128 would overflow
-    position = values.gather(1, at) / cell.clamp_min(torch.finfo(torch.float32).tiny)
+    position = values / cell.clamp_min(torch.finfo(torch.float32).tiny)
     return torch.stack([position.floor(), (position + 0.5).floor()])
 
 
-def _where_cells_end(difference: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+def _where_cells_end(difference: Tensor, values: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
     """Return the entry of largest absolute value in each row, and where it is, looking only where equal cells end.
 
     Of the two grids the one that finds less: a tie is no signal, and a grid line may split it.
     """
-    every = torch.arange(values.shape[1], device=values.device).expand_as(values)
     found = []
-    for cell in _cells(values, every):
+    for cell in _cells(values, largest):
         ends = torch.ones_like(cell, dtype=torch.bool)
         ends[:, :-1] = cell[:, 1:] != cell[:, :-1]
         found.append(_extreme(torch.where(ends, difference, 0)))
@@ -146,7 +148,8 @@ def _where_cells_end(difference: Tensor, values: Tensor) -> tuple[Tensor, Tensor
 def _ordered_bits(values: Tensor) -> Tensor:
     """Return whole numbers (32 bits) that order as float32 values do."""
     bits = (values + 0.0).view(torch.int32)  # + 0.0 turns -0 into 0
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    signs = bits >> 31
+    return bits.bitwise_xor_(signs.bitwise_and_(0x7FFFFFFF))
 
 
 def _of_ordered_bits(numbers: Tensor) -> Tensor:
@@ -157,8 +160,15 @@ def _of_ordered_bits(numbers: Tensor) -> Tensor:
 
 def _sorted_rows(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.numpy(), axis=1))  # vectorised: several times faster than torch's
+        return torch.from_numpy(np.sort(values.numpy(), axis=1))  # several times faster than torch's
     return values.sort(1).values
+
+
+def _cumulated(values: Tensor) -> Tensor:
+    """Return the sums of each row up to each of its values."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(values.numpy().cumsum(1, dtype=values.numpy().dtype))  # likewise
+    return values.cumsum(1, dtype=values.dtype)
 
 
 def evenly(number: int, first: float = 0.0) -> float:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pan_callbacks.measurement.contrast import RESOLUTION, separated
+from pan_callbacks.measurement.contrast import AT_ONCE, RESOLUTION, separated
 from pan_callbacks.reports.pans import GROUPS
 
 #: The thresholds themselves are uncertain by this share of what they lose from the half that they were chosen in to the
@@ -168,6 +168,8 @@ def _part(sample: Sample, which: Tensor) -> Sample:
 
 def _below(sample: Sample, threshold: Tensor) -> Tensor:
     """Return the share of each group's readings that are not above a threshold (``GROUPS``, channels)."""
-    below = (sample.readings.T <= threshold[:, None]).float()
-    of_groups = F.one_hot(sample.groups, GROUPS).to(below)
-    return (below @ of_groups / of_groups.sum(0).clamp_min(1)).T
+    of_groups = F.one_hot(sample.groups, GROUPS).to(sample.readings.device).float()
+    some = max(1, AT_ONCE // max(1, len(of_groups)))
+    parts = zip(sample.readings.T.split(some), threshold[:, None].split(some), strict=True)
+    below = torch.cat([(readings <= cut).float() @ of_groups for readings, cut in parts])
+    return (below / of_groups.sum(0).clamp_min(1)).T
