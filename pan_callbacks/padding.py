@@ -8,6 +8,7 @@ padding after the input iff its last tap is at n or beyond. All of this module f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -193,6 +194,10 @@ class Geometry:
     @property
     def borders(self) -> dict[str, Position]:
         """Every side that has a border, in the order of :attr:`sides`, to its rows and columns."""
+        return dict(self._borders)
+
+    @cached_property
+    def _borders(self) -> dict[str, Position]:
         return {side: border for side in self.sides if (border := self.border(side)) is not None}
 
     def reads_padding(self, device: torch.device | str = "cpu") -> Tensor:

@@ -46,7 +46,6 @@ def neuron_pictures(
     limit: int = 6,
     examples: int = 0,
     pans: Iterable[PAN] | None = None,
-    sync: bool = False,
 ) -> list[NeuronPicture]:
     """Return pictures of the strongest PANs, one of each type first.
 
@@ -56,10 +55,9 @@ def neuron_pictures(
         limit: Pictures at most.
         examples: Images to show with each neuron's activation; as many as were kept at most.
         pans: Neurons to picture, in this order, instead of the strongest; ``limit`` does not hold for them.
-        sync: Whether all processes call this, and readings of all of them are shown.
     """
     pans = _varied(report, limit) if pans is None else list(pans)
-    samples = [measurement.readings(pan.layer, pan.strongest, sync) for pan in pans]  # in every process
+    samples = [measurement.readings(pan.layer, pan.strongest) for pan in pans]
     sample = measurement.sample_images
     if not pans or sample is None:
         return []

@@ -56,11 +56,13 @@ def announce(trainer: Trainer, measurement: Measurement, groups: Groups, batch: 
         batch: The batch.
         batch_idx: Its number in the first loader.
     """
-    measurement.expect(_share(trainer, batch_idx), partial(groups, batch) if callable(groups) else None)
+    images, size = _loader(trainer)
+    share = 1.0 if images is None else min(1.0, (batch_idx + 1) * size / images)
+    measurement.expect(share, partial(groups, batch) if callable(groups) else None, images)
 
 
-def _share(trainer: Trainer, batch_idx: int) -> float:
-    """Return the part of the first loader's images that have passed after a batch; 1 if nobody knows how many come.
+def _loader(trainer: Trainer) -> tuple[int | None, int]:
+    """Return how many images come from the first loader, None if nobody knows, and how many in a batch.
 
     Lightning takes the number that a limit names for the number of batches of a loader that does not say how many.
     """
@@ -74,9 +76,9 @@ def _share(trainer: Trainer, batch_idx: int) -> float:
         batches = min(len(loader), next(iter(limits)))
         size = int(getattr(loader, "batch_size", None) or 1)
         images = min(batches * size, len(loader.sampler)) if size > 1 else batches
-        return min(1.0, (batch_idx + 1) * size / images) if type(loader).__name__ != "CombinedLoader" else 1.0
+        return (images if type(loader).__name__ != "CombinedLoader" else None), size
     except Exception:  # a stream, or a loader of another kind
-        return 1.0
+        return None, 1
 
 
 def feed(

@@ -2,148 +2,104 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
-from pan_callbacks._runtime import Shard
-from pan_callbacks.layers import Convolution, dimensions
+from pan_callbacks.layers import Convolution, PaddedLayer, dimensions
 from pan_callbacks.measurement.calls import LayerCall
-from pan_callbacks.measurement.contrast import evenly, thin_each
-from pan_callbacks.measurement.crossfit import Sample
-from pan_callbacks.measurement.effect import as_readings, effects_of
-from pan_callbacks.measurement.finite import Seen, finite_images, marked, positions
-from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect, Readings
-from pan_callbacks.measurement.paired import PairedSign, TypicalSpread
-from pan_callbacks.measurement.plans import SitePlan
+from pan_callbacks.measurement.effect import MeanEffect, effects_at
+from pan_callbacks.measurement.paired import pushes
+from pan_callbacks.measurement.plans import CAUSE_IMAGES, SitePlan
+from pan_callbacks.measurement.positions import SHARED, Keep, Layout, moved_to, read
+from pan_callbacks.measurement.rows import Rows
 from pan_callbacks.measurement.views import Role
-from pan_callbacks.padding import ALL_SIDES, SIDES, Position
+from pan_callbacks.padding import ALL_SIDES, SIDES
 
 #: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.
 EFFECT_IMAGES = 64
-#: Samples kept of each neuron: border and reference of every side and of the interior.
-SAMPLES = 2 * len((*SIDES, "interior"))
-#: Memory for the readings of all neurons together; docs/statistics.md says what it buys.
-MEMORY = 64 * 2**20
-#: Readings kept of each side: enough for a contrast within 0.01 of the exact one, and no more than is of use.
-MIN_CAPACITY, MAX_CAPACITY = 512, 2**16
-#: What is made neutral to find the cause of a contrast: the layer's own padding, or that of all layers before it.
-CAUSES = ("own", "earlier")
-
-
-def capacity_of(neurons: int) -> int:
-    """Return how many readings of a sample are kept, if this many neurons share the memory."""
-    return min(max(MEMORY // (4 * SAMPLES * max(1, neurons)), MIN_CAPACITY), MAX_CAPACITY)
+#: The control: positions in the middle of the map, where padding is not read by most layers.
+INTERIOR = "interior"
 
 
 class Passing(NamedTuple):
     """Which images pass a layer, and in which of its calls.
 
     Args:
-        number: Number of the batch among those of all processes.
-        groups: Group that each image is in, below :data:`~pan_callbacks.reports.pans.GROUPS` (images,), on the
-            CPU.
-        first: Number of the first image among those of all processes.
+        batch: Number of the batch.
+        numbers: Number of each image among those of all processes (images,), on the CPU.
+        groups: Group that each image is in, below :data:`~pan_callbacks.reports.pans.GROUPS` (images,), likewise.
+        keep: What is kept of them.
         first_call: Whether this is the first time that these images pass the layer; else they do not count.
         call_number: Which of the layer's calls in a forward it is.
     """
 
-    number: int
+    batch: int
+    numbers: Tensor
     groups: Tensor
-    first: int = 0
+    keep: Keep
     first_call: bool = True
     call_number: int = 0
 
 
-@dataclass
-class _Batch:
-    """What a call of the layer gives in one role.
+@dataclass(eq=False)
+class _Part:
+    """What a call of the layer gives in one role, of all sides or of some.
 
     Args:
         role: Whether these are border or reference readings.
-        site: How the call is measured.
+        layout: Which positions they are.
+        rows: The readings (images, positions, channels).
+        finite: Of which images they are finite (images,).
         passing: Which images they are of.
-        finite: Which of these are finite, as far as is known (images,).
-        readings: Side, or ``"interior"``, to readings; a tensor of those that all sides share.
-        effects: Side to padding effects on the first of the images.
+        own: The border readings with the layer's own padding neutral, of the first images of all, and their layout.
+        padding: What the padding of the first images is made of, and what takes it.
     """
 
     role: Role
-    site: SitePlan
-    passing: Passing
+    layout: Layout
+    rows: Tensor
     finite: Tensor
-    readings: Readings | Tensor
-    effects: Readings
+    passing: Passing
+    own: tuple[Layout, Tensor] | None = None
+    padding: tuple[MeanEffect, Tensor] | None = None
 
 
 class LayerCollector:
-    """What accumulates for one layer while images pass; all of it reduces over ranks.
+    """What accumulates for one layer while images pass, and can be merged with what another process has.
 
     An image with a reading that is not finite is left out, of border and reference alike: its readings are made NaN,
-    which the metrics take for no readings. Nothing waits for the device to tell which images these are.
+    which count as none. Nothing waits for the device to tell which images these are.
 
     Args:
         conv: The convolution.
-        capacity: Readings of one side kept at most, see :class:`~pan_callbacks.measurement.metrics.PaddingAwareness`.
-        shard: This process's part of the work. If it says how many images there are, what is kept of a batch depends
-            on its number and not on the batches before it.
 
     Attributes:
-        awareness: Border and reference readings: the contrast.
-        shared: Whether other processes have a part of the work.
+        sides: The sides that its map may have.
+        border: Border readings.
+        reference: Reference readings.
         remaining: By what is made neutral, ``"own"`` padding or that of ``"earlier"`` layers, the border readings then.
+        effect: Sum over images and positions of the padding effect (sides, channels), and their number (sides, 1).
+        pushed: Sum of the directions in which the border moves the same pixels, likewise.
+        seen: Number of images, how often one passed the layer, and how often one was not finite then (3,).
     """
 
-    def __init__(self, conv: Convolution, capacity: int, shard: Shard) -> None:
-        self.conv, self._capacity, self._total = conv, capacity, shard.images
-        options: dict[str, Any] = {"sync_on_compute": shard.shared}
-        # with a known total each batch keeps its part, and the metric, which thins as readings come, need not
-        most = capacity if self._total is None else 8 * capacity
-        sides = ALL_SIDES if dimensions(conv) == 3 else SIDES
-        self.awareness = PaddingAwareness(conv.out_channels, (*sides, "interior"), most, **options)
-        self.remaining = {
-            cause: PaddingAwareness(conv.out_channels, sides, min(most, MIN_CAPACITY), **options) for cause in CAUSES
-        }
-        self.bias = BorderBias(conv.out_channels, sides, **options)
-        self.inside = TypicalSpread(conv.out_channels, **options)
-        self.effect = PaddingEffect(conv.out_channels, sides, **options)
-        self.paired = PairedSign(conv.out_channels, sides, **options)
-        self.seen = Seen(**options)
+    def __init__(self, conv: Convolution) -> None:
+        self.conv, channels = conv, conv.out_channels
+        self.sides: tuple[str, ...] = ALL_SIDES if dimensions(conv) == 3 else SIDES
+        self.border, self.reference = Rows(channels), Rows(channels)
+        self.remaining = {"own": Rows(channels), "earlier": Rows(channels)}
         device = next(conv.parameters()).device  # not of the weight, which a parametrisation computes when it is read
-        for metric in self.metrics:
-            metric.to(device)
-        self.shared = shard.shared
-        # by call: what waits for other forwards of its view, and which images of a batch are finite
-        self._waiting: dict[int, list[_Batch]] = {}
-        self._known: dict[int, tuple[int, Tensor]] = {}
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """All that accumulates, in an order that is the same on all ranks."""
-        return (
-            self.awareness,
-            *self.remaining.values(),
-            self.bias,
-            self.inside,
-            self.effect,
-            self.paired,
-            self.seen,
-        )
-
-    def readings(self, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
-        """Return border and reference readings of a side, (n, channels) and (m, channels).
-
-        Args:
-            side: One of the eight sides, or ``"interior"``.
-            sync: Whether all processes call this, for the readings of all.
-        """
-        with self.awareness.sync_context(should_sync=sync):
-            border, reference = self.awareness.samples(side)
-            return border.clone(), reference.clone()
+        shapes = (len(self.sides), channels), (len(self.sides), 1)
+        self.effect = [torch.zeros(shape, device=device) for shape in shapes]
+        self.pushed = [torch.zeros(shape, device=device) for shape in shapes]
+        self.seen = torch.zeros(3, dtype=torch.long, device=device)
+        self._effects: dict[tuple[Any, ...], MeanEffect] = {}
+        # by call: what waits for other forwards of its view
+        self._waiting: dict[int, list[_Part]] = {}
 
     def add(self, role: Role, site: SitePlan, call: LayerCall, passing: Passing) -> None:
         """Add what a call of the layer gives, but for images that are not finite in it, in this role or the other.
@@ -155,120 +111,129 @@ class LayerCollector:
             call: The call, on the images that are measured alone.
             passing: Which images these are.
         """
-        batch = self._batch(role, site, call, passing)
+        part = self._part(role, site, call, passing)
         if role == "earlier":
-            assert not isinstance(batch.readings, Tensor), "a border is no reference that sides share"
-            self._add_remaining("earlier", batch, batch.finite, batch.readings)
-        elif site.shared is not None:  # both roles are read in one map
-            before, known = self._known.get(passing.call_number, (passing.number, batch.finite))
-            batch.finite = batch.finite & known if before == passing.number else batch.finite
-            self._known[passing.call_number] = passing.number, batch.finite
-            self._file(batch, batch.finite)
-        else:
-            self._wait(batch)
-
-    def _wait(self, batch: _Batch) -> None:
-        """Keep a batch until border and reference readings of all sides are there, which are paired."""
-        waiting = self._waiting.setdefault(batch.passing.call_number, [])
-        waiting[:] = [*(one for one in waiting if one.passing.number == batch.passing.number), batch]
-        if all(_sides(waiting, role) == len(batch.site.geometry.borders) + 1 for role in ("border", "reference")):
-            finite = torch.stack([one.finite for one in waiting]).all(0)
-            pairs: dict[str, dict[str, Tensor]] = {"border": {}, "reference": {}}
-            for one in waiting:
-                self._file(one, finite)
-                if not isinstance(one.readings, Tensor):
-                    pairs[one.role] |= {side: marked(values, finite) for side, values in one.readings.items()}
-            self.paired.update(*map(_of_sides, (pairs["border"], pairs["reference"])))
-            del self._waiting[batch.passing.call_number]
-
-    def _batch(self, role: Role, site: SitePlan, call: LayerCall, passing: Passing) -> _Batch:
-        finite, effects = finite_images(call.output, positions(role, site)), {}
-        readings: Readings | Tensor
-        if role == "reference" and site.shared is not None:
-            readings = _at(call.output, site.shared)
-        else:
-            where = site.reference if role == "reference" else site.border
-            readings = {side: _at(call.output, at) for side, at in where.items()}
-            if site.shared is None:  # it waits, and the map may be overwritten
-                readings = {side: _unshared(values, call.output) for side, values in readings.items()}
-        if role == "border":
-            effects = self._effects(site, call, passing.first)
-        return _Batch(role, site, passing, finite, readings, effects)
-
-    def _file(self, batch: _Batch, finite: Tensor) -> None:
-        """Hand readings to the metrics, those of images that are not finite as NaN."""
-        if isinstance(batch.readings, Tensor):
-            shared = marked(batch.readings, finite)
-            self.awareness.update({}, self._part(shared, batch))
-            self.bias.update({}, shared)
-            self.inside.update({}, shared)
-            self.effect.update({}, shared)
+            self.remaining["earlier"].add(part.layout, _marked(part.rows, part.finite), passing.groups, passing.keep)
             return
-        add = self._add_border if batch.role == "border" else self._add_reference
-        add(batch, finite, {side: marked(values, finite) for side, values in batch.readings.items()})
+        waiting = self._waiting.setdefault(passing.call_number, [])
+        waiting[:] = [*(one for one in waiting if one.passing.batch == passing.batch), part]
+        if all(sum(len(p.layout) for p in waiting if p.role == role) == n for role, n in site.wanted.items()):
+            del self._waiting[passing.call_number]
+            self._file(waiting)
 
-    def _parts(self, batch: _Batch, readings: Readings) -> dict[str, Sample]:
-        return {side: self._part(values, batch) for side, values in readings.items()}
+    def _part(self, role: Role, site: SitePlan, call: LayerCall, passing: Passing) -> _Part:
+        places = site.reference_places if role == "reference" else site.border_places
+        layout = places.layout(passing.keep)
+        where = places.at(passing.numbers, layout)
+        rows = read(call.output, where)
+        part = _Part(role, layout, rows, rows.flatten(1).isfinite().all(1), passing)
+        if role == "border":
+            layer = replace(site.layer, module=call.conv)
+            sides = tuple(one for one in layout if one[0] != INTERIOR)
+            first, few = (int((passing.numbers < most).sum()) for most in (EFFECT_IMAGES, CAUSE_IMAGES))
+            if first and sides:
+                mean = self._mean_effect(layer, site, call.x[:first], sides)
+                part.padding = mean, mean.values(call.x[:first])
+            if few and sides:
+                at = where[:, :few, : sum(slots for _, slots, _ in sides)]  # the interior comes last
+                effects = effects_at(layer, site.geometry, call.x[:few], at)
+                part.own = sides, rows[:few, : at.shape[2]] - effects
+        return part
 
-    def _add_reference(self, batch: _Batch, finite: Tensor, readings: Readings) -> None:
-        self.awareness.update({}, self._parts(batch, readings))
-        self.bias.update({}, _of_sides(readings))
-        if "interior" in readings:
-            self.inside.update({}, readings["interior"])
-        self.effect.update({}, _of_sides(readings))
+    def _file(self, parts: list[_Part]) -> None:
+        """Keep border and reference readings, which are paired, and what the padding adds to the former."""
+        finite, passing = torch.stack([part.finite for part in parts]).all(0), parts[-1].passing
+        for part in parts:
+            _marked(part.rows, finite)
+            if part.own is not None:
+                layout, rows = part.own
+                groups = passing.groups[: len(rows)]
+                self.remaining["own"].add(layout, _marked(rows, finite[: len(rows)]), groups, passing.keep)
+            if part.padding is not None:
+                mean, values = part.padding
+                mean.add(values, finite[: len(values)])
+        if self._effects and int(passing.numbers[-1]) >= EFFECT_IMAGES - 1:
+            self._settle()
+        border, layout = _whole([part for part in parts if part.role == "border"])
+        reference, of_reference = _whole([part for part in parts if part.role == "reference"])
+        self.border.add(layout, border, passing.groups, passing.keep)
+        self.reference.add(of_reference, reference, passing.groups, passing.keep)
+        if layout == of_reference:
+            of_side, count = (moved_to(one, border.device) for one in _by_side(layout, self.sides))
+            self.pushed[0] += of_side @ pushes(border, reference).sum(0)
+            self.pushed[1] += count * finite.sum()
+        self.seen[0] += sum(len(part.finite) for part in parts if part.role == "border" and part.passing.first_call)
+        self.seen[1] += len(finite)
+        self.seen[2] += (~finite).sum()
 
-    def _add_border(self, batch: _Batch, finite: Tensor, readings: Readings) -> None:
-        self.awareness.update(self._parts(batch, readings), {})
-        self.bias.update(_of_sides(readings), {})
-        self.seen.update(len(finite) if batch.passing.first_call else 0, finite)
-        for side, values in batch.effects.items():
-            images = len(values) * len(finite) // len(readings[side])
-            self.effect.update({side: marked(values, finite[:images])}, {})
-            remaining = readings[side][: len(values)] - values  # of the first images, at the same positions
-            self._add_remaining("own", batch, finite[:images], {side: remaining})
+    def _mean_effect(self, layer: PaddedLayer, site: SitePlan, x: Tensor, layout: Layout) -> MeanEffect:
+        key = (site.geometry, layer.mode, layer.value, layout)
+        if key not in self._effects:
+            self._effects[key] = MeanEffect(layer, site.geometry, x)
+        return self._effects[key]
 
-    def _add_remaining(self, cause: str, batch: _Batch, finite: Tensor, readings: Readings) -> None:
-        groups = batch.passing.groups[: len(finite)]
-        found = {side: marked(values, finite) for side, values in _of_sides(readings).items()}
-        self.remaining[cause].update({side: Sample(v, _of_rows(groups, v)) for side, v in found.items()}, {})
+    def _settle(self) -> None:
+        """Make the padding effects of what padding was made of so far, which is then no longer needed."""
+        for (*_, layout), mean in self._effects.items():
+            effects = mean.by_side()
+            for side, _, n in layout:
+                if side in effects:
+                    i, count = self.sides.index(side), n * mean.images
+                    self.effect[0][i] += effects[side] * count
+                    self.effect[1][i] += count
+        self._effects.clear()
 
-    def _effects(self, site: SitePlan, call: LayerCall, first: int) -> dict[str, Tensor]:
-        """Return the padding effect on the first of all images, by side."""
-        x = call.x[: max(0, EFFECT_IMAGES - first)]
-        return effects_of(replace(site.layer, module=call.conv), site, x) if len(x) else {}
+    def mean_effect(self) -> Tensor:
+        """Return the mean padding effect (sides, channels), NaN if there is none."""
+        self._settle()
+        return self.effect[0] / self.effect[1]
 
-    def _part(self, values: Tensor, batch: _Batch) -> Sample:
-        """Return a batch's part of the readings that are kept in all, if the number of images is known; else all."""
-        groups = _of_rows(batch.passing.groups, values)
-        if self._total is None:
-            return Sample(values, groups)
-        images, number = len(batch.finite), batch.passing.number
-        step = -(-len(values) * self._total // (images * self._capacity))
-        if step == 1:
-            return Sample(values, groups)
-        return Sample(*thin_each(values, groups, step, start=int(step * evenly(number, 0.5))))
+    def readings(self, side: str) -> tuple[Tensor, Tensor]:
+        """Return border and reference readings of a side that are kept, (n, channels) and (m, channels).
 
+        Args:
+            side: One of :attr:`sides`.
+        """
+        shared = any(name == SHARED for layout in self.reference.layouts for name, *_ in layout)
+        border, reference = self.border.sample([side]), self.reference.sample([SHARED if shared else side])
+        return border.readings, reference.readings
 
-def _at(output: Tensor, where: Position) -> Tensor:
-    """Return a map's values at some rows and columns, (images * positions, channels)."""
-    return as_readings(output[(slice(None), slice(None), *where)])
+    def state(self) -> dict[str, Any]:
+        """Return all that accumulated, for another process."""
+        self._settle()
+        rows = {"border": self.border, "reference": self.reference, **self.remaining}
+        sums = [*self.effect, *self.pushed, self.seen]
+        return {"rows": {role: one.state() for role, one in rows.items()}, "sums": sums}
 
-
-def _unshared(values: Tensor, output: Tensor) -> Tensor:
-    """Return values that do not lie in the memory of a map."""
-    shared = values.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
-    return values.clone() if shared else values
-
-
-def _of_rows(groups: Tensor, readings: Tensor) -> Tensor:
-    """Return the group of each reading (images * positions,), of that of each image."""
-    return groups.repeat_interleave(len(readings) // max(1, len(groups)))
-
-
-def _sides(batches: list[_Batch], role: str) -> int:
-    return sum(len(one.readings) for one in batches if one.role == role)
+    def merge(self, state: dict[str, Any]) -> None:
+        """Add what accumulated in another process."""
+        rows = {"border": self.border, "reference": self.reference, **self.remaining}
+        for role, one in rows.items():
+            one.merge(state["rows"][role])
+        for mine, theirs in zip((*self.effect, *self.pushed, self.seen), state["sums"], strict=True):
+            mine += theirs
 
 
-def _of_sides(readings: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without those of the interior, which are a control."""
-    return {side: values for side, values in readings.items() if side != "interior"}
+def _marked(rows: Tensor, finite: Tensor) -> Tensor:
+    """Make rows (images, positions, channels) of images that are not finite NaN."""
+    return rows.masked_fill_(~finite[:, None, None], torch.nan)
+
+
+def _whole(parts: list[_Part]) -> tuple[Tensor, Layout]:
+    """Return the rows of all sides, in one order, and what they are."""
+    if len(parts) == 1:
+        return parts[0].rows, parts[0].layout
+    found: dict[str, tuple[Tensor, tuple[str, int, int]]] = {}
+    for part in parts:
+        slices = part.rows.split([slots for _, slots, _ in part.layout], 1)
+        found |= {one[0]: (rows, one) for rows, one in zip(slices, part.layout, strict=True)}
+    in_order = [found[side] for side in (*ALL_SIDES, INTERIOR) if side in found]
+    return torch.cat([rows for rows, _ in in_order], 1), tuple(one for _, one in in_order)
+
+
+@cache
+def _by_side(layout: Layout, sides: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Return which positions are of which side (sides, positions), and how many are (sides, 1)."""
+    names = [side for side, slots, _ in layout for _ in range(slots)]
+    of_side = torch.tensor([[float(name == side) for name in names] for side in sides])
+    return of_side, of_side.sum(1, keepdim=True)

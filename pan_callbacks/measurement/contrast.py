@@ -16,7 +16,8 @@ from torch import Tensor
 RESOLUTION = 2.0**-20
 #: Readings that are sorted at once: as many as stay in the processor's cache.
 AT_ONCE = 2**17
-_GOLDEN = 0.6180339887498949
+#: Fraction of the golden ratio.
+GOLDEN = 0.6180339887498949
 
 
 def contrast(border: Tensor, reference: Tensor) -> Tensor:
@@ -184,7 +185,7 @@ def evenly(number: int, first: float = 0.0) -> float:
         >>> [round(evenly(number), 2) for number in range(5)]
         [0.0, 0.62, 0.24, 0.85, 0.47]
     """
-    return (number * _GOLDEN + first) % 1
+    return (number * GOLDEN + first) % 1
 
 
 def thin(readings: Tensor, step: int, start: int) -> Tensor:

@@ -61,6 +61,12 @@ class Estimate(NamedTuple):
         return self.deviations.square().sum(0).sqrt()
 
 
+    def split(self, parts: int) -> list[Estimate]:
+        """Return the estimates of so many parts of the channels, without where they were cut."""
+        pairs = zip(self.contrast.chunk(parts), self.deviations.chunk(parts, 1), strict=True)
+        return [Estimate(contrast, deviations, self.groups, self.present) for contrast, deviations in pairs]
+
+
 class Cuts(NamedTuple):
     """Thresholds that separate border and reference, each chosen on one half of the groups, to cut the other with.
 
@@ -75,6 +81,11 @@ class Cuts(NamedTuple):
     thresholds: tuple[Tensor, Tensor]
     signs: tuple[Tensor, Tensor]
     sign: Tensor
+
+    def of(self, channels: Tensor) -> Cuts:
+        """Return those of some channels alone (numbers of them)."""
+        one, other = ((t[channels], s[channels]) for t, s in zip(self.thresholds, self.signs, strict=True))
+        return Cuts(self.half, (one[0], other[0]), (one[1], other[1]), self.sign[channels])
 
     def by_group(self, border: Sample, reference: Sample) -> tuple[Tensor, Tensor]:
         """Return the contrast of each group (``GROUPS``, channels), and the border readings behind it (groups,)."""

@@ -6,6 +6,7 @@ paddings, and the layer is not run again.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.measurement.hooks import replaced_channels
-from pan_callbacks.measurement.plans import SitePlan
+from pan_callbacks.measurement.positions import moved_to
 from pan_callbacks.padding import Axis, Geometry, convolve, source
 
 
@@ -104,24 +105,108 @@ def mean_padding_effects(
     return torch.einsum("sgk,gok->sgo", by_tap, weight.reshape(groups, len(weight) // groups, -1)).flatten(1)
 
 
-def effects_of(layer: PaddedLayer, site: SitePlan, x: Tensor) -> dict[str, Tensor]:
-    """Return what the layer's own padding adds at the border, by side (images * positions, channels)."""
-    weight, masked = layer.weight(x), replaced_channels(layer.module)
-    x = layer.unpadded(x).to(weight.dtype)
-    options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
-    effects = {}
-    for side in (side for side in site.border if side != "interior"):
-        difference = padding_effect(x, weight, site.geometry, side, **options)
-        if difference is not None:
-            if masked is not None:  # what a mask has cut off has no effect any more
-                difference[:, masked.to(difference.device)] = 0
-            effects[side] = as_readings(difference)
-    return effects
+@lru_cache(maxsize=1024)
+def sources_of(geometry: Geometry, mode: str) -> Tensor:
+    """Return where a layer's own padding, or neutral padding in its place, takes values of the input from.
+
+    Returns:
+        Coordinates (axes, n), each once.
+    """
+    frame = [torch.arange(-axis.before, axis.size + axis.after) for axis in geometry.axes]
+    inside = ((at >= 0) & (at < axis.size) for at, axis in zip(frame, geometry.axes, strict=True))
+    outside = ~torch.cartesian_prod(*inside).all(1)
+    found = []
+    for modes in ([axis.neutral for axis in geometry.axes], *([[mode] * len(frame)] if mode != "zeros" else [])):
+        taken = (source(at, axis.size, m) for at, axis, m in zip(frame, geometry.axes, modes, strict=True))
+        found.append(torch.cartesian_prod(*taken)[outside])
+    return torch.unique(torch.cat(found), dim=0).T
 
 
-def as_readings(part: Tensor) -> Tensor:
-    """Return a part of a map (images, channels, rows, columns) as readings (images * positions, channels)."""
-    return part.movedim(1, -1).flatten(0, -2)
+class MeanEffect:
+    """The padding effect of a layer as a mean over images, of which it keeps what padding is made of alone.
+
+    The effect is affine in the input, so that of the mean input is the mean.
+
+    Args:
+        layer: The layer.
+        geometry: Its geometry at this input size.
+        x: An input as the convolution receives it (images, in channels, height, width).
+    """
+
+    def __init__(self, layer: PaddedLayer, geometry: Geometry, x: Tensor) -> None:
+        self._layer, self._geometry = layer, geometry
+        self._weight, self._masked = layer.weight(x).detach().float(), replaced_channels(layer.module)
+        self._where = moved_to(sources_of(geometry, layer.mode), x.device)
+        self._sum = torch.zeros(x.shape[1], self._where.shape[1], device=x.device)
+        self.images = torch.zeros((), device=x.device)
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return what padding takes from an input (images, in channels, values)."""
+        x = self._layer.unpadded(x)
+        if not x.is_contiguous():
+            return x[(slice(None), slice(None), *self._where)].float()
+        flat = self._where[0]
+        for where, size in zip(self._where[1:], x.shape[3:], strict=True):
+            flat = flat * size + where
+        return x.flatten(2).index_select(2, flat).float()
+
+    def add(self, values: Tensor, finite: Tensor) -> None:
+        """Add what :meth:`values` returned.
+
+        Args:
+            values: (images, in channels, values).
+            finite: Which of the images count (images,).
+        """
+        self._sum += torch.where(finite[:, None, None], values, 0.0).sum(0)
+        self.images += finite.sum()
+
+    def by_side(self) -> dict[str, Tensor]:
+        """Return the mean effect (channels,) on every side that has a border."""
+        mean = self._sum.new_zeros(1, len(self._sum), *(axis.size for axis in self._geometry.axes))
+        mean[(0, slice(None), *self._where)] = self._sum / self.images.clamp_min(1)
+        layer, geometry = self._layer, self._geometry
+        options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
+        effects = without(mean_padding_effects(mean, self._weight, geometry, **options), self._masked)
+        return dict(zip(geometry.borders, effects, strict=True))
+
+
+def effects_at(layer: PaddedLayer, geometry: Geometry, x: Tensor, where: Tensor) -> Tensor:
+    """Return what a layer's own padding adds to some of its outputs (images, positions, channels).
+
+    Args:
+        layer: The layer.
+        geometry: Its geometry at this input size.
+        x: Its input as the convolution receives it (images, in channels, height, width).
+        where: Outputs that are asked for of each image (axes, images, positions), on the CPU.
+    """
+    weight, groups, axes = layer.weight(x).detach().float(), layer.module.groups, geometry.axes
+    x, n = layer.unpadded(x), len(geometry.axes)
+    images = torch.arange(len(x), device=x.device).view(-1, *(1,) * (n + 1))
+    windows, outside = [], torch.zeros((1,) * (n + 2), dtype=torch.bool)
+    for dim, (axis, outputs) in enumerate(zip(axes, where, strict=True)):
+        read = outputs[..., None] * axis.stride - axis.before + axis.dilation * torch.arange(axis.kernel)
+        read = read.view(*outputs.shape, *(axis.kernel if i == dim else 1 for i in range(n)))
+        windows.append(read)
+        outside = outside | (read < 0) | (read >= axis.size)
+
+    def taken(modes: list[str]) -> Tensor:
+        at = (source(w, axis.size, m) for w, axis, m in zip(windows, axes, modes, strict=True))
+        return x[(images, slice(None), *(moved_to(one, x.device) for one in at))].float()  # channels come last
+
+    own: Tensor | float = layer.value if layer.mode == "zeros" else taken([layer.mode] * n)
+    difference = own - taken([axis.neutral for axis in axes])
+    difference *= moved_to(outside, x.device)[..., None]
+    by_tap = difference.reshape(where.shape[1] * where.shape[2], -1, groups, x.shape[1] // groups)
+    kernel = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    # both (groups, ..., taps * in channels of a group)
+    by_group = by_tap.permute(2, 0, 1, 3).flatten(2), kernel.transpose(2, 3).flatten(2)
+    effects = torch.bmm(by_group[0], by_group[1].transpose(1, 2)).transpose(0, 1).flatten(1)
+    return without(effects, replaced_channels(layer.module)).view(*where.shape[1:], -1)
+
+
+def without(effects: Tensor, masked: Tensor | None) -> Tensor:
+    """Return effects with 0 for channels that a mask has cut off: they have none any more."""
+    return effects if masked is None else effects.index_fill(-1, masked.to(effects.device), 0.0)
 
 
 def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | slice, int, int]:

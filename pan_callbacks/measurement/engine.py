@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from pan_callbacks._runtime import ALONE, Shard
 from pan_callbacks.layers import convolutions, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.calls import EntryCall, Listener
-from pan_callbacks.measurement.collector import LayerCollector, capacity_of
+from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.entries import Entrance
 from pan_callbacks.measurement.forwards import OurForwards
 from pan_callbacks.measurement.grouping import Grouping, Names, once
 from pan_callbacks.measurement.hooks import Probes, guarded
+from pan_callbacks.measurement.positions import Keep
 from pan_callbacks.measurement.reporting import report_of
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.measurement.shadow import Shadow, is_lazy
-from pan_callbacks.measurement.visit import Visit
+from pan_callbacks.measurement.visit import Images, Visit
 from pan_callbacks.padding import Geometry
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -83,6 +84,8 @@ class Measurement:
         self._late: EntryCall | None = None  # what goes on and is measured when it has ended
         self._visits, self._limit, self._most = 0, self.settings.max_images, self.settings.max_images
         self._names: Names | None = None
+        self._total: int | None = None  # images that come to this process
+        self._keep: Keep | None = None
         self._sample: EntryCall | None = None
 
     # --- on and off --------------------------------------------------------------------------------------------------
@@ -103,7 +106,7 @@ class Measurement:
             listen: Whether to measure what passes the model; else that is left to :meth:`measure`.
         """
         self._limit = self._most = self.settings.max_images if max_images is None else max_images
-        self._names = None
+        self._names = self._total = None
         self._forget()
         self.failure = self._visit = None
         self._forwards.forget_copies()
@@ -114,22 +117,24 @@ class Measurement:
             for entry in self._probes.entries.values():
                 entry.entered, entry.left = self.enter, self.leave
 
-    def expect(self, share: float = 1.0, names: Names | None = None) -> None:
+    def expect(self, share: float = 1.0, names: Names | None = None, total: int | None = None) -> None:
         """Say what the next batch is, before it enters.
 
         Args:
             share: Part of the images to measure on that may have been taken when it has passed.
             names: Is asked to which of the user's groups each of its images belongs; None if each is its own.
+            total: Images that come in all, of which more readings are kept if there are few; None if nobody knows.
         """
         self._limit, self._names = min(self._most, ceil(self._most * share)), once(names)
+        self._total = total
         self._guarded(self._grouping.expect)(self._names)
         if self.also is not None:
-            self.also.expect(share, self._names)
+            self.also.expect(share, self._names, total)
 
     def _forget(self) -> None:
-        capacity = capacity_of(sum(module.out_channels for module in self.layers.values()))
-        self._collectors = {name: LayerCollector(conv, capacity, self._shard) for name, conv in self.layers.items()}
+        self._collectors = {name: LayerCollector(conv) for name, conv in self.layers.items()}
         self._taken.clear()
+        self._keep = None
         self._visits, self._grouping = 0, Grouping(self._shard)
         self._grouping.expect(self._names)
 
@@ -167,15 +172,14 @@ class Measurement:
         collected = self._selected, self._collectors, self._forwards
         return report_of(self.model, *collected, self.settings, self._grouping.found(), notes, ended)
 
-    def readings(self, layer: str, side: str, sync: bool = False) -> tuple[Tensor, Tensor]:
+    def readings(self, layer: str, side: str) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a layer on a side, (n, channels) and (m, channels).
 
         Args:
             layer: Name of the layer.
             side: One of the eight sides.
-            sync: Whether all processes call this, for the readings of all.
         """
-        return self._collectors[layer].readings(side, sync)
+        return self._collectors[layer].readings(side)
 
     def geometry(self, layer: str) -> Geometry | None:
         """Return a layer's geometry in the model's own forward, None if it is not known."""
@@ -243,8 +247,8 @@ class Measurement:
 
     def _enter(self, call: EntryCall) -> None:
         """Where images enter: listen to the layers below."""
-        self._late = call.copied() if is_lazy(call.module) else None
-        if self._late is not None:
+        if call.name not in self._entered and is_lazy(call.module):
+            self._late = call.copied()
             return  # its layers get their weights in this call
         self._hand_on(call)
         visit = self._begin(call)
@@ -257,9 +261,10 @@ class Measurement:
         """Behind: run the other views of the same images."""
         visit, self._visit = self._visit, None
         self._probes.listen(None)
-        if self._late is not None:
-            self._hand_on(self._late)
-            self.measure(self._late)
+        late, self._late = self._late, None
+        if late is not None:
+            self._hand_on(late)
+            self.measure(late)
         if visit is None:
             return
         if not self._forwards.agree(visit):
@@ -284,9 +289,14 @@ class Measurement:
             with torch.inference_mode(False):  # to be used outside of it, too
                 self._sample = call.first(SAMPLE_IMAGES).copied()
         part = call.first(take).copied() if plan.in_place else call.first(take)
-        number, before = self._shard.number(self._visits), self._taken[call.name]
-        first = self._grouping.first(number, take, before)
-        visit = Visit(part, plan, number, first, self._grouping.of(part.images, call.name, first))
+        number = self._shard.number(self._visits)
+        first = self._grouping.first(number, take, self._taken[call.name])
+        numbers, groups = self._grouping.numbers(first, take), self._grouping.of(part.images, call.name, first)
+        images = Images(part, numbers, groups)
+        if self._keep is None:
+            neurons = sum(module.out_channels for module in self.layers.values())
+            self._keep = Keep.of(neurons, min(self._total or self._most, self._most) * self._shard.world)
+        visit = Visit(images, plan, self._keep, self._visits)
         self._visits += 1
         return visit
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-import warnings
-from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from pan_callbacks.layers import Reason, Skip
-from pan_callbacks.measurement.collector import LayerCollector
+from pan_callbacks.measurement.collector import INTERIOR, LayerCollector
+from pan_callbacks.measurement.contrast import contrast
 from pan_callbacks.measurement.crossfit import Estimate, Sample, crossfit
 from pan_callbacks.measurement.finite import MOST
 from pan_callbacks.measurement.lines import Figures, HowMeasured, line_of
-from pan_callbacks.measurement.metrics import PaddingAwareness
+from pan_callbacks.measurement.moments import Moments, mean_and_spread
+from pan_callbacks.measurement.positions import SHARED
+from pan_callbacks.measurement.rows import alike
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pans import GROUPS, T_QUANTILES, margin
+
+#: Readings that a side needs; with fewer, chance alone reaches a high contrast.
+MIN_READINGS = 8
 
 
 @dataclass(frozen=True)
@@ -40,24 +46,13 @@ def finding_of(
 ) -> tuple[LayerReport, int]:
     """Return a layer's line of the report, and how many images were left out of it since they are not finite there.
 
-    Every rank calls it, for every layer, in one order.
-
     Args:
-        collector: What was collected.
-        how: How the layer was measured, as far as this rank knows.
+        collector: What was collected, by all processes.
+        how: How the layer was measured, as far as this process knows.
         threshold: Absolute contrast from which a neuron is a PAN.
         images: The images behind the report.
     """
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", message=r"The ``compute`` method of metric")  # of one that saw nothing
-        for metric in collector.metrics:
-            stack.enter_context(metric.sync_context(should_sync=collector.shared))
-        return _finding(collector, how, threshold, images)
-
-
-def _finding(collector: LayerCollector, how: HowMeasured, threshold: float, images: Images) -> tuple[LayerReport, int]:
-    count, passed, broken = (int(n) for n in collector.seen.counts.tolist())
+    count, passed, broken = collector.seen.tolist()
     skipped: Reason | None = None
     if broken > MOST * passed:
         skipped, broken = Skip.NOT_FINITE.because(), 0
@@ -66,89 +61,181 @@ def _finding(collector: LayerCollector, how: HowMeasured, threshold: float, imag
     left_out = -(-broken * count // passed) if passed else 0  # an image may pass a layer several times
     count -= left_out
     if skipped is None:
-        estimates = [collector.awareness.estimate(side) for side in collector.awareness.sides[:-1]]
-        contrast = torch.stack([one.contrast for one in estimates])
-        if bool(contrast.isnan().all()):
+        sides = _Sides.of(collector)
+        if bool(sides.contrast.isnan().all()):
             skipped = Skip.TOO_FEW_READINGS.because(images=f"{count} image{'s' * (count != 1)}")
     if skipped:
         return line_of(collector.conv, how, skipped), left_out
-    drift = collector.awareness.contrast_of("interior").abs()
-    shift, figures = _shift(collector), _uncertainty(estimates, images, count)
-    pans = margin(contrast, threshold, shift) >= 0
+    moments = sides.moments
+    drift, shift = _drift(collector), moments.shift(_inside(collector))
+    pans = margin(sides.contrast, threshold, shift) >= 0
+    figures = _uncertainty(sides.estimates, images, count)
     figures |= Figures(
         reference=None if how.site is None else how.site.view.name,
         reason=None if how.site is None else how.site.reason,
         images=count,
-        border_bias=float(collector.bias.of_layer()),
+        border_bias=moments.bias(),
         drift=math.nan if bool(drift.isnan().all()) else float(drift.nan_to_num(-math.inf).max()),
-        contrast=contrast.cpu(),
-        effect=collector.effect.by_side().cpu(),
-        mean=collector.bias.reference_mean().cpu(),
+        contrast=sides.contrast.cpu(),
+        effect=moments.in_spreads(collector.mean_effect()).cpu(),
+        mean=moments.overall().cpu(),
         shift=shift.cpu(),
-        consistency=None if not bool(collector.paired.pairs.any()) else collector.paired.consistency().cpu(),
-        own=_remaining(collector, "own", estimates, pans).cpu(),
-        earlier=_remaining(collector, "earlier", estimates, pans).cpu(),
-        after=_after(collector, how, contrast, pans),
+        consistency=(collector.pushed[0] / collector.pushed[1]).cpu() if bool(collector.pushed[1].any()) else None,
+        own=sides.remaining("own", pans).cpu(),
+        earlier=sides.remaining("earlier", pans).cpu(),
+        after=_after(sides, how, pans),
         follows=how.tail.names if how.tail is not None else (),
         until=how.tail.ends if how.tail is not None else "",
-        draws=_draws(contrast, torch.stack([one.deviations for one in estimates]), shift, threshold),
+        draws=_draws(sides, shift, threshold),
     )
     return line_of(collector.conv, how, None, figures), left_out
 
 
-def _uncertainty(estimates: list[Estimate], images: Images, count: int) -> Figures:
+class _Group(NamedTuple):
+    """Sides of which equally many readings were taken, and which are therefore estimated at once.
+
+    Args:
+        rows: Where they are among the sides of the layer.
+        names: Their names.
+        border: Border readings (n, sides * channels).
+        reference: Reference readings, likewise.
+        estimate: Of all channels of all of them; None if there are too few readings.
+    """
+
+    rows: list[int]
+    names: tuple[str, ...]
+    border: Sample
+    reference: Sample
+    estimate: Estimate | None
+
+
+class _Sides:
+    """What was found on every side of a layer.
+
+    Args:
+        collector: What was collected.
+        groups: The sides, by group.
+
+    Attributes:
+        contrast: Contrast (sides, channels), NaN if a side has too few readings.
+        moments: Mean and spread of border and reference.
+        estimates: Of each side, None if it has too few readings.
+    """
+
+    def __init__(self, collector: LayerCollector, groups: list[_Group]) -> None:
+        self._collector, self.groups = collector, groups
+        self._shape = len(collector.sides), collector.conv.out_channels
+        nothing = torch.full(self._shape, torch.nan, device=collector.seen.device)
+        self.contrast = nothing.clone()
+        self.estimates: list[Estimate | None] = [None] * len(collector.sides)
+        border, reference, spread = nothing.clone(), nothing.clone(), nothing.clone()
+        for group in groups:
+            shape = len(group.rows), -1
+            border[group.rows] = mean_and_spread(group.border.readings.T)[0].view(shape)
+            mean, std = mean_and_spread(group.reference.readings.T)
+            reference[group.rows], spread[group.rows] = mean.view(shape), std.view(shape)
+            if group.estimate is not None:
+                self.contrast[group.rows] = group.estimate.contrast.view(shape)
+                for i, one in zip(group.rows, group.estimate.split(len(group.rows)), strict=True):
+                    self.estimates[i] = one
+        weights = torch.tensor([collector.reference.positions(side) for side in collector.sides])
+        self.moments = Moments(border, reference, spread, weights.to(reference))
+
+    @classmethod
+    def of(cls, collector: LayerCollector) -> _Sides:
+        """Estimate the contrast on every side."""
+        groups = []
+        for names in alike(collector.sides, (collector.border, collector.reference, *collector.remaining.values())):
+            border, reference = collector.border.sample(names), collector.reference.sample(names)
+            if not len(reference.groups):
+                shared = collector.reference.sample([SHARED])
+                reference = Sample(shared.readings.T.repeat(len(names), 1).T, shared.groups)
+            enough = min(len(border.groups), len(reference.groups)) >= MIN_READINGS
+            rows = [collector.sides.index(side) for side in names]
+            groups.append(_Group(rows, names, border, reference, crossfit(border, reference) if enough else None))
+        return cls(collector, groups)
+
+    def remaining(self, cause: str, pans: Tensor) -> Tensor:
+        """Return the contrast of the PANs that remains with some padding neutral (sides, channels), else NaN.
+
+        It is cut at the thresholds that the border was recognised by. A largest difference would be looked for anew, and
+        be found in the spread, which neutral padding changes as well: half of the reference lies on either side of a
+        border that has become constant.
+
+        Args:
+            cause: What is made neutral.
+            pans: Which channels are PANs (channels,).
+        """
+        found = torch.full(self._shape, torch.nan, device=pans.device)
+        chosen = pans.nonzero().flatten()
+        for group in self.groups if len(chosen) else ():
+            border = self._collector.remaining[cause].sample(group.names)
+            if group.estimate is not None and group.estimate.cuts is not None and len(border.groups):
+                columns = _columns(chosen, len(group.rows), self._shape[1])
+                samples = (_of_columns(one, columns) for one in (border, group.reference))
+                remains = group.estimate.cuts.of(columns).contrast(*samples).view(len(group.rows), -1)
+                for i, row in enumerate(group.rows):
+                    found[row, chosen] = remains[i]
+        return found
+
+
+def _columns(channels: Tensor, sides: int, of: int) -> Tensor:
+    """Return where some of so many channels are on each of several sides that stand side by side."""
+    return (torch.arange(sides, device=channels.device)[:, None] * of + channels).flatten()
+
+
+def _of_columns(sample: Sample, columns: Tensor) -> Sample:
+    return Sample(sample.readings.T[columns].T, sample.groups)
+
+
+def _uncertainty(estimates: list[Estimate | None], images: Images, count: int) -> Figures:
     """Return the standard errors; NaN if all images are one and the same, or belong together."""
-    error = torch.stack([one.error for one in estimates])
-    groups = tuple(one.groups for one in estimates)
+    known = next(one for one in estimates if one is not None)
+    unknown = torch.full_like(known.error, math.nan)
+    error = torch.stack([unknown if one is None else one.error for one in estimates])
+    groups = tuple(0 if one is None else one.groups for one in estimates)
     clusters = min(count, images.distinct or count, count if images.clusters is None else images.clusters)
     if clusters < 2:
         error, groups = torch.full_like(error, math.nan), tuple(min(n, 1) for n in groups)
     # where not all groups have readings, each is one cluster: there are not enough to go round
-    of_sides = tuple(clusters if one.present == GROUPS else min(one.present, clusters) for one in estimates)
+    present = [0 if one is None else one.present for one in estimates]
+    of_sides = tuple(clusters if n == GROUPS else min(n, clusters) for n in present)
     return Figures(error=error.cpu(), groups=groups, clusters=of_sides)
 
 
-def _shift(collector: LayerCollector) -> Tensor:
-    """Return the mean difference of border and reference (sides, channels), in the layer's typical spread.
-
-    NaN if nothing varies inside the map of any channel: then there is no scale.
-    """
-    difference = collector.bias.border_mean() - collector.bias.reference_mean_and_std()[0]
-    return (difference / collector.inside.of_layer()).float()
-
-
-def _remaining(collector: LayerCollector, cause: str, estimates: list[Estimate], pans: Tensor) -> Tensor:
-    """Return the contrast of the PANs that remains with some padding neutral (sides, channels); NaN of other neurons.
-
-    It is cut at the thresholds that the border was recognised by. A largest difference would be looked for anew, and be
-    found in the spread, which neutral padding changes as well: half of the reference lies on either side of a border
-    that has become constant.
-    """
-    metric: PaddingAwareness = collector.remaining[cause]
-    found = torch.full((len(metric.sides), metric.channels), math.nan, device=pans.device)
-    for i, (side, estimate) in enumerate(zip(metric.sides, estimates, strict=True)):
-        border = metric.grouped(side)[0]
-        if estimate.cuts is not None and len(border.readings) and bool(pans.any()):
-            found[i] = estimate.cuts.contrast(border, collector.awareness.grouped(side)[1])
-    return torch.where(pans, found, torch.nan)
+def _inside(collector: LayerCollector) -> Tensor:
+    """Return the typical spread of the layer: the median over channels that vary of the spread inside the map."""
+    inside = collector.reference.sample([INTERIOR])
+    inside = inside if len(inside.groups) else collector.reference.sample([SHARED])
+    spread = mean_and_spread(inside.readings.T)[1]
+    varying = spread[spread > 0]
+    return varying.median() if len(varying) else torch.tensor(torch.nan, device=spread.device)
 
 
-def _after(collector: LayerCollector, how: HowMeasured, contrast: Tensor, pans: Tensor) -> Tensor | None:
+def _drift(collector: LayerCollector) -> Tensor:
+    """Return the contrast of the control, where padding is not read by most layers (channels,)."""
+    border, reference = (rows.sample([INTERIOR]) for rows in (collector.border, collector.reference))
+    if min(len(border.groups), len(reference.groups)) < MIN_READINGS:
+        return torch.full((collector.conv.out_channels,), torch.nan, device=collector.seen.device)
+    return contrast(border.readings, reference.readings).abs()
+
+
+def _after(sides: _Sides, how: HowMeasured, pans: Tensor) -> Tensor | None:
     """Return the contrast of the PANs after what follows elementwise (sides, channels); None if that is not known."""
     if how.tail is None or not how.tail.known:
         return None
     if not how.tail.steps:
-        return torch.where(pans, contrast, torch.nan).cpu()
-    metric = collector.awareness
-    found = torch.full((len(metric.sides) - 1, metric.channels), math.nan, device=pans.device)
-    for i, side in enumerate(metric.sides[:-1]) if bool(pans.any()) else ():
-        samples = metric.grouped(side)
-        if min(len(one.readings) for one in samples) >= metric.min_readings:
-            border, reference = (Sample(how.tail(one.readings)[:, pans], one.groups) for one in samples)
-            found[i, pans] = crossfit(border, reference).contrast
+        return torch.where(pans, sides.contrast, torch.nan).cpu()
+    found, chosen = torch.full_like(sides.contrast, torch.nan), pans.nonzero().flatten()
+    for group in sides.groups if len(chosen) else ():
+        for i, row in enumerate(group.rows) if group.estimate is not None else ():
+            one = slice(i * len(pans), (i + 1) * len(pans))
+            samples = (Sample(how.tail(s.readings[:, one])[:, chosen], s.groups) for s in (group.border, group.reference))
+            found[row, chosen] = crossfit(*samples).contrast
     return found.cpu()
 
 
+@cache
 def _signs() -> Tensor:
     """Return 32 rows of signs (32, groups), in which each group has as many + as - and no two go together.
 
@@ -161,19 +248,19 @@ def _signs() -> Tensor:
     return torch.cat([rows, -rows])
 
 
-def _draws(contrast: Tensor, deviations: Tensor, shift: Tensor, threshold: float) -> tuple[int, ...]:
+def _draws(sides: _Sides, shift: Tensor, threshold: float) -> tuple[int, ...]:
     """Return the number of PANs in draws of other images, see :func:`pan_callbacks.reports.counts.interval`.
 
     Args:
-        contrast: (sides, channels).
-        deviations: What each group of images adds to its error (sides, groups, channels).
-        shift: (sides, channels).
+        sides: What was found on every side.
+        shift: Mean difference of border and reference (sides, channels).
         threshold: Absolute contrast from which a neuron is a PAN.
     """
-    deviations = deviations.nan_to_num(0.0)
-    reach = T_QUANTILES[1] * deviations.abs().sum(1)
-    near = (contrast.abs().nan_to_num(0.0) + reach).amax(0) >= threshold  # all others are none in any draw
-    size, signs = contrast[:, near].abs(), _signs().to(contrast)
-    moved = torch.einsum("rg,sgc->rsc", signs, deviations[:, :, near])
-    found = (margin((size + one).clamp_min(0.0), threshold, shift[:, near]) >= 0 for one in moved)
+    size, nothing = sides.contrast.abs(), torch.zeros(GROUPS, sides.contrast.shape[1], device=shift.device)
+    known = [nothing if one is None else one.deviations for one in sides.estimates]
+    reach = torch.stack([one.abs().sum(0) for one in known]).nan_to_num(0.0) * T_QUANTILES[1]
+    near = (size.nan_to_num(0.0) + reach).amax(0) >= threshold  # all others are none in any draw
+    deviations = torch.stack([one[:, near] for one in known]).nan_to_num(0.0)
+    moved = torch.einsum("rg,sgc->rsc", _signs().to(shift), deviations)
+    found = (margin((size[:, near] + one).clamp_min(0.0), threshold, shift[:, near]) >= 0 for one in moved)
     return tuple(int(one.sum()) for one in found)

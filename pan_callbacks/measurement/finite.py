@@ -9,31 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from pan_callbacks.measurement.plans import SitePlan
-from pan_callbacks.measurement.views import Role
-from pan_callbacks.padding import Position
-
 #: If more than this share of the images is not finite in a layer, the layer is left out, and else these images.
 MOST = 0.5
-
-
-def positions(role: Role, site: SitePlan) -> list[Position]:
-    """Return what is read of a map; of one that gives both the border and the reference, both."""
-    if site.shared is not None:
-        return [*site.border.values(), site.shared]
-    return list((site.reference if role == "reference" else site.border).values())
-
-
-def finite_images(output: Tensor, positions: Iterable[Position]) -> Tensor:
-    """Return of which images all that is read is finite (images,)."""
-    read = (output[(slice(None), slice(None), *where)].flatten(1) for where in positions)
-    return torch.stack([values.isfinite().all(1) for values in read]).all(0)
-
-
-def marked(readings: Tensor, finite: Tensor) -> Tensor:
-    """Return readings (images * positions, channels) with NaN for those of images that are not finite."""
-    each = len(readings) // len(finite)
-    return torch.where(finite.repeat_interleave(each)[:, None], readings, torch.nan)
 
 
 def left_out(counts: Iterable[int]) -> list[str]:

@@ -127,7 +127,7 @@ class OurForwards:
     def listener(self, visit: Visit, collectors: Mapping[str, LayerCollector]) -> tuple[Listener, set[str]]:
         """Return who listens to the user's own forward, and to which layers."""
         call, shadow = visit.call, self.shadow(visit.call)
-        reading = _InCopy(Reading(visit.plan.own, visit, collectors, ours=False), shadow)
+        reading = _InCopy(Reading(visit.plan.own, visit, visit.images, collectors, ours=False), shadow)
         if call.name in self._checked or not (shadow.left_behind or self.with_hooks):
             return reading, {name for name, _ in visit.plan.own.reads}
         with shadow.running():
@@ -174,13 +174,14 @@ class OurForwards:
                 found = tails(shadow.call(visit.call.richest()), shadow.probes, visit.plan.sites)
                 self._tails |= {(visit.call.name, site): tail for site, tail in found.items()}
             for forward in forwards:
-                count, missing = visit.count_for(forward), visit.missing
-                if not count or forward is not visit.plan.own and forward.reads.keys() <= missing:
+                if forward is not visit.plan.own and forward.reads.keys() <= visit.missing:
                     continue
-                call = visit.call.first(count)
-                call = call if forward.make is None else call.seen(forward.make, forward.offset)
+                images = visit.images_of(forward)
+                if not len(images.numbers):
+                    continue
+                call = images.call if forward.make is None else images.call.seen(forward.make, forward.offset)
                 call = shadow.call(call.copied() if visit.plan.in_place else call)
-                shadow.probes.listen(Reading(forward, visit, collectors), {name for name, _ in forward.reads})
+                shadow.probes.listen(Reading(forward, visit, images, collectors), {name for name, _ in forward.reads})
                 if forward.neutral:
                     self._run_neutral(call, visit, shadow)
                 else:

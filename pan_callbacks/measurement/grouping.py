@@ -26,6 +26,8 @@ class Number(int):
     """The number of a cluster that all processes agree upon already."""
 
 
+#: Pixels of an image whose order is looked at.
+_PIXELS = 4096
 _WAY_OUT = "give every image the name of its group, or no groups at all"
 
 
@@ -133,13 +135,25 @@ class Grouping:
         self._largest = max(self._largest, count)
         return visit * (self._shard.batch or self._largest)  # whole batches are dealt out, all of one size but the last
 
+    def numbers(self, first: int, count: int) -> Tensor:
+        """Return the number of each image of a batch among those of all processes (images,).
+
+        Args:
+            first: What :meth:`first` returned.
+            count: Its images.
+        """
+        own = torch.arange(first, first + count)
+        if self._shard.images is None:  # single images are dealt out, as torch's DistributedSampler does
+            own = own * self._shard.world + self._shard.rank
+        return own
+
     def of(self, images: Tensor, entry: str, first: int) -> Tensor:
         """Return the group of each image (images,), below :data:`~pan_callbacks.reports.pans.GROUPS`.
 
         Args:
             images: Images that entered (images, channels, height, width).
             entry: Module that they entered by.
-            first: Number of the first.
+            first: What :meth:`first` returned.
 
         Raises:
             PANError: If an image has no name, and others have.
@@ -147,10 +161,8 @@ class Grouping:
         if self._ask is not None:
             self._names, self._ask = _listed(self._ask()), None
         self._passed += len(images)
-        own = [first + i for i in range(len(images))]
-        if self._shard.images is None:  # single images are dealt out, as torch's DistributedSampler does
-            own = [number * self._shard.world + self._shard.rank for number in own]
-        known = [self._numbers.setdefault(one, number) for one, number in zip(_prints(images), own, strict=True)]
+        pairs = zip(_prints(images), self.numbers(first, len(images)).tolist(), strict=True)
+        known = [self._numbers.setdefault(one, number) for one, number in pairs]
         if self._named is not None and self._named is not (self._names is not None):
             raise PANError(f"groups names the images of some batches only: {_WAY_OUT}")
         self._named = self._names is not None
@@ -196,6 +208,7 @@ class Grouping:
 
 def _prints(images: Tensor) -> list[tuple[float, ...]]:
     """Return two numbers of each image that are the same for images that are."""
-    pixels = images.detach().flatten(1).double() if images.device.type != "mps" else images.detach().flatten(1).float()
-    ramp = torch.linspace(1, 2, pixels.shape[1], dtype=pixels.dtype, device=pixels.device)
-    return [tuple(one) for one in torch.stack([pixels.sum(1), pixels @ ramp], 1).tolist()]
+    pixels, exact = images.detach().flatten(1), torch.float64 if images.device.type != "mps" else torch.float32
+    some = pixels[:, :: max(1, pixels.shape[1] // _PIXELS)].to(exact)  # in their order, which a sum does not see
+    ramp = torch.linspace(1, 2, some.shape[1], dtype=exact, device=some.device)
+    return [tuple(one) for one in torch.stack([pixels.sum(1, dtype=exact), some @ ramp], 1).tolist()]

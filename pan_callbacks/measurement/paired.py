@@ -13,6 +13,13 @@ from pan_callbacks.measurement.metrics import Readings, SideMoments
 from pan_callbacks.padding import SIDES
 
 
+def pushes(border: Tensor, reference: Tensor) -> Tensor:
+    """Return in which direction the border moves each reading: 1, -1, or 0 for a difference below rounding and NaN."""
+    difference = border - reference
+    rounding = RESOLUTION * torch.maximum(border.abs(), reference.abs())
+    return torch.where(difference.abs() > rounding, difference.sign(), 0.0)
+
+
 class PairedSign(Metric):
     """How consistently the border changes the answer to the same pixels, and in which direction.
 
@@ -52,11 +59,8 @@ class PairedSign(Metric):
         """Add the pairs of a batch."""
         for side in border.keys() & reference.keys():
             one, other, i = border[side].float(), reference[side].float(), self.sides.index(side)
-            rounding = RESOLUTION * torch.maximum(one.abs(), other.abs())
-            difference = one - other
-            sign = torch.where(difference.abs() > rounding, difference.sign(), 0.0)
-            self.signs[i] += sign.nan_to_num(0.0).sum(0)
-            self.pairs[i] += (~difference.isnan().all(1)).sum()
+            self.signs[i] += pushes(one, other).sum(0)
+            self.pairs[i] += (~(one - other).isnan().all(1)).sum()
 
     def compute(self) -> Tensor:
         """Return the consistency (sides, channels)."""

@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import torch
+from torch import Tensor
+
 from pan_callbacks.layers import PaddedLayer, Reason
+from pan_callbacks.measurement.positions import SHARED, Places
 from pan_callbacks.measurement.trace import Site
 from pan_callbacks.measurement.views import VIEWS, Input, Role, View
 from pan_callbacks.padding import Geometry, Position
 
-#: What remains of a contrast with earlier padding neutral is measured on one in so many images, being compared with
-#: half of what there was; but on so many if there are as many.
-NEUTRAL_EVERY, NEUTRAL_LEAST = 8, 8
+#: Images on which the cause of a contrast is looked for: what remains of it is compared with half of it. So many of
+#: these are run without padding at all; few where there are no other forwards of ours, for those who want none.
+CAUSE_IMAGES, NEUTRAL_IMAGES, NEUTRAL_IMAGES_ALONE = 16, 16, 4
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,22 @@ class SitePlan:
         reference = {side: where for side, where in self.reference.items() if pair(side).reference == make}
         return replace(self, border=border, reference=reference, shared=None if make else self.shared)
 
+    @cached_property
+    def border_places(self) -> Places:
+        """Positions of the border readings."""
+        return Places.of(self.border)
+
+    @cached_property
+    def reference_places(self) -> Places:
+        """Positions of the reference readings."""
+        return Places.of(self.reference if self.shared is None else {SHARED: self.shared})
+
+    @cached_property
+    def wanted(self) -> dict[Role, int]:
+        """How many sides, the control included, are read in each role in all forwards together."""
+        borders = len(self.geometry.borders)
+        return {"border": borders, "reference": 1} if self.shared else dict.fromkeys(("border", "reference"), borders + 1)
+
     @property
     def roles(self) -> tuple[Role, ...]:
         """The roles in which it is read."""
@@ -75,14 +95,19 @@ class Forward:
     offset: int = 0
     neutral: bool = False
 
-    def count_of(self, images: int) -> int:
-        """Return on how many of so many images it is run.
+    def takes(self, numbers: Tensor) -> Tensor:
+        """Return on which images it is run (images,).
+
+        Args:
+            numbers: Number of each image (images,), on the CPU.
 
         Example:
-            >>> [Forward({}, neutral=True).count_of(images) for images in (3, 8, 20, 256)]
-            [3, 8, 8, 32]
+            >>> Forward({}, neutral=True).takes(torch.arange(64)).sum()
+            tensor(4)
         """
-        return max(min(images, NEUTRAL_LEAST), -(-images // NEUTRAL_EVERY)) if self.neutral else images
+        if not self.neutral:
+            return torch.ones_like(numbers, dtype=torch.bool)
+        return numbers < (NEUTRAL_IMAGES if self.make is not None else NEUTRAL_IMAGES_ALONE)
 
 
 @dataclass
@@ -133,8 +158,13 @@ class Plan:
 
 def _borders(sites: Mapping[Site, SitePlan], make: Input | None) -> dict[Site, SitePlan]:
     """Return the borders that are read of each site in one input, without those of which none is."""
-    parts = {site: replace(how.part(make), reference={}, shared=None) for site, how in sites.items()}
-    return {site: part for site, part in parts.items() if part.border.keys() - {"interior"}}
+    parts = {site: how.part(make) for site, how in sites.items()}
+    borders = {site: {s: at for s, at in part.border.items() if s != "interior"} for site, part in parts.items()}
+    return {
+        site: replace(part, border=borders[site], reference={}, shared=None)
+        for site, part in parts.items()
+        if borders[site]
+    }
 
 
 def _parts(sites: Mapping[Site, SitePlan], make: Input | None) -> dict[Site, SitePlan]:

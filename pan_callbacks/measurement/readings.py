@@ -119,17 +119,17 @@ class ReadingStore:
 
         Args:
             sample: Number of the sample.
-            readings: (n, channels).
+            readings: (n, channels); they are kept, and nobody is to overwrite them.
             groups: Group of each (n,), on the CPU; None for one and the same.
         """
         known = self._known.setdefault(sample, _Known())
         groups = one_group(readings) if groups is None else groups
-        if known.weight == 1:
-            readings = readings.clone()  # the caller may overwrite them
-        else:
+        if known.weight > 1:
             number = len(self._heads) + sum(one.left_out for one in self._known.values())
             known.unsaid += (known.weight - 1) * len(torch.unique(groups))
-            readings, groups = thin_each(readings, groups, known.weight, start=int(known.weight * evenly(number)))
+            start = int(known.weight * evenly(number))
+            kept, groups = thin_each(readings, groups, known.weight, start)
+            readings = kept.to(readings.dtype)
             known.left_out += len(readings) == 0
         if len(readings):
             self._append(sample, known.weight, readings, groups)
@@ -143,6 +143,10 @@ class ReadingStore:
         for sample, known in other._known.items():
             self._known.setdefault(sample, _Known()).unsaid += known.unsaid
             self._fit(sample)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all that is kept, of which :meth:`of` makes a store again."""
+        return {"values": torch.cat(self.values), "heads": torch.cat(self.heads), "groups": torch.cat(self.groups)}
 
     def readings(self, sample: int) -> Tensor:
         """Return what is kept of a sample (n, channels), all of one weight."""
@@ -180,7 +184,8 @@ class ReadingStore:
             part, groups = torch.cat([self.values[i] for i in blocks]), torch.cat([self.groups[i] for i in blocks])
             if step > 1:
                 moved += (step - 1) * weight * len(torch.unique(groups))
-                part, groups = thin_each(part, groups, step, start=step // 2)
+                kept, groups = thin_each(part, groups, step, start=step // 2)
+                part = kept.to(part.dtype)
             parts.append(part)
             labels.append(groups)
         if not parts:
@@ -201,7 +206,8 @@ class ReadingStore:
             known.rows, known.unsaid, known.left_out = 0, moved, 0
             if len(readings) > self.capacity:  # else those of less weight were too many, and no longer are
                 known.unsaid += weight * len(torch.unique(groups))
-                (readings, groups), weight = thin_each(readings, groups, 2, start), 2 * weight
+                (kept, groups), weight = thin_each(readings, groups, 2, start), 2 * weight
+                readings = kept.to(readings.dtype)
             self._append(sample, weight, readings, groups)
 
     def _append(self, sample: int, weight: int, readings: Tensor, groups: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -127,6 +127,7 @@ def _feed(
     """One pass over the batches; yields the size of each forward before it is made."""
     measurement.start(listen=False)
     device, wanted, seen = device_of(model), measurement.settings.max_images, 0
+    total: int | None = None
     with progress_bar("scan", wanted, progress) as advance:
         for batch in batches:
             images = first_images(batch, image_axes(model))
@@ -136,13 +137,14 @@ def _feed(
                     f"batches holds no images: {describe_batch(batch)}; "
                     f"a floating point tensor (images, channels, {size}) is needed"
                 )
+            total = len(batches) * len(images) if seen == 0 and isinstance(batches, Sized) else total
             names, first = names_of(groups, batch, seen, len(images)), 0
             seen += len(images)
             for part in torch.split(images[: wanted - measurement.images], largest or len(images) or 1):
                 yield len(part)
                 before = measurement.images
                 of_part = None if names is None else names[first : first + len(part)]
-                measurement.expect(names=None if of_part is None else of_part.copy)
+                measurement.expect(names=None if of_part is None else of_part.copy, total=total)
                 first += len(part)
                 measurement.measure(EntryCall("", model, (part.to(device),), {}))
                 advance(measurement.images - before)

@@ -6,14 +6,39 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
 from pan_callbacks.measurement.collector import LayerCollector, Passing
 from pan_callbacks.measurement.plans import Forward, Plan
+from pan_callbacks.measurement.positions import Keep
 from pan_callbacks.measurement.trace import Site
 from pan_callbacks.measurement.views import Role
+
+
+@dataclass(eq=False)
+class Images:
+    """Images that pass, and what is known of them.
+
+    Args:
+        call: The call that they enter by.
+        numbers: Number of each among those of all processes (images,), on the CPU.
+        groups: Group that each is in, below :data:`~pan_callbacks.reports.pans.GROUPS` (images,), likewise.
+    """
+
+    call: EntryCall
+    numbers: Tensor
+    groups: Tensor
+
+    def pick(self, chosen: Tensor) -> Images:
+        """Return some of them.
+
+        Args:
+            chosen: Whether each is one of them (images,), on the CPU.
+        """
+        if bool(chosen.all()):
+            return self
+        return Images(self.call.pick(chosen), self.numbers[chosen], self.groups[chosen])
 
 
 @dataclass
@@ -21,29 +46,32 @@ class Visit:
     """One forward of the user's.
 
     Args:
-        call: The call that images entered by, on the images that are measured.
+        images: The images that are measured, of those that entered.
         plan: How its layers are measured.
-        number: Number of the batch among those of all processes.
-        first: Number of its first image among those of all processes, as far as that is known.
-        groups: Group that each image is in (images,), on the CPU.
+        keep: What is kept of it.
+        number: Number of the batch in this process.
 
     Attributes:
         missing: Sites that did not pass in the model's own forward, so far; afterwards, those that it left out.
     """
 
-    call: EntryCall
+    images: Images
     plan: Plan
+    keep: Keep
     number: int = 0
-    first: int = 0
-    groups: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
     missing: set[Site] = field(init=False)
 
     def __post_init__(self) -> None:
         self.missing = set(self.plan.own.reads)
 
-    def count_for(self, forward: Forward) -> int:
-        """Return on how many of the images a forward is run: so many that it comes out even over the batches."""
-        return forward.count_of(self.first + len(self.call.images)) - forward.count_of(self.first)
+    @property
+    def call(self) -> EntryCall:
+        """The call that images entered by, on the images that are measured."""
+        return self.images.call
+
+    def images_of(self, forward: Forward) -> Images:
+        """Return the images that a forward is run on."""
+        return self.images.pick(forward.takes(self.images.numbers))
 
 
 class Reading:
@@ -51,15 +79,22 @@ class Reading:
 
     Args:
         forward: The forward, and what is read in it.
-        visit: The images.
+        visit: The forward of the user's that it belongs to.
+        images: The images that it is run on.
         collectors: Layer name to what collects.
         ours: Whether the forward is one of ours, which ends with the last site that is read in it.
     """
 
     def __init__(
-        self, forward: Forward, visit: Visit, collectors: Mapping[str, LayerCollector], ours: bool = True
+        self,
+        forward: Forward,
+        visit: Visit,
+        images: Images,
+        collectors: Mapping[str, LayerCollector],
+        ours: bool = True,
     ) -> None:
         self._forward, self._visit, self._collectors, self._ours = forward, visit, collectors, ours
+        self._passing = Passing(visit.number, images.numbers, images.groups, visit.keep)
         self._calls: Counter[str] = Counter()
         # a site that the model's own forward left out need not be waited for in the others
         self._left = visit.missing if forward is visit.plan.own else forward.reads.keys() - visit.missing
@@ -74,12 +109,11 @@ class Reading:
         site = self._forward.reads.get((name, number))
         if site is None:
             return
-        count = self._visit.count_for(self._forward)
         first = number == self._first[name] and self._forward.make == site.view.usual.border
-        passing = Passing(self._visit.number, self._visit.groups[:count], self._visit.first, first, number)
+        passing = self._passing._replace(first_call=first, call_number=number)
         roles: tuple[Role, ...] = ("earlier",) if self._forward.neutral else site.roles
-        for role in roles if count else ():
-            self._collectors[name].add(role, site, call.first(count), passing)
+        for role in roles:
+            self._collectors[name].add(role, site, call.first(len(passing.numbers)), passing)
         self._left.discard((name, number))
         if self._ours and not self._left:
             raise StopForward  # what follows, a classifier of fixed size perhaps, need not run
