@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import glob
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -199,13 +199,15 @@ def _first(batches: Iterable[Tensor]) -> Iterator[Tensor]:
             left -= min(left, len(batch))
 
 
-def _scan(model: nn.Module, images: Iterable[Tensor], settings: Settings, size: int, what: str | None) -> PANReport:
+def _scan(model: nn.Module, images: Collection[Tensor], settings: Settings, size: int, what: str | None) -> PANReport:
     """Do what a scan does, in this process alone: others may wait for it elsewhere."""
     measurement, device = Measurement(model, settings, with_hooks=True), device_of(model)
     try:
         with quietly(model), progress_bar(what or "", settings.max_images, what is not None) as advance:
             measurement.start(listen=False)
+            total = sum(len(batch) for batch in images)
             for part in (part for batch in images for part in torch.split(batch, size)):
+                measurement.expect(total=total)
                 measurement.measure(EntryCall("", model, (part.to(device),), {}))
                 advance(len(part))
         found = measurement.report()

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from pan_callbacks._runtime import in_any_process
 from pan_callbacks.callbacks._showing import Show
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Skip
-from pan_callbacks.measurement.batches import device_of
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.scan import check_measured
 from pan_callbacks.measurement.unseen import why_nothing
@@ -67,14 +65,13 @@ class Curve:
             Whether there is one: if no image passed, the last report stays.
         """
         measurement.stop()
-        device = next((device_of(layer) for layer in measurement.layers.values()), "cpu")
-        self._failed = in_any_process(measurement.failure is not None, device)
         try:
             report = measurement.report()
         except Exception as error:  # it is ours, and the run goes on
             measurement.failure = f"{type(error).__name__}: {error}"
             warnings.warn(f"PANMonitor could not make its report: {measurement.failure}", stacklevel=2)
             return False
+        self._failed = measurement.failed_anywhere
         seen = bool(report.images or measurement.images) or not measurement.layers
         if seen:
             self.report = report

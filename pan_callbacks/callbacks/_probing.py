@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import image_axes
-from pan_callbacks.measurement.batches import describe_batch, first_images
+from pan_callbacks.measurement.batches import describe_batch, first_images, images_in
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.grouping import Groups, names_of
@@ -104,12 +104,13 @@ def feed(
     if not measurement.layers:
         return
     with undisturbed(batches), trainer.precision_plugin.forward_context(), _validating(trainer):
-        seen = 0
+        seen, total = 0, None
         for batch in _reader(batches):
             images = first_images(trainer.strategy.batch_to_device(batch, dataloader_idx=0), image_axes(pl_module))
             if images is None:
                 raise PANError(f"PANMonitor(batches=...) holds no images: {describe_batch(batch)}")
-            measurement.expect(names=partial(names_of, groups, batch, seen, len(images)))
+            total = images_in(batches, len(images)) if seen == 0 else total
+            measurement.expect(names=partial(names_of, groups, batch, seen, len(images)), total=total)
             seen += len(images)
             if not _take(measurement, trainer.precision_plugin.convert_input(images)) or measurement.satisfied:
                 return

@@ -143,7 +143,7 @@ class Process:
         try:
             with scanned(model, batches, job.settings, shard, self.shows_progress, _groups_of) as (measurement, report):
                 try:
-                    return Scanned(report, tuple(pictures_of(measurement, report, shard.shared)))
+                    return Scanned(report, tuple(pictures_of(measurement, report)))
                 except Exception as error:  # pictures are not worth the report
                     return Scanned(report, (), (f"pictures of neurons were left out: {type(error).__name__}: {error}",))
         except PANError as error:  # there were no images, or another process says so

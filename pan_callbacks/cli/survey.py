@@ -131,7 +131,7 @@ def look_at(
     )
 
 
-def pictures_of(measurement: Measurement, report: PANReport, sync: bool = False) -> list[NeuronPicture]:
+def pictures_of(measurement: Measurement, report: PANReport) -> list[NeuronPicture]:
     """Return the strongest neurons of each type, as long as the measurement is attached; every process calls it."""
     pans = by_type(report, limit=PICTURES)
-    return neuron_pictures(measurement, report, examples=EXAMPLES, pans=pans, sync=sync)
+    return neuron_pictures(measurement, report, examples=EXAMPLES, pans=pans)

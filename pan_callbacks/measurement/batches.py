@@ -45,6 +45,19 @@ def first_images(batch: Any, axes: int = 4, kind: str = "floats") -> Tensor | No
     return None
 
 
+def images_in(batches: Iterable[Any], first: int) -> int | None:
+    """Return how many images come from batches that say how many of these there are; None if nobody knows.
+
+    Args:
+        batches: The batches.
+        first: Images of the first.
+    """
+    try:
+        return len(batches) * first  # type: ignore[arg-type]
+    except Exception:  # a stream; some loaders have a length that fails
+        return None
+
+
 def describe_batch(batch: Any) -> str:
     """Return what a batch is, in a few words."""
     if isinstance(batch, Tensor):

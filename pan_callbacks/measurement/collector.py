@@ -11,7 +11,9 @@ from torch import Tensor
 
 from pan_callbacks.layers import Convolution, PaddedLayer, dimensions
 from pan_callbacks.measurement.calls import LayerCall
-from pan_callbacks.measurement.effect import MeanEffect, effects_at
+from pan_callbacks.measurement.coding import Code
+from pan_callbacks.measurement.effect import MeanEffect, effects_at, without
+from pan_callbacks.measurement.hooks import replaced_channels
 from pan_callbacks.measurement.paired import pushes
 from pan_callbacks.measurement.plans import CAUSE_IMAGES, SitePlan
 from pan_callbacks.measurement.positions import SHARED, Keep, Layout, moved_to, read
@@ -76,6 +78,7 @@ class LayerCollector:
 
     Args:
         conv: The convolution.
+        code: How readings are kept; None for a new one.
 
     Attributes:
         sides: The sides that its map may have.
@@ -87,11 +90,12 @@ class LayerCollector:
         seen: Number of images, how often one passed the layer, and how often one was not finite then (3,).
     """
 
-    def __init__(self, conv: Convolution) -> None:
+    def __init__(self, conv: Convolution, code: Code | None = None) -> None:
         self.conv, channels = conv, conv.out_channels
         self.sides: tuple[str, ...] = ALL_SIDES if dimensions(conv) == 3 else SIDES
-        self.border, self.reference = Rows(channels), Rows(channels)
-        self.remaining = {"own": Rows(channels), "earlier": Rows(channels)}
+        self._code = code = Code() if code is None else code
+        self.border, self.reference = Rows(channels, code), Rows(channels, code)
+        self.remaining = {"own": Rows(channels, code), "earlier": Rows(channels, code)}
         device = next(conv.parameters()).device  # not of the weight, which a parametrisation computes when it is read
         shapes = (len(self.sides), channels), (len(self.sides), 1)
         self.effect = [torch.zeros(shape, device=device) for shape in shapes]
@@ -136,8 +140,7 @@ class LayerCollector:
                 part.padding = mean, mean.values(call.x[:first])
             if few and sides:
                 at = where[:, :few, : sum(slots for _, slots, _ in sides)]  # the interior comes last
-                effects = effects_at(layer, site.geometry, call.x[:few], at)
-                part.own = sides, rows[:few, : at.shape[2]] - effects
+                part.own = sides, rows[:few, : at.shape[2]] - _effects_at(layer, site, call.x[:few], at)
         return part
 
     def _file(self, parts: list[_Part]) -> None:
@@ -203,15 +206,24 @@ class LayerCollector:
         self._settle()
         rows = {"border": self.border, "reference": self.reference, **self.remaining}
         sums = [*self.effect, *self.pushed, self.seen]
-        return {"rows": {role: one.state() for role, one in rows.items()}, "sums": sums}
+        return {"rows": {role: one.state() for role, one in rows.items()}, "sums": sums, "code": self._code.state()}
 
     def merge(self, state: dict[str, Any]) -> None:
         """Add what accumulated in another process."""
         rows = {"border": self.border, "reference": self.reference, **self.remaining}
+        theirs = Code.of(state["code"], self.seen.device)
         for role, one in rows.items():
-            one.merge(state["rows"][role])
+            one.merge(state["rows"][role], theirs, self.seen.device)
         for mine, theirs in zip((*self.effect, *self.pushed, self.seen), state["sums"], strict=True):
-            mine += theirs
+            mine += theirs.to(mine.device)
+
+
+def _effects_at(layer: PaddedLayer, site: SitePlan, x: Tensor, where: Tensor) -> Tensor:
+    """Return what a layer's own padding adds to some of its outputs (images, positions, channels)."""
+    options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
+    weight = layer.weight(x).detach().float()
+    effects = effects_at(layer.unpadded(x), weight, site.geometry, where, **options)
+    return without(effects, replaced_channels(layer.module))
 
 
 def _marked(rows: Tensor, finite: Tensor) -> Tensor:
@@ -225,7 +237,7 @@ def _whole(parts: list[_Part]) -> tuple[Tensor, Layout]:
         return parts[0].rows, parts[0].layout
     found: dict[str, tuple[Tensor, tuple[str, int, int]]] = {}
     for part in parts:
-        slices = part.rows.split([slots for _, slots, _ in part.layout], 1)
+        slices = torch.split(part.rows, [slots for _, slots, _ in part.layout], 1)
         found |= {one[0]: (rows, one) for rows, one in zip(slices, part.layout, strict=True)}
     in_order = [found[side] for side in (*ALL_SIDES, INTERIOR) if side in found]
     return torch.cat([rows for rows, _ in in_order], 1), tuple(one for _, one in in_order)

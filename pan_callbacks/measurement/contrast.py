@@ -79,7 +79,7 @@ def separated(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         nothing = torch.full((len(border),), torch.nan, device=border.device)
         return nothing, nothing
     some = max(1, AT_ONCE // (n + m))
-    found = [_separated(*part) for part in zip(border.split(some), reference.split(some), strict=True)]
+    found = [_separated(*part) for part in zip(torch.split(border, some), torch.split(reference, some), strict=True)]
     contrasts, thresholds = zip(*found, strict=True)
     return torch.cat(contrasts), torch.cat(thresholds)
 

@@ -60,7 +60,6 @@ class Estimate(NamedTuple):
         """Standard error (channels,); NaN if there is one group alone, which tells nothing about others."""
         return self.deviations.square().sum(0).sqrt()
 
-
     def split(self, parts: int) -> list[Estimate]:
         """Return the estimates of so many parts of the channels, without where they were cut."""
         pairs = zip(self.contrast.chunk(parts), self.deviations.chunk(parts, 1), strict=True)
@@ -143,8 +142,7 @@ def crossfit(border: Sample, reference: Sample, choice: float = CHOICE) -> Estim
     half = torch.full((GROUPS,), -1)
     half[both] = torch.arange(len(both)) % 2
     (one, cut_one), (other, cut_other) = (
-        _separated(*(_part(sample, half[sample.groups] == which) for sample in (border, reference)))
-        for which in (0, 1)
+        _separated(*(_part(sample, half[sample.groups] == which) for sample in (border, reference))) for which in (0, 1)
     )
     unknown = 0 * (one + other)  # NaN if a reading is not finite
     sign = torch.where(one.abs() >= other.abs(), one, other).sign() + unknown
@@ -181,6 +179,6 @@ def _below(sample: Sample, threshold: Tensor) -> Tensor:
     """Return the share of each group's readings that are not above a threshold (``GROUPS``, channels)."""
     of_groups = F.one_hot(sample.groups, GROUPS).to(sample.readings.device).float()
     some = max(1, AT_ONCE // max(1, len(of_groups)))
-    parts = zip(sample.readings.T.split(some), threshold[:, None].split(some), strict=True)
+    parts = zip(torch.split(sample.readings.T, some), torch.split(threshold[:, None], some), strict=True)
     below = torch.cat([(readings <= cut).float() @ of_groups for readings, cut in parts])
     return (below / of_groups.sum(0).clamp_min(1)).T

@@ -16,7 +16,7 @@ from torch import Tensor
 from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.measurement.hooks import replaced_channels
 from pan_callbacks.measurement.positions import moved_to
-from pan_callbacks.padding import Axis, Geometry, convolve, source
+from pan_callbacks.padding import Axis, Geometry, source
 
 
 def padding_effect(
@@ -30,9 +30,6 @@ def padding_effect(
     groups: int = 1,
 ) -> Tensor | None:
     """Return what a layer's own padding adds to its border outputs, against neutral padding of the same input.
-
-    A convolution is linear, so the difference of the two outputs is the kernel applied to the difference of the two
-    paddings: just the taps that read padding are computed, and the layer is not run again.
 
     Args:
         x: Layer input without padding (images, in channels, height, width).
@@ -50,17 +47,54 @@ def padding_effect(
     border = geometry.border(side)
     if border is None:
         return None
-    corner = "-" in side
-    inputs, strides, dilations = [], [], []
-    for dim, (axis, outputs) in enumerate(zip(geometry.axes, border, strict=True), start=2):
-        coordinates, taps, stride, dilation = _reads(axis, outputs, corner)
-        inputs.append(coordinates)
-        strides.append(stride)
-        dilations.append(dilation)
-        weight = weight[(slice(None),) * dim + (taps,)]
-    return convolve(
-        _own_minus_neutral(x, inputs, geometry, mode, value), weight, stride=strides, dilation=dilations, groups=groups
-    )
+    where = torch.cartesian_prod(*(torch.arange(one.start, one.stop) for one in border)).T[:, None]
+    effects = effects_at(x, weight, geometry, where.expand(-1, len(x), -1), mode=mode, value=value, groups=groups)
+    return effects.transpose(1, 2).reshape(len(x), len(weight), *(one.stop - one.start for one in border))
+
+
+def effects_at(
+    x: Tensor,
+    weight: Tensor,
+    geometry: Geometry,
+    where: Tensor,
+    *,
+    mode: str = "zeros",
+    value: float = 0.0,
+    groups: int = 1,
+) -> Tensor:
+    """Return what a layer's own padding adds to some of its outputs (images, positions, channels).
+
+    Args:
+        x: Layer input without padding (images, in channels, height, width).
+        weight: Kernel (out channels, in channels / groups, k, k).
+        geometry: The layer's geometry at this input size.
+        where: Outputs that are asked for of each image (axes, images, positions), on the CPU.
+        mode: The layer's padding mode, ``"zeros"`` for a constant.
+        value: The constant, for ``mode="zeros"``.
+        groups: Groups of the convolution.
+    """
+    axes, n = geometry.axes, len(geometry.axes)
+    images = torch.arange(len(x), device=x.device).view(-1, *(1,) * (n + 1))
+    windows, outside = [], torch.zeros((1,) * (n + 2), dtype=torch.bool)
+    for dim, (axis, outputs) in enumerate(zip(axes, where, strict=True)):
+        read = outputs[..., None] * axis.stride + axis.taps(0)
+        read = read.view(*outputs.shape, *(axis.kernel if i == dim else 1 for i in range(n)))
+        windows.append(read)
+        outside = outside | (read < 0) | (read >= axis.size)
+
+    def taken(modes: list[str]) -> Tensor:
+        at = (source(w, axis.size, m) for w, axis, m in zip(windows, axes, modes, strict=True))
+        where: list[Any] = [images, slice(None), *(moved_to(one, x.device) for one in at)]
+        return x[tuple(where)].to(weight.dtype)  # channels come last
+
+    own: Tensor | float = value if mode == "zeros" else taken([mode] * n)
+    difference = own - taken([axis.neutral for axis in axes])
+    difference *= moved_to(outside, x.device)[..., None]
+    taps = weight[0, 0].numel()
+    # (groups, images * positions, taps * in channels of a group) and (groups, the same, out channels of a group)
+    by_tap = difference.reshape(-1, taps, groups, x.shape[1] // groups).permute(2, 0, 1, 3).flatten(2)
+    kernel = weight.reshape(groups, len(weight) // groups, -1, taps).permute(0, 3, 2, 1).flatten(1, 2)
+    return torch.bmm(by_tap, kernel).transpose(0, 1).reshape(*where.shape[1:], len(weight))
 
 
 def mean_padding_effects(
@@ -114,12 +148,13 @@ def sources_of(geometry: Geometry, mode: str) -> Tensor:
     """
     frame = [torch.arange(-axis.before, axis.size + axis.after) for axis in geometry.axes]
     inside = ((at >= 0) & (at < axis.size) for at, axis in zip(frame, geometry.axes, strict=True))
-    outside = ~torch.cartesian_prod(*inside).all(1)
+    outside: Tensor = ~torch.cartesian_prod(*inside).all(1)
     found = []
     for modes in ([axis.neutral for axis in geometry.axes], *([[mode] * len(frame)] if mode != "zeros" else [])):
         taken = (source(at, axis.size, m) for at, axis, m in zip(frame, geometry.axes, modes, strict=True))
         found.append(torch.cartesian_prod(*taken)[outside])
-    return torch.unique(torch.cat(found), dim=0).T
+    where: Tensor = torch.unique(torch.cat(found), dim=0)
+    return where.T
 
 
 class MeanEffect:
@@ -170,57 +205,9 @@ class MeanEffect:
         return dict(zip(geometry.borders, effects, strict=True))
 
 
-def effects_at(layer: PaddedLayer, geometry: Geometry, x: Tensor, where: Tensor) -> Tensor:
-    """Return what a layer's own padding adds to some of its outputs (images, positions, channels).
-
-    Args:
-        layer: The layer.
-        geometry: Its geometry at this input size.
-        x: Its input as the convolution receives it (images, in channels, height, width).
-        where: Outputs that are asked for of each image (axes, images, positions), on the CPU.
-    """
-    weight, groups, axes = layer.weight(x).detach().float(), layer.module.groups, geometry.axes
-    x, n = layer.unpadded(x), len(geometry.axes)
-    images = torch.arange(len(x), device=x.device).view(-1, *(1,) * (n + 1))
-    windows, outside = [], torch.zeros((1,) * (n + 2), dtype=torch.bool)
-    for dim, (axis, outputs) in enumerate(zip(axes, where, strict=True)):
-        read = outputs[..., None] * axis.stride - axis.before + axis.dilation * torch.arange(axis.kernel)
-        read = read.view(*outputs.shape, *(axis.kernel if i == dim else 1 for i in range(n)))
-        windows.append(read)
-        outside = outside | (read < 0) | (read >= axis.size)
-
-    def taken(modes: list[str]) -> Tensor:
-        at = (source(w, axis.size, m) for w, axis, m in zip(windows, axes, modes, strict=True))
-        return x[(images, slice(None), *(moved_to(one, x.device) for one in at))].float()  # channels come last
-
-    own: Tensor | float = layer.value if layer.mode == "zeros" else taken([layer.mode] * n)
-    difference = own - taken([axis.neutral for axis in axes])
-    difference *= moved_to(outside, x.device)[..., None]
-    by_tap = difference.reshape(where.shape[1] * where.shape[2], -1, groups, x.shape[1] // groups)
-    kernel = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    # both (groups, ..., taps * in channels of a group)
-    by_group = by_tap.permute(2, 0, 1, 3).flatten(2), kernel.transpose(2, 3).flatten(2)
-    effects = torch.bmm(by_group[0], by_group[1].transpose(1, 2)).transpose(0, 1).flatten(1)
-    return without(effects, replaced_channels(layer.module)).view(*where.shape[1:], -1)
-
-
 def without(effects: Tensor, masked: Tensor | None) -> Tensor:
     """Return effects with 0 for channels that a mask has cut off: they have none any more."""
     return effects if masked is None else effects.index_fill(-1, masked.to(effects.device), 0.0)
-
-
-def _reads(axis: Axis, outputs: slice, corner: bool) -> tuple[Tensor, Tensor | slice, int, int]:
-    """Return what some outputs of an axis read: input coordinates, taps of the kernel, stride and dilation of it.
-
-    Along an edge the outputs read no padding on this axis, and every tap is needed; across it there is one output, and
-    just the taps that read padding can make a difference. In a corner any tap can.
-    """
-    if outputs == axis.clean:
-        first, last = (i * axis.stride - axis.before for i in (outputs.start, outputs.stop - 1))
-        return torch.arange(first, last + axis.extent + 1), slice(None), axis.stride, axis.dilation
-    taps = axis.taps(outputs.start)
-    kept = torch.ones_like(taps, dtype=torch.bool) if corner else (taps < 0) | (taps >= axis.size)
-    return taps[kept], kept, 1, 1
 
 
 def _mean_window(x: Tensor, axes: tuple[Axis, ...]) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import ceil
 from typing import ParamSpec
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pan_callbacks._runtime import ALONE, Shard
 from pan_callbacks.layers import convolutions, pad_modules, select, why_unpadded
+from pan_callbacks.measurement.batches import device_of
 from pan_callbacks.measurement.calls import EntryCall, Listener
 from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.entries import Entrance
@@ -23,6 +24,7 @@ from pan_callbacks.measurement.positions import Keep
 from pan_callbacks.measurement.reporting import report_of
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.measurement.shadow import Shadow, is_lazy
+from pan_callbacks.measurement.together import Part, together
 from pan_callbacks.measurement.visit import Images, Visit
 from pan_callbacks.padding import Geometry
 from pan_callbacks.reports.pan_report import PANReport
@@ -51,6 +53,7 @@ class Measurement:
     Attributes:
         model: The model.
         failure: What ended the measurement early, None if nothing did.
+        failed_anywhere: Whether something did in any process, when they made the last report.
         also: Another measurement of the same model, which measures in its own copy whatever enters this one.
 
     Raises:
@@ -68,6 +71,7 @@ class Measurement:
     ) -> None:
         self.settings = Settings() if settings is None else settings
         self.failure: str | None = None
+        self.failed_anywhere = False
         self.also: Measurement | None = None
         self.model, self._shard, self._tolerant, self._grouping = model, shard, tolerant, Grouping(shard)
         self._selected = select(model, self.settings.layers)
@@ -78,6 +82,7 @@ class Measurement:
         self._probes = Probes(self.layers, self._entrance.modules)
         self._forwards = OurForwards(self.layers, pads, self.settings.reference, shard, shadow, with_hooks)
         self._collectors: dict[str, LayerCollector] = {}
+        self._found: Mapping[str, LayerCollector] = {}  # of all processes, once there is a report
         self._entered: dict[str, str] = {}  # modules that images entered by, to the method that was called
         self._taken: Counter[str] = Counter()  # images that did, since the start
         self._visit: Visit | None = None
@@ -133,6 +138,7 @@ class Measurement:
 
     def _forget(self) -> None:
         self._collectors = {name: LayerCollector(conv) for name, conv in self.layers.items()}
+        self._found = {}
         self._taken.clear()
         self._keep = None
         self._visits, self._grouping = 0, Grouping(self._shard)
@@ -169,17 +175,22 @@ class Measurement:
             notes: What a reader should know besides.
         """
         ended = [f"the measurement ended early: {self.failure}"] if self.failure else []
-        collected = self._selected, self._collectors, self._forwards
-        return report_of(self.model, *collected, self.settings, self._grouping.found(), notes, ended)
+        mine = Part(self._collectors, self._grouping, tuple(notes), self.failure is not None)
+        found = together(mine, self.layers, self._shard, device_of(self.model))
+        self._found, self.failed_anywhere = found.collectors, found.failed
+        collected = self._selected, self._found, self._forwards
+        return report_of(self.model, *collected, self.settings, found.images, found.notes, ended)
 
     def readings(self, layer: str, side: str) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a layer on a side, (n, channels) and (m, channels).
+
+        If the work is shared they are those of all processes once there is a report, and of this one before.
 
         Args:
             layer: Name of the layer.
             side: One of the eight sides.
         """
-        return self._collectors[layer].readings(side)
+        return (self._found or self._collectors)[layer].readings(side)
 
     def geometry(self, layer: str) -> Geometry | None:
         """Return a layer's geometry in the model's own forward, None if it is not known."""

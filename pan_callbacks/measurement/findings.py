@@ -19,6 +19,7 @@ from pan_callbacks.measurement.lines import Figures, HowMeasured, line_of
 from pan_callbacks.measurement.moments import Moments, mean_and_spread
 from pan_callbacks.measurement.positions import SHARED
 from pan_callbacks.measurement.rows import alike
+from pan_callbacks.measurement.tails import Tail
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pans import GROUPS, T_QUANTILES, margin
 
@@ -158,9 +159,9 @@ class _Sides:
     def remaining(self, cause: str, pans: Tensor) -> Tensor:
         """Return the contrast of the PANs that remains with some padding neutral (sides, channels), else NaN.
 
-        It is cut at the thresholds that the border was recognised by. A largest difference would be looked for anew, and
-        be found in the spread, which neutral padding changes as well: half of the reference lies on either side of a
-        border that has become constant.
+        It is cut at the thresholds that the border was recognised by. A largest difference would be looked for anew,
+        and be found in the spread, which neutral padding changes as well: half of the reference lies on either side of
+        a border that has become constant.
 
         Args:
             cause: What is made neutral.
@@ -228,11 +229,22 @@ def _after(sides: _Sides, how: HowMeasured, pans: Tensor) -> Tensor | None:
         return torch.where(pans, sides.contrast, torch.nan).cpu()
     found, chosen = torch.full_like(sides.contrast, torch.nan), pans.nonzero().flatten()
     for group in sides.groups if len(chosen) else ():
-        for i, row in enumerate(group.rows) if group.estimate is not None else ():
-            one = slice(i * len(pans), (i + 1) * len(pans))
-            samples = (Sample(how.tail(s.readings[:, one])[:, chosen], s.groups) for s in (group.border, group.reference))
-            found[row, chosen] = crossfit(*samples).contrast
+        if group.estimate is not None:
+            border, reference = (
+                _through(how.tail, one, len(group.rows), chosen) for one in (group.border, group.reference)
+            )
+            contrasts = crossfit(border, reference).contrast.view(len(group.rows), -1)
+            for i, row in enumerate(group.rows):
+                found[row, chosen] = contrasts[i]
     return found.cpu()
+
+
+def _through(tail: Tail, sample: Sample, sides: int, channels: Tensor) -> Sample:
+    """Return what a tail makes of readings (n, sides * channels), of some channels alone."""
+    n = len(sample.groups)
+    by_reading = sample.readings.T.view(sides, -1, n).transpose(1, 2).flatten(0, 1)
+    after = tail(by_reading)[:, channels].view(sides, n, -1)
+    return Sample(after.transpose(1, 2).reshape(-1, n).T, sample.groups)
 
 
 @cache
@@ -261,6 +273,7 @@ def _draws(sides: _Sides, shift: Tensor, threshold: float) -> tuple[int, ...]:
     reach = torch.stack([one.abs().sum(0) for one in known]).nan_to_num(0.0) * T_QUANTILES[1]
     near = (size.nan_to_num(0.0) + reach).amax(0) >= threshold  # all others are none in any draw
     deviations = torch.stack([one[:, near] for one in known]).nan_to_num(0.0)
-    moved = torch.einsum("rg,sgc->rsc", _signs().to(shift), deviations)
-    found = (margin((size[:, near] + one).clamp_min(0.0), threshold, shift[:, near]) >= 0 for one in moved)
-    return tuple(int(one.sum()) for one in found)
+    moved = torch.einsum("rg,sgc->src", _signs().to(shift), deviations)
+    size, shift = (size[:, None, near] + moved).clamp_min(0.0), shift[:, None, near].expand_as(moved)
+    found = margin(size.flatten(1), threshold, shift.flatten(1)).view(moved.shape[1:]) >= 0
+    return tuple(found.sum(1).tolist())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from zlib import crc32
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pan_callbacks._runtime import Shard, of_all_processes
+from pan_callbacks._runtime import Shard
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.findings import Images
 from pan_callbacks.reports.pans import GROUPS
@@ -170,14 +170,11 @@ class Grouping:
             known = [self._cluster(one) for one in self._entering(self._names, len(images), entry)]
         return torch.tensor([number % GROUPS for number in known])
 
-    def found(self) -> Images:
-        """Return what is known of all images; if the work is shared, every process calls it."""
+    def state(self) -> dict[str, Any]:
+        """Return what another process has to know for :func:`found`."""
         self._check()
-        if not self._shard.shared:
-            return Images(self._passed, len(self._numbers), len(self._clusters) or None)
-        passed = sum(n for _, n in of_all_processes([(self._shard.rank, self._passed)]))
-        clusters = len(of_all_processes(list(self._clusters.values())))
-        return Images(passed, len(of_all_processes(list(self._numbers))), clusters or None)
+        clusters = [[type(name).__name__, str(name)] for name in self._clusters]
+        return {"passed": self._passed, "images": [list(one) for one in self._numbers], "clusters": clusters}
 
     def _check(self) -> None:
         if self._names and not self.cut and any(count % len(self._names) for count in self._entered.values()):
@@ -204,6 +201,17 @@ class Grouping:
             return self._clusters.setdefault(name, int(name))
         number = len(self._clusters) if not self._shard.shared else crc32(repr(name).encode())
         return self._clusters.setdefault(name, number)
+
+
+def found(states: Iterable[Mapping[str, Any]]) -> Images:
+    """Return what is known of the images of all processes.
+
+    Args:
+        states: Of the :class:`Grouping` of each.
+    """
+    states = list(states)
+    images, clusters = ({tuple(one) for state in states for one in state[key]} for key in ("images", "clusters"))
+    return Images(sum(state["passed"] for state in states), len(images), len(clusters) or None)
 
 
 def _prints(images: Tensor) -> list[tuple[float, ...]]:

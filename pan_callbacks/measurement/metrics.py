@@ -153,7 +153,7 @@ class PaddingAwareness(Metric):
         readings, groups = values if isinstance(values, Sample) else (values, one_group(values))
         if readings.ndim != 2 or readings.shape[1] != self.channels:
             raise ValueError(f"readings must be (readings, {self.channels} channels), got {tuple(readings.shape)}")
-        self.store.add(sample, readings.detach().float().clone(), groups)
+        self.store.add(sample, readings.detach().float(), groups)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Reduce over ranks; a rank that saw nothing brings an empty block, so that none waits for it."""

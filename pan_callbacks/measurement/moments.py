@@ -20,7 +20,7 @@ def mean_and_spread(readings: Tensor) -> tuple[Tensor, Tensor]:
         Two tensors (channels,); NaN if n is 0.
     """
     found = []
-    for part in readings.split(max(1, AT_ONCE // max(1, readings.shape[1]))):
+    for part in torch.split(readings, max(1, AT_ONCE // max(1, readings.shape[1]))):
         mean = part.mean(1)
         variance = (part - mean[:, None]).square().mean(1)
         found.append((mean, torch.where(variance <= (RESOLUTION * mean).square(), 0.0, variance).sqrt()))

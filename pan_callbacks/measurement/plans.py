@@ -68,7 +68,9 @@ class SitePlan:
     def wanted(self) -> dict[Role, int]:
         """How many sides, the control included, are read in each role in all forwards together."""
         borders = len(self.geometry.borders)
-        return {"border": borders, "reference": 1} if self.shared else dict.fromkeys(("border", "reference"), borders + 1)
+        return (
+            {"border": borders, "reference": 1} if self.shared else dict.fromkeys(("border", "reference"), borders + 1)
+        )
 
     @property
     def roles(self) -> tuple[Role, ...]:

@@ -18,10 +18,10 @@ from torch import Tensor
 from pan_callbacks.measurement.contrast import GOLDEN
 from pan_callbacks.padding import Position
 
-#: Memory for the readings of all neurons together, in bytes.
-MEMORY = 58_000_000
-#: Readings of an image are rounded to 16 bits rather than be taken at fewer positions of an edge than this.
-LEAST_POSITIONS = 2
+#: Memory for the readings of all neurons together, in bytes; in large networks for those of each.
+MEMORY, MEMORY_OF_A_NEURON = 58_000_000, 15_360
+#: Readings are rounded to 16 bits rather than be taken at fewer positions of an edge than this.
+LEAST_POSITIONS = 4
 #: Readings of a side that are kept at least, whatever the memory: with fewer little is known of 16 groups of images.
 LEAST_ROWS = 256
 #: The reference that all sides share is read at so many times as many positions as an edge.
@@ -60,7 +60,7 @@ class Keep(NamedTuple):
             Keep(positions=2, values=7680, dtype=torch.float16)
         """
         for dtype, least in ((torch.float32, LEAST_POSITIONS), (torch.float16, 1)):
-            values = MEMORY // (max(1, neurons) * dtype.itemsize)
+            values = max(MEMORY // max(1, neurons), MEMORY_OF_A_NEURON) // dtype.itemsize
             positions = (values // max(1, images) - 8) // 10
             if positions >= least:
                 break
@@ -138,8 +138,7 @@ def chosen(layout: Layout, numbers: Tensor) -> Tensor:
 
 @cache
 def _slots(layout: Layout) -> tuple[Tensor, ...]:
-    """Return of each slot the first position of its side, its part of it, the length of parts, whether it moves, and
-    the last position."""
+    """Return of each position read: the first of its side, its part of it, the parts' length, if it moves, the last."""
     found, before = [], 0
     for _, slots, n in layout:
         found += [(before, rank, n / slots, float(slots < n), n - 1) for rank in range(slots)]

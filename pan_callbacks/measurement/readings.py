@@ -114,17 +114,20 @@ class ReadingStore:
         blocks = None if groups is None else list(torch.split(groups.cpu(), sizes))
         return cls(channels, capacity, list(torch.split(values, sizes)), list(heads[:, None]), blocks)
 
-    def add(self, sample: int, readings: Tensor, groups: Tensor | None = None) -> None:
+    def add(self, sample: int, readings: Tensor, groups: Tensor | None = None, given: bool = False) -> None:
         """Add readings to a sample.
 
         Args:
             sample: Number of the sample.
-            readings: (n, channels); they are kept, and nobody is to overwrite them.
+            readings: (n, channels).
             groups: Group of each (n,), on the CPU; None for one and the same.
+            given: Whether nobody else will overwrite them, so that no copy is needed.
         """
         known = self._known.setdefault(sample, _Known())
         groups = one_group(readings) if groups is None else groups
-        if known.weight > 1:
+        if known.weight == 1:
+            readings = readings if given else readings.clone()
+        else:
             number = len(self._heads) + sum(one.left_out for one in self._known.values())
             known.unsaid += (known.weight - 1) * len(torch.unique(groups))
             start = int(known.weight * evenly(number))

@@ -8,31 +8,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pan_callbacks.measurement.coding import Code
 from pan_callbacks.measurement.contrast import thin_each
 from pan_callbacks.measurement.crossfit import Sample
 from pan_callbacks.measurement.positions import Keep, Layout
 from pan_callbacks.measurement.readings import ReadingStore
 from pan_callbacks.reports.pans import GROUPS
 
-#: Largest number that 16 bits hold is 65,504; in spreads of a channel nothing lies as far out.
-_FARTHEST = 60_000.0
+#: Where each group comes: those of the one half of :mod:`~pan_callbacks.measurement.crossfit` before the other's.
+_ORDER = torch.arange(GROUPS) % 2 * GROUPS + torch.arange(GROUPS)
 
 
 class Rows:
     """Rows of readings of one layer in one role.
 
-    Rows of one layout (which positions of which sides) lie in one :class:`~pan_callbacks.measurement.readings.ReadingStore`,
-    as readings of so many times as many channels: it thins them when there are too many. Maps of another size, or of
-    another forward, have another layout.
+    Rows of one layout (which positions of which sides) lie in one store, as readings of so many times as many channels:
+    it thins them when there are too many. Maps of another size, or of another forward, have another layout.
 
     Args:
         channels: Channels of the layer.
+        code: How readings are kept; one and the same in all roles, so that equal readings stay equal.
     """
 
-    def __init__(self, channels: int) -> None:
-        self._channels = channels
+    def __init__(self, channels: int, code: Code) -> None:
+        self._channels, self._code = channels, code
         self._stores: dict[Layout, ReadingStore] = {}
-        self._codes: dict[Layout, _Code] = {}
 
     @property
     def layouts(self) -> list[Layout]:
@@ -50,8 +50,7 @@ class Rows:
         """
         if layout not in self._stores:
             self._stores[layout] = ReadingStore(rows.shape[1] * self._channels, keep.rows(layout))
-            self._codes[layout] = _Code.of(rows) if keep.dtype is torch.float16 else _Code()
-        self._stores[layout].add(0, self._codes[layout].coded(rows).flatten(1), groups)
+        self._stores[layout].add(0, self._code.coded(rows, keep.dtype).flatten(1), groups, given=True)
 
     def sample(self, sides: Iterable[str]) -> Sample:
         """Return the readings of some sides, side by side (readings, sides * channels), and the group of each.
@@ -65,20 +64,20 @@ class Rows:
         sides, parts, labels, weights = tuple(sides), [], [], []
         for layout, store in self._stores.items():
             at, before = {}, 0
-            for side, slots, _ in layout:
-                at[side] = range(before, before + slots)
-                before += slots
+            for side, n, _ in layout:
+                at[side] = range(before, before + n)
+                before += n
             if sides[0] in at:
                 rows, groups = store.sample(0)
                 known = ~rows[:, :1].isnan().flatten().cpu()
                 order = torch.argsort(_ORDER[groups] + (~known) * 2 * GROUPS, stable=True)[: int(known.sum())]
                 slots = torch.tensor([i for side in sides for i in at[side]])
                 part = rows.view(len(rows), -1, self._channels)[:, slots.to(rows.device)]
-                part = self._codes[layout].decoded(part[order.to(rows.device)])
+                part = self._code.decoded(part[order.to(rows.device)])
                 # (images, sides, positions, channels) -> (sides * channels, images * positions)
                 each = len(slots) // len(sides)
                 part = part.view(len(order), len(sides), each, self._channels).permute(1, 3, 0, 2)
-                parts.append(part.reshape(len(sides) * self._channels, -1))
+                parts.append(part.reshape(len(sides) * self._channels, -1).contiguous())
                 labels.append(groups[order].repeat_interleave(each))
                 weights.append(store.weight(0))
         return _joined(parts, labels, weights, len(sides) * self._channels)
@@ -94,23 +93,27 @@ class Rows:
     def state(self) -> list[dict[str, Any]]:
         """Return all that is kept, for another process."""
         return [
-            {"layout": layout, "codes": self._codes[layout].state(), "capacity": store.capacity, **store.state()}
-            for layout, store in self._stores.items()
+            {"layout": layout, "capacity": store.capacity, **store.state()} for layout, store in self._stores.items()
         ]
 
-    def merge(self, state: list[dict[str, Any]]) -> None:
-        """Add what another process keeps."""
+    def merge(self, state: list[dict[str, Any]], theirs: Code, device: torch.device) -> None:
+        """Add what another process keeps.
+
+        Args:
+            state: What its :meth:`state` returned.
+            theirs: Its code.
+            device: Where readings are to lie.
+        """
         for one in state:
             layout: Layout = tuple((str(side), int(slots), int(n)) for side, slots, n in one["layout"])
-            theirs = _Code(*one["codes"])
             channels = self._channels * sum(slots for _, slots, _ in layout)
-            other = ReadingStore.of(channels, one["capacity"], one["values"], one["heads"], one["groups"])
-            mine = self._codes.setdefault(layout, theirs)
+            other = ReadingStore.of(channels, one["capacity"], one["values"].to(device), one["heads"], one["groups"])
             if layout not in self._stores:
                 self._stores[layout] = ReadingStore(channels, one["capacity"])
-            elif mine.is_code:
+            if not theirs.is_like(self._code):
                 shape = (-1, channels // self._channels, self._channels)
-                other.values = [mine.coded(theirs.decoded(block.view(shape))).flatten(1) for block in other.values]
+                read = (theirs.decoded(block.view(shape)) for block in other.values)
+                other.values = [self._code.coded(rows, one["values"].dtype).flatten(1) for rows in read]
             self._stores[layout].merge(other)
 
 
@@ -143,53 +146,3 @@ def _joined(parts: list[Tensor], groups: list[Tensor], weights: list[int], chann
     labels = torch.cat(groups)
     order = torch.argsort(_ORDER[labels], stable=True)
     return Sample(torch.cat(parts, 1)[:, order.to(parts[0].device)].T, labels[order])
-
-
-class _Code:
-    """Readings in 16 bits: in spreads of their channel, from its mean. Without arguments they stay what they are.
-
-    A reading is rounded to 2⁻¹¹ of how far it lies from the mean, so that a share of readings below a threshold moves by
-    what lies within that.
-
-    Args:
-        centre: Mean of each channel (channels,).
-        scale: Its spread (channels,), not 0.
-    """
-
-    def __init__(self, centre: Tensor | None = None, scale: Tensor | None = None) -> None:
-        self._centre, self._scale = centre, scale
-
-    @classmethod
-    def of(cls, rows: Tensor) -> _Code:
-        """Make one that suits rows (images, positions, channels)."""
-        values = rows.flatten(0, 1)
-        known = ~values[:, :1].isnan()
-        count, values = known.sum(0).clamp_min(1), torch.where(known, values, 0.0)
-        centre = values.sum(0) / count
-        spread = (torch.where(known, values - centre, 0.0).square().sum(0) / count).sqrt()
-        return cls(centre, torch.where(spread > 0, spread, centre.abs().clamp_min(1.0)))
-
-    @property
-    def is_code(self) -> bool:
-        """Whether it changes anything."""
-        return self._centre is not None
-
-    def coded(self, rows: Tensor) -> Tensor:
-        """Return rows (..., channels) as they are kept."""
-        if self._centre is None or self._scale is None:
-            return rows
-        return ((rows - self._centre) / self._scale).clamp(-_FARTHEST, _FARTHEST).half()
-
-    def decoded(self, rows: Tensor) -> Tensor:
-        """Return what was kept, as near as 16 bits have it."""
-        if self._centre is None or self._scale is None:
-            return rows
-        return rows.float() * self._scale + self._centre
-
-    def state(self) -> list[Tensor]:
-        """Return the arguments of another one like it."""
-        return [] if self._centre is None or self._scale is None else [self._centre, self._scale]
-
-
-#: Where each group comes: those of the one half of :mod:`~pan_callbacks.measurement.crossfit` before the other's.
-_ORDER = torch.arange(GROUPS) % 2 * GROUPS + torch.arange(GROUPS)

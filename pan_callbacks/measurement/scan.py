@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,12 +15,11 @@ from pan_callbacks._runtime import (
     Shard,
     give_up_together,
     in_smaller_batches,
-    of_all_processes,
     progress_bar,
 )
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Skip, image_axes
-from pan_callbacks.measurement.batches import describe_batch, device_of, first_images
+from pan_callbacks.measurement.batches import describe_batch, device_of, first_images, images_in
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.grouping import Groups, names_of
@@ -109,7 +108,7 @@ def scanned(
         except Exception as error:  # the other processes wait for this one
             failure = error
         give_up_together(failure, device_of(model))
-        report = measurement.report(of_all_processes(notes))
+        report = measurement.report(notes)
         check_measured(report)
         yield measurement, report
     finally:
@@ -137,7 +136,7 @@ def _feed(
                     f"batches holds no images: {describe_batch(batch)}; "
                     f"a floating point tensor (images, channels, {size}) is needed"
                 )
-            total = len(batches) * len(images) if seen == 0 and isinstance(batches, Sized) else total
+            total = images_in(batches, len(images)) if seen == 0 else total
             names, first = names_of(groups, batch, seen, len(images)), 0
             seen += len(images)
             for part in torch.split(images[: wanted - measurement.images], largest or len(images) or 1):

@@ -190,6 +190,7 @@ def test_a_forward_that_pads_before_the_part_that_holds_all_layers_is_where_imag
     model, images = Outer(dims), content(dims)
     measurement = Measurement(model)
     measurement.start()
+    measurement.expect(total=len(images))
     model(images)
     report = measurement.report()
     measurement.detach()
