@@ -160,7 +160,8 @@ def sources_of(geometry: Geometry, mode: str) -> Tensor:
 class MeanEffect:
     """The padding effect of a layer as a mean over images, of which it keeps what padding is made of alone.
 
-    The effect is affine in the input, so that of the mean input is the mean.
+    The effect is affine in the input, so that of the mean input is the mean. It is computed in 64 bits, where they are
+    to be had, so that it does not depend on the division into batches.
 
     Args:
         layer: The layer.
@@ -170,9 +171,10 @@ class MeanEffect:
 
     def __init__(self, layer: PaddedLayer, geometry: Geometry, x: Tensor) -> None:
         self._layer, self._geometry = layer, geometry
-        self._weight, self._masked = layer.weight(x).detach().float(), replaced_channels(layer.module)
+        self._weight, self._masked = layer.weight(x).detach(), replaced_channels(layer.module)
+        self._exact = torch.float64 if x.device.type != "mps" else torch.float32
         self._where = moved_to(sources_of(geometry, layer.mode), x.device)
-        self._sum = torch.zeros(x.shape[1], self._where.shape[1], device=x.device)
+        self._sum = torch.zeros(x.shape[1], self._where.shape[1], device=x.device, dtype=self._exact)
         self.images = torch.zeros((), device=x.device)
 
     def values(self, x: Tensor) -> Tensor:
@@ -192,7 +194,7 @@ class MeanEffect:
             values: (images, in channels, values).
             finite: Which of the images count (images,).
         """
-        self._sum += torch.where(finite[:, None, None], values, 0.0).sum(0)
+        self._sum += torch.where(finite[:, None, None], values, 0.0).sum(0, dtype=self._exact)
         self.images += finite.sum()
 
     def by_side(self) -> dict[str, Tensor]:
@@ -201,8 +203,8 @@ class MeanEffect:
         mean[(0, slice(None), *self._where)] = self._sum / self.images.clamp_min(1)
         layer, geometry = self._layer, self._geometry
         options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
-        effects = without(mean_padding_effects(mean, self._weight, geometry, **options), self._masked)
-        return dict(zip(geometry.borders, effects, strict=True))
+        effects = mean_padding_effects(mean, self._weight.to(self._exact), geometry, **options)
+        return dict(zip(geometry.borders, without(effects, self._masked).float(), strict=True))
 
 
 def without(effects: Tensor, masked: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from pan_callbacks import PANError, scan
 from pan_callbacks._runtime import Shard
-from pan_callbacks.measurement.grouping import Grouping, Number
+from pan_callbacks.measurement.grouping import Grouping, Number, found
 from pan_callbacks.reports.pans import GROUPS
 from tests.support import planted
 
@@ -78,7 +78,7 @@ def test_an_image_that_is_there_again_is_in_the_group_that_it_was_in():
     groups = grouping.of(again, "", 0).tolist()
     by_image = {(float(image.sum()), group) for image, group in zip(again, groups, strict=True)}
     assert len(by_image) == 13 and len(set(groups)) > 8
-    assert (grouping.found().passed, grouping.found().distinct) == (52, 13)
+    assert (found([grouping.state()]).passed, found([grouping.state()]).distinct) == (52, 13)
 
 
 @pytest.mark.parametrize("nothing", [None, float("nan"), np.nan])
@@ -120,7 +120,7 @@ def test_names_of_images_that_did_not_enter_are_an_error():
     grouping.expect(lambda: list(range(16)))
     grouping.of(IMAGES[1:16:2], "", 0)  # whose names are these?
     with pytest.raises(PANError, match="names 16 images of a batch, of which 8 entered"):
-        grouping.found()
+        found([grouping.state()])
 
 
 @pytest.mark.parametrize("names", [["a"] * 7, ["a"] * 9, ["a", None] * 4])
@@ -129,7 +129,7 @@ def test_names_for_some_images_only_are_an_error_that_says_so(names):
     grouping.expect(lambda: names)
     with pytest.raises(PANError, match="give every image the name of its group, or no groups at all"):
         grouping.of(IMAGES[:8], "", 0)
-        grouping.found()
+        found([grouping.state()])
 
 
 def test_a_batch_that_enters_in_parts_or_twice_has_its_names_each_time():
