@@ -27,8 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = args.results or (QUICK if args.quick else FOLDER)
     wanted = [args.rows] if isinstance(args.rows, str) else args.rows
-    if "all" in wanted:
-        run_all(args.quick, folder)
+    failed = run_all(args.quick, folder) if "all" in wanted else []
     for row in wanted:
         if row in TITLES:
             result = run(row, args.quick, folder)
@@ -43,6 +42,8 @@ def main() -> None:
         page = args.page or (folder / PAGE.name if args.quick else PAGE)
         render(load(folder), page)
         print(f"{page} written")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 def read(row: str, folder: Path) -> dict:
@@ -50,16 +51,19 @@ def read(row: str, folder: Path) -> dict:
     return load(folder)[row]["values"]
 
 
-def run_all(quick: bool, folder: Path) -> None:
-    """Runs every row in a process of its own: some one by one, and others beside them."""
+def run_all(quick: bool, folder: Path) -> list[str]:
+    """Runs every row in a process of its own, some one by one, and others beside them; returns those that failed."""
+    failed = []
 
     def lane(rows: list[str]) -> None:
         for row in rows:
             why = run_apart(row, quick, folder)
             print(row, "done" if why is None else f"failed: {why}", flush=True)
+            failed.extend([] if why is None else [row])
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lane, [[row for row in TITLES if row not in BESIDE], list(BESIDE)]))
+    return failed
 
 
 if __name__ == "__main__":

@@ -25,9 +25,8 @@ def measure(quick: bool) -> dict:
         for reference in ("centre", "crop"):
             model = sharing(plain)
             arms[reference] = epoch(Measurement(model, Settings(None, reference, 0.8, images)), model, batches)
+            arms[reference][0]()  # makes the plan, which is kept
             with counted(type(model)) as forwards:
-                arms[reference][0]()  # makes the plan, which is kept
-                forwards.counts.clear()
                 arms[reference][1]()
         forwards.counts[tuple(batches[1].shape), None] -= 1  # the user's own
         arms["alone"] = [partial(forwards.replay, plain)] * len(batches)

@@ -67,19 +67,22 @@ def _held(here: object) -> list[object]:
     return held
 
 
-def kept(measurement: Measurement, model: nn.Module) -> dict[str, float]:
-    """Megabytes of what a measurement keeps while it goes on, and once it has stopped."""
+def sizes(measurement: Measurement, model: nn.Module) -> dict[str, float]:
+    """Megabytes of what a measurement keeps while it goes on, and how many of them are weights of copies."""
     found, copied = storages(measurement, model), set()
     for module in reached(measurement, model):
         if isinstance(module, nn.Module):
             tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
             copied |= {tensor.untyped_storage().data_ptr() for tensor in tensors} & set(found)
+    copies = sum(found[address] for address in copied)
+    return {"going_on": sum(found.values()) / MEGABYTE, "copies": copies / MEGABYTE}
+
+
+def kept(measurement: Measurement, model: nn.Module) -> dict[str, float]:
+    """The same, and megabytes of what is kept once it has stopped."""
+    found = sizes(measurement, model)
     measurement.stop()
-    return {
-        "going_on": sum(found.values()) / MEGABYTE,
-        "copies": sum(found[address] for address in copied) / MEGABYTE,
-        "stopped": sum(storages(measurement, model).values()) / MEGABYTE,
-    }
+    return found | {"stopped": sum(storages(measurement, model).values()) / MEGABYTE}
 
 
 def measure(quick: bool) -> dict:
@@ -94,7 +97,7 @@ def measure(quick: bool) -> dict:
         while measurement.images < counts[-1]:
             model(pool[measurement.images // BATCH % len(pool)])
             if measurement.images in counts:
-                by_images[measurement.images] = {"going_on": sum(storages(measurement, model).values()) / MEGABYTE}
+                by_images[measurement.images] = sizes(measurement, model)
         measured = len(measurement.report().measured)
         for number_ in range(1, epochs + 1):
             measurement.start(max_images=BATCH)
@@ -102,7 +105,7 @@ def measure(quick: bool) -> dict:
             measurement.report()
             if number_ in (1, epochs):
                 by_epochs[number_] = kept(measurement, model)
-    most = max(value for sizes in (*by_images.values(), *by_epochs.values()) for value in sizes.values())
+    most = max(value for one in (*by_images.values(), *by_epochs.values()) for value in one.values())
     return {
         "by_images": by_images,
         "by_epochs": by_epochs,
@@ -116,16 +119,13 @@ def measure(quick: bool) -> dict:
 
 def section(found: dict) -> list[str]:
     """What the page says."""
-    rows = [[f"{int(n):,} images, one epoch", number(size["going_on"])] for n, size in found["by_images"].items()]
-    rows += [
-        [f"epoch {n} of {found['epochs']}, {BATCH} images each, {when}", number(size[key])]
-        for n, size in found["by_epochs"].items()
-        for key, when in (("going_on", "before it stopped"), ("stopped", "after"))
-    ]
+    seen = {f"{int(n):,} images, one epoch": one for n, one in found["by_images"].items()}
+    seen |= {f"{n} epochs of {BATCH} images": one for n, one in found["by_epochs"].items()}
+    rows = [[what, *(number(one.get(key)) for key in ("going_on", "copies", "stopped"))] for what, one in seen.items()]
     return [
-        f"Images of {found['size']} px (10,000 of 224 px would take an hour), `crop`, {found['layers']} layers that "
-        "are measured at this size. Counted are the storages of all tensors and arrays that are reached from the "
+        f"Images of {found['size']} px (10,000 of 224 px take half an hour or more), `crop`, {found['layers']} layers "
+        "that are measured at this size. Counted are the storages of all tensors and arrays that are reached from the "
         "measurement, each once, without those of the network; a copy of its weights would count.",
         "",
-        *table(["what it has seen", "MB kept"], rows),
+        *table(["what it has seen", "MB kept", "of which weights of copies", "MB after it stopped"], rows),
     ]

@@ -30,7 +30,10 @@ def render(results: dict[str, dict], page: Path) -> None:
 
 def text(results: dict[str, dict], figure: str) -> str:
     """The page; its figure is looked for beside it."""
-    lines = [*_START, "", *machines(results), "", "## To reach", ""]
+    lines = [*_START, "", *machines(results), ""]
+    if any(result["command"].endswith("--quick") for result in results.values()):
+        lines += ["**Tried with `--quick`: few images, single rounds. These numbers are none to cite.**", ""]
+    lines += ["## To reach", ""]
     head = ["", "to reach", "measured", "reached", "measured by"]
     lines += [*table(head, [bound.cells(results) for bound in BOUNDS]), ""]
     lines += [f"![Cost against images, layers, size and epochs]({figure})", ""]
