@@ -13,7 +13,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test test-one test-attack test-cov lint format screenshot bench-suppression study clean
+.PHONY: install demo test test-one test-attack test-cov lint format screenshot bench bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -55,6 +55,14 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+# 20 minutes on two cores; what is done is kept in runs/performance, and written into docs/performance.md
+bench: .venv/.bench
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.performance
+
+.venv/.bench: $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
 
 # an hour or more on two cores; what is done is kept in runs/suppression.jsonl
 bench-suppression: $(INSTALLED)
