@@ -71,7 +71,7 @@ def flip_scores(model: nn.Module, batches: Iterable[Tensor], layers: Sequence[st
 
 
 def _pooled(output: Tensor) -> Tensor:
-    """Return the means of maps (images, channels), in 64 bits: image by image in one place, for a copy of all is slow."""
+    """Return the means of maps (images, channels), in 64 bits: image by image, for a wide copy of all is slow."""
     wide = output.new_empty(output.shape[1:], dtype=torch.float64)
     return torch.stack([wide.copy_(image).mean((1, 2)) for image in output])
 

@@ -56,11 +56,17 @@ class Show:
         """Show the state after a probe."""
         after = len(history) - 1
         due = after & (after - 1) == 0 or after == 0 if self._every is None else after % self._every == 0
-        self._on_loggers(trainer, report, lambda: self._pictures(report, history) if due else {})
+        # the first point is taken in the first validation, when there were steps already
+        step = _step(trainer) if history[-1]["epoch"] >= 0 else 0
+        self._on_loggers(trainer, report, lambda: self._pictures(report, history) if due else {}, step)
 
     def all(self, trainer: Trainer, measurement: Measurement, report: PANReport, history: list[Entry]) -> None:
         """Show what the last state has not shown yet, and a gallery of its strongest PANs."""
-        self._on_loggers(trainer, report, lambda: {**self._pictures(report, history), **_gallery(measurement, report)})
+
+        def draw() -> dict[str, Figure]:
+            return {**self._pictures(report, history), **_gallery(measurement, report)}
+
+        self._on_loggers(trainer, report, draw, _step(trainer))
 
     def _pictures(self, report: PANReport, history: list[Entry]) -> dict[str, Figure]:
         """Draw a state, unless it was drawn."""
@@ -75,14 +81,16 @@ class Show:
         self._pictured = Remembered(report)
         return figures
 
-    def _on_loggers(self, trainer: Trainer, report: PANReport, draw: Callable[[], dict[str, Figure]]) -> None:
+    def _on_loggers(
+        self, trainer: Trainer, report: PANReport, draw: Callable[[], dict[str, Figure]], step: int
+    ) -> None:
         try:
             loggers = [logger for logger in trainer.loggers if self._is_able(logger)] if self.enabled else []
             if not loggers or not report.layers:
                 return
             figures = draw()
             for logger in loggers:
-                self._show(logger, report, figures, _step(trainer))
+                self._show(logger, report, figures, step)
             self._tabled = Remembered(report)
         except Exception as error:  # a picture is not worth a training
             self._pictured = Remembered()

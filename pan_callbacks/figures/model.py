@@ -25,6 +25,7 @@ from pan_callbacks.figures.style import (
     numbers,
     place,
     plain,
+    scale,
     sequential,
     shorten,
     shorten_all,
@@ -63,24 +64,20 @@ def layer_sides(report: PANReport) -> Figure:
         return note(title, "no layer was measured")
     counts = torch.stack([report.hits(name).sum(1) for name in layers]).numpy()  # (layers, 8)
     borders = torch.stack([(~report.contrast(name).isnan()).any(1) for name in layers]).numpy()
-    every = max(1, math.ceil(len(layers) * 0.15 / 38))
-    by_layer, names = report.count_by("layer"), [shorten(name) for name in layers[::every]]
-    totals = [f"{by_layer[name]} of {report.layers[name].channels}" for name in layers[::every]]
-
+    by_layer, rows = report.count_by("layer"), range(0, len(layers), max(1, math.ceil(len(layers) * 0.15 / 38)))
+    names = [shorten(layers[row]) for row in rows]
+    totals = [f"{by_layer[layers[row]]} of {report.layers[layers[row]].channels}" for row in rows]
     height = 0.3 if len(layers) <= 24 else 0.21 if len(layers) <= 60 else 0.15
     figure = new_figure(9.0, min(40.0, 1.7 + height * len(layers)), placed=True)
     left, below = 0.15 + widest(figure, names, SMALL), 0.15 if borders.all() else 0.4
-    box = left, below, 8.1 - left - widest(figure, totals, SMALL), figure.get_figheight() - 0.8 - below
+    box = left, below, 8.02 - left - widest(figure, totals, SMALL), figure.get_figheight() - 0.8 - below
     axes = place(figure, box)
     image = _draw_counts(axes, counts, borders)
     if len(layers) <= 60:
         _write_counts(axes, image, counts, borders, NORMAL if height > 0.25 else SMALL)
-    _label_layers(axes, report.sides, range(0, len(layers), every), names, totals)
-    own = min(box[3], 3.5)
-    bar = figure.colorbar(image, cax=place(figure, (8.35, below + box[3] - own, 0.12, own)))
-    bar.set_label("PANs", fontsize=NORMAL)
-    bar.ax.tick_params(labelsize=SMALL)
-    few_ticks(bar.ax.yaxis, whole=True)
+    _label_layers(axes, report.sides, rows, names, totals)
+    bar = 8.27, below + max(0.0, box[3] - 3.5), 0.12, min(box[3], 3.5)
+    few_ticks(scale(figure, image, bar, "PANs"), whole=True)
     figure.suptitle(title, fontsize=LARGE, y=1 - 0.08 / figure.get_figheight())
     if not borders.all():
         handles = [Patch(**NO_BORDER, label="no border")]
@@ -93,7 +90,7 @@ def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    layers = len(counts)
+    layers, sides = counts.shape
     image = axes.imshow(
         np.ma.masked_where(~borders, counts),
         cmap=sequential(),
@@ -104,7 +101,6 @@ def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
     )
     cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(~borders).tolist()]
     axes.add_collection(PatchCollection(cells, **NO_BORDER), autolim=False)
-    sides = counts.shape[1]
     axes.hlines(np.arange(1, layers) - 0.5, -0.5, sides - 0.5, color="white", linewidth=1)
     axes.vlines(np.arange(1, sides) - 0.5, -0.5, layers - 0.5, color="white", linewidth=1)
     axes.axvline(len(EDGES) - 0.5, color="black", linewidth=1.2)
@@ -291,8 +287,8 @@ def kernel_asymmetries(asymmetries: Mapping[str, KernelSymmetry], limit: int = 2
         axes.set_yticks([])
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
-    scale = ScalarMappable(Normalize(-1, 1), diverging())
-    bar = figure.colorbar(scale, ax=grid, location="bottom", shrink=0.5, aspect=30, ticks=(-1, 0, 1))
+    colors = ScalarMappable(Normalize(-1, 1), diverging())
+    bar = figure.colorbar(colors, ax=grid, location="bottom", shrink=0.5, aspect=30, ticks=(-1, 0, 1))
     bar.ax.set_xticklabels(["−", "0", "+"], fontsize=SMALL)
     bar.set_label("tap, relative to the largest of its kernel\nasymmetry: 0 mirror image, 1 opposite", fontsize=SMALL)
     return figure

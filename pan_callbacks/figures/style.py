@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
 
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
 #: Left, bottom, width and height, in inches.
@@ -64,6 +65,21 @@ def place(part: Figure | SubFigure, box: Box, size: tuple[float, float] | None =
     """
     width, height = part.figure.get_size_inches() if size is None else size
     return part.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height), **kwargs)
+
+
+def scale(figure: Figure, image: AxesImage, box: Box, label: str) -> Axis:
+    """Draw the scale of colours of an image, and return its axis.
+
+    Args:
+        figure: Where to draw it.
+        image: What the colours are those of.
+        box: Its place.
+        label: What they mean.
+    """
+    bar = figure.colorbar(image, cax=place(figure, box))
+    bar.set_label(label, fontsize=NORMAL)
+    bar.ax.tick_params(labelsize=SMALL)
+    return bar.ax.yaxis
 
 
 def widest(figure: Figure, lines: Iterable[str], size: float) -> float:

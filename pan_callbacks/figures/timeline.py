@@ -19,6 +19,7 @@ from pan_callbacks.figures.style import (
     new_figure,
     note,
     place,
+    scale,
     shorten,
     widest,
 )
@@ -79,9 +80,8 @@ def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
     if rows:
         grid = _timeline_grid(history, rows)
         image = main.imshow(grid, cmap=diverging(), vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-        bar = figure.colorbar(image, cax=place(figure, (width - 0.8, 0.52, 0.12, min(3.5, 1.02 + body))))
-        bar.set_label("contrast (− inhibited, + excited)", fontsize=NORMAL)
-        bar.ax.tick_params(labelsize=SMALL)
+        box = width - 0.8, 0.52, 0.12, min(3.5, 1.02 + body)
+        scale(figure, image, box, "contrast (− inhibited, + excited)")
         _label_rows(main, rows, body / len(rows), named)
     else:
         main.set_yticks([])
