@@ -53,7 +53,8 @@ class Illustration:
         from PIL import Image
 
         file = io.BytesIO()
-        Image.fromarray(pixels(self.figure, DPI)).save(file, format="png", dpi=(DPI, DPI))
+        # level 4 takes two thirds of the time of 6, and 2 % more room
+        Image.fromarray(pixels(self.figure, DPI)).save(file, format="png", dpi=(DPI, DPI), compress_level=4)
         return file.getvalue()
 
     @property
