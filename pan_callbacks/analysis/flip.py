@@ -46,7 +46,7 @@ def flip_scores(model: nn.Module, batches: Iterable[Tensor], layers: Sequence[st
     pooled: dict[str, Tensor] = {}
 
     def listen(name: str, call: LayerCall) -> None:
-        pooled[name] = call.output.detach().double().mean((2, 3))
+        pooled[name] = _pooled(call.output.detach())
 
     sums = {name: torch.zeros(2 + len(FLIPS), conv.out_channels, dtype=torch.float64) for name, conv in modules.items()}
     count = 0
@@ -68,6 +68,12 @@ def flip_scores(model: nn.Module, batches: Iterable[Tensor], layers: Sequence[st
     finally:
         probes.detach()
     return {name: _standardised(total, count) for name, total in sums.items()}
+
+
+def _pooled(output: Tensor) -> Tensor:
+    """Return the means of maps (images, channels), in 64 bits: image by image, for a wide copy of all is slow."""
+    wide = output.new_empty(output.shape[1:], dtype=torch.float64)
+    return torch.stack([wide.copy_(image).mean((1, 2)) for image in output])
 
 
 def _standardised(sums: Tensor, count: int) -> Tensor:

@@ -25,8 +25,9 @@ DISTANCES = 4
 MOST_IMAGES = 32
 #: Positions that are taken of a line, evenly spaced; along each axis of a plane in three dimensions.
 POSITIONS, POSITIONS_OF_A_PLANE = 8, 3
-#: Numbers that are held at a time; the layers beyond wait for another forward.
-MOST_VALUES = 2**25
+#: Numbers that are held at a time, 256 MiB of them; the layers beyond wait for another forward, which costs more time
+#: than all that is done with what is held.
+MOST_VALUES = 2**26
 NO_PAIRS = "compared with the centre of its own map, so that no pixel is seen both at a border and inside"
 
 #: An edge, and the distance from it in rows or columns.

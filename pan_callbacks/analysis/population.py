@@ -39,31 +39,32 @@ def population_accuracy(lines: PairedLines) -> float:
     right = total = 0
     for fold in range(min(FOLDS, lines.images)):
         held = part == fold
-        answers = [predict(border[~held], reference[~held], judged[held]) for judged in (border, reference)]
+        answers = predict(border[~held], reference[~held], border[held], reference[held])
         right += int((answers[0] > 0).sum()) + int((answers[1] <= 0).sum())
         total += sum(map(len, answers))
     return right / total
 
 
-def predict(border: Tensor, reference: Tensor, judged: Tensor) -> Tensor:
+def predict(border: Tensor, reference: Tensor, *judged: Tensor) -> list[Tensor]:
     """Fit a classifier to two classes, and return what it says of others.
 
     Args:
         border: Readings that are to give +1 (images, positions, channels).
         reference: Readings that are to give -1, as many.
-        judged: Readings to judge (images, positions, channels).
+        judged: Readings to judge, any number of tensors (images, positions, channels).
 
     Returns:
-        What is above 0 for a border (images * positions,), float64.
+        For each, what is above 0 for a border (images * positions,), float64.
     """
     x = torch.cat([border.flatten(0, 1), reference.flatten(0, 1)]).double()
     wanted = torch.ones(len(x), dtype=x.dtype)
     wanted[len(x) // 2 :] = -1
     mean, scale = x.mean(0), x.std(0, correction=0)
     scale = torch.where(scale > 1e-6 * mean.abs(), scale, torch.inf)  # a constant channel has no say
-    x, other = (x - mean) / scale, (judged.flatten(0, 1).double() - mean) / scale
+    x = (x - mean) / scale
     wide = x.shape[1] > len(x)  # then the same classifier follows from as many equations as there are readings
     normal = x @ x.T if wide else x.T @ x
     normal.diagonal().add_(RIDGE * len(x))
     weight: Tensor = torch.linalg.solve(normal, wanted if wide else x.T @ wanted)
-    return other @ (x.T @ weight if wide else weight)
+    by_channel = x.T @ weight if wide else weight
+    return [(readings.flatten(0, 1).double() - mean) / scale @ by_channel for readings in judged]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
 START = -1  # the epoch of the network before its first step
+BATCHES = "PANMonitor(batches=...) probes images of your choice"
 
 
 class Curve:
@@ -33,6 +34,7 @@ class Curve:
         threshold: Absolute contrast from which a neuron is a PAN.
         figures: Whether to show pictures.
         tags: What its figures are logged under.
+        figures_every: How many probes lie between two with pictures; None for ever more.
 
     Attributes:
         report: The latest report, None before the first.
@@ -40,11 +42,11 @@ class Curve:
         history: The entries and births.
     """
 
-    def __init__(self, threshold: float, figures: bool, tags: Tags) -> None:
+    def __init__(self, threshold: float, figures: bool, tags: Tags, figures_every: int | None = None) -> None:
         self.report: PANReport | None = None
         self.history = History(threshold)
         self.scalars: dict[str, float] = {}
-        self._show, self._tags = Show(figures, tags), tags
+        self._show, self._tags = Show(figures, tags, figures_every), tags
         self._told_of_nothing = self._failed = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,6 +90,12 @@ class Curve:
                 warnings.warn(
                     f"PANMonitor could not log its first point: {type(error).__name__}: {error}", stacklevel=2
                 )
+
+    def no_start(self, why: str | None) -> None:
+        """Warn that there is no first point."""
+        why = why or "no image passed through the monitored layers"
+        text = f"PANMonitor could not probe the network before its first step ({why})."
+        warnings.warn(f"{text} The curve begins after the first epoch; {BATCHES}", stacklevel=3)
 
     def record(self, trainer: Trainer, epoch: int, step: int | None = None, keep: bool = True) -> dict[str, float]:
         """Add the report to the curves and show it.

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from pan_callbacks.figures.style import pixels
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -158,15 +160,6 @@ def _show(logger: Any, what: str, *args: Any) -> bool:
     return True
 
 
-def _pixels(figure: Figure) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return a figure as (height, width, 3) bytes. The loggers' own ways lead through pyplot, ours stay out of it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's backends have no types
-    return np.array(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
-
-
 def _finite(values: Tensor) -> np.ndarray[Any, np.dtype[np.float32]]:
     numbers = values.detach().float().flatten()
     return numbers[numbers.isfinite()].cpu().numpy()
@@ -181,7 +174,7 @@ def _tensorboard_prefix(logger: Any) -> str:
 
 
 def _tensorboard_figure(logger: Any, tag: str, figure: Figure, step: int) -> None:
-    logger.experiment.add_image(_tensorboard_prefix(logger) + tag, _pixels(figure), step, dataformats="HWC")
+    logger.experiment.add_image(_tensorboard_prefix(logger) + tag, pixels(figure), step, dataformats="HWC")
 
 
 def _tensorboard_histogram(logger: Any, tag: str, values: Tensor, step: int) -> None:
@@ -212,7 +205,7 @@ def _wandb_figure(logger: Any, tag: str, figure: Figure, step: int) -> None:
     import wandb
     from PIL import Image
 
-    logger.log_metrics({tag: wandb.Image(Image.fromarray(_pixels(figure)))}, step)
+    logger.log_metrics({tag: wandb.Image(Image.fromarray(pixels(figure)))}, step)
 
 
 def _wandb_histogram(logger: Any, tag: str, values: Tensor, step: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pan_callbacks._runtime import Shard
-from pan_callbacks.callbacks._curve import Curve
+from pan_callbacks.callbacks._curve import BATCHES, Curve
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._probing import announce, feed, step_call
 from pan_callbacks.callbacks._remembered import Remembered
@@ -21,7 +21,6 @@ from pan_callbacks.reports.pan_report import PANReport
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
-_BATCHES = "PANMonitor(batches=...) probes images of your choice"
 
 
 class PANMonitor(Callback):
@@ -47,11 +46,13 @@ class PANMonitor(Callback):
             name of the group of each of its images, or with ``batches`` a list of all names.
         batches: Images to probe instead of those of the validation loop: any iterable of batches that can be iterated
             again and again. They are handed to the part of the model that holds the monitored layers.
+        figures_every: Draw pictures with every so many probes, counted from the first; None: ever more rarely (with the
+            first, and 1, 2, 4, 8 ... after it). Table and histogram come with each. The end is shown in any case.
 
     Raises:
         ValueError: If an argument is out of range.
-        PANError: At the start of fit, if there is neither a validation loop nor ``batches``, or a glob matches nothing.
-            If validation is only switched off (``limit_val_batches=0``) the curve pauses instead.
+        PANError: At the start of fit, if there is neither validation nor ``batches``, or a glob matches nothing. If
+            validation is switched off (``limit_val_batches=0``) the curve pauses instead.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class PANMonitor(Callback):
         figures: bool = True,
         batches: Iterable[Any] | None = None,
         groups: Groups = None,
+        figures_every: int | None = None,
     ) -> None:
         super().__init__()
         self._settings = Settings(layers, reference, threshold, max_images)
@@ -77,7 +79,8 @@ class PANMonitor(Callback):
         self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
         self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
         self._tags = Tags(PANMonitor, "pan/count")
-        self._curve = Curve(threshold, figures, self._tags)
+        self.figures_every = figures_every
+        self._curve = Curve(threshold, figures, self._tags, figures_every)
         self._measurement: Measurement | None = None
         self._initial: Measurement | None = None  # of the network before its first step, until there are images for it
         self._measuring = self._restored = False
@@ -122,9 +125,9 @@ class PANMonitor(Callback):
                     "PANMonitor has no images to probe: this Trainer runs no validation. "
                     "Give it a validation loop, or PANMonitor(batches=...) a loader of images"
                 )
-            warnings.warn(f"PANMonitor's curve pauses: limit_val_batches=0. {_BATCHES}", stacklevel=2)
+            warnings.warn(f"PANMonitor's curve pauses: limit_val_batches=0. {BATCHES}", stacklevel=2)
         if self._is_another_run(trainer, pl_module):
-            self._curve = Curve(self.threshold, self.figures, self._tags)
+            self._curve = Curve(self.threshold, self.figures, self._tags, self.figures_every)
         self._module, self._restored = Remembered(pl_module), False
         self._attach(trainer, pl_module)
 
@@ -294,7 +297,4 @@ class PANMonitor(Callback):
         if measurement is not None and self._curve.take(measurement):
             self._curve.record_start(trainer)
             return
-        failure = None if measurement is None else measurement.failure or self._attached.failure
-        why = why or failure or "no image passed through the monitored layers"
-        text = f"PANMonitor could not probe the network before its first step ({why})."
-        warnings.warn(f"{text} The curve begins after the first epoch; {_BATCHES}", stacklevel=2)
+        self._curve.no_start(why or (measurement.failure or self._attached.failure if measurement else None))

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pan_callbacks.figures.style import pixels
 from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.tables import Table
 
@@ -49,8 +50,11 @@ class Illustration:
     @cached_property
     def png(self) -> bytes:
         """The figure as a PNG file, without the time at which it was made, so that equal figures are equal files."""
+        from PIL import Image
+
         file = io.BytesIO()
-        self.figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        # level 4 takes two thirds of the time of 6, and 2 % more room
+        Image.fromarray(pixels(self.figure, DPI)).save(file, format="png", dpi=(DPI, DPI), compress_level=4)
         return file.getvalue()
 
     @property

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from pan_callbacks.analysis.portraits import NeuronPicture
 from pan_callbacks.figures.style import (
@@ -15,6 +14,7 @@ from pan_callbacks.figures.style import (
     NORMAL,
     REFERENCE,
     SMALL,
+    Box,
     FloatArray,
     centred,
     diverging,
@@ -23,6 +23,7 @@ from pan_callbacks.figures.style import (
     new_figure,
     note,
     numbers,
+    place,
     shorten,
 )
 from pan_callbacks.padding import SIDES
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
 
 _BINS = 40
 _EXAMPLES_IN_A_ROW = 3
+
+#: Where things stand, in inches: the pictures of a neuron have one size, so that nothing has to be asked for its own.
+_WIDTH, _ROW, _LINE = 10.0, 2.45, 1.75
+_KERNEL: Box = (0.35, 0.45, 1.6, 1.47)
+_ACTIVATION: Box = (3.2, 0.45, 1.6, 1.47)
+_DISTRIBUTIONS: Box = (6.0, 0.45, 3.85, 1.47)
+_EXAMPLE, _FIRST_EXAMPLE, _NEXT_EXAMPLE = 1.33, 0.2, 1.585
+_BAR, _BEFORE_BAR = 0.09, 0.11
+_NO_TICKS: dict[str, Any] = {"xticks": [], "yticks": []}
+_TITLE: dict[str, Any] = {"fontsize": NORMAL, "y": 1.0, "pad": 11}
 
 
 def gallery(pictures: Iterable[NeuronPicture]) -> Figure:
@@ -51,34 +62,50 @@ def gallery(pictures: Iterable[NeuronPicture]) -> Figure:
     if not pictures:
         return note("Strongest padding aware neurons", "no padding aware neuron")
     lines = [-(-len(picture.examples) // _EXAMPLES_IN_A_ROW) for picture in pictures]
-    heights = [2.45 + 1.75 * more for more in lines]
-    figure = new_figure(10.0, sum(heights))
-    parts = figure.subfigures(len(pictures), 1, squeeze=False, height_ratios=heights)[:, 0]
+    heights = [_ROW + _LINE * more for more in lines]
+    figure = new_figure(_WIDTH, sum(heights), placed=True)
+    parts = figure.subfigures(len(pictures), 1, squeeze=False, height_ratios=heights, hspace=0)[:, 0]
     for part, picture, more in zip(parts, pictures, lines, strict=True):
         pan = picture.pan
         side = pan.strongest
         contrast = f"contrast {pan.contrast[side]:+.2f}"
         heading = " · ".join((shorten(pan.layer), f"channel {pan.channel}", pan.kind, contrast, pan.origin))
-        part.suptitle(heading, fontsize=LARGE, x=0.01, ha="left")
+        part.suptitle(heading, fontsize=LARGE, x=0.01, y=1 - 0.04 / (_ROW + _LINE * more), ha="left")
         if more:
-            part, below = part.subfigures(2, 1, height_ratios=(2.45, 1.75 * more))
+            part, below = part.subfigures(2, 1, height_ratios=(_ROW, _LINE * more), hspace=0)
             _examples(below, picture, more, side)
-        kernel, activation, histogram = part.subplots(1, 3, width_ratios=(1, 1.25, 2.0))
-        _kernel(part, kernel, picture.kernel, picture.padding_taps)
-        _activation(part, activation, picture.activation, side)
-        _distributions(histogram, picture, side)
+        _row(part, picture, side)
     return figure
 
 
-def _kernel(part: SubFigure, axes: Axes, kernel: Tensor, padding_taps: tuple[Sequence[int], Sequence[int]]) -> None:
+def _row(part: SubFigure, picture: NeuronPicture, side: str) -> None:
+    """Kernel, mean activation and distributions of a neuron."""
+    kernel, activation = (np.atleast_2d(numbers(values)) for values in (picture.kernel, picture.activation))
+    boxes = _fitted(_KERNEL, kernel), _fitted(_ACTIVATION, activation)
+    maps = [place(part, box, (_WIDTH, _ROW), **_NO_TICKS) for box in boxes]
+    _kernel(maps[0], kernel, picture.padding_taps)
+    _activation(maps[1], activation, side)
+    _distributions(place(part, _DISTRIBUTIONS, (_WIDTH, _ROW)), picture, side)
+    for one, (left, bottom, width, height) in zip(maps, boxes, strict=True):
+        _bar(part, one.images[0], (left + width + _BEFORE_BAR, bottom + 0.075 * height, _BAR, 0.85 * height), _ROW)
+
+
+def _fitted(box: Box, values: FloatArray) -> Box:
+    """Return the middle of a box where a map has square cells."""
+    left, bottom, width, height = box
+    rows, cols = values.shape[:2]
+    cell = min(width / cols, height / rows)
+    own = max(cell * cols, 0.1), max(cell * rows, 0.1)  # a row of a hundred is no hair
+    return left + (width - own[0]) / 2, bottom + (height - own[1]) / 2, *own
+
+
+def _kernel(axes: Axes, values: FloatArray, padding_taps: tuple[Sequence[int], Sequence[int]]) -> None:
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
-    values = np.atleast_2d(numbers(kernel))
     largest = float(np.abs(values).max()) or 1.0
-    image = axes.imshow(values, cmap=diverging(), vmin=-largest, vmax=largest, interpolation="nearest")
-    axes.set_title("kernel, mean over inputs", fontsize=NORMAL, pad=11)
-    _map_frame(part, axes, image)
+    _show(axes, values, cmap=diverging(), vmin=-largest, vmax=largest)
+    axes.set_title("kernel, mean over inputs", **_TITLE)
     rows, cols = padding_taps
     height, width = values.shape
     boxes = [((-0.5, min(rows) - 0.5), width, max(rows) - min(rows) + 1)] if rows else []
@@ -91,39 +118,44 @@ def _kernel(part: SubFigure, axes: Axes, kernel: Tensor, padding_taps: tuple[Seq
         axes.set_xlabel("outlined: reads the padding", fontsize=SMALL, color=BORDER)
 
 
-def _activation(part: SubFigure, axes: Axes, activation: Tensor, side: str) -> None:
-    values = np.atleast_2d(numbers(activation))
+def _activation(axes: Axes, values: FloatArray, side: str) -> None:
     low, high = _limits(values)
-    image = axes.imshow(values, cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
+    _show(axes, values, cmap="viridis", vmin=low, vmax=high)
     marked = f"{side} marked" if side in SIDES else "middle slice"
-    axes.set_title(f"mean activation, {marked}", fontsize=NORMAL, pad=11)
-    _map_frame(part, axes, image)
+    axes.set_title(f"mean activation, {marked}", **_TITLE)
     _mark(axes, values.shape, side)
+
+
+def _show(axes: Axes, values: FloatArray, **how: Any) -> AxesImage:
+    """Draw a map that fills its axes."""
+    return axes.imshow(values, interpolation="nearest", aspect="auto", **how)
 
 
 def _examples(part: SubFigure, picture: NeuronPicture, lines: int, side: str) -> None:
     """Images with their activations beside them, in one scale of colours."""
-    examples = picture.examples
-    grid = part.subplots(lines, 2 * _EXAMPLES_IN_A_ROW, squeeze=False)
+    examples, all_lines = picture.examples, _LINE * lines
     maps = [np.atleast_2d(numbers(activation)) for _, activation in examples]
     # one freak position in one image must not take all the colours, what the mean shows must keep its own
     pooled = np.concatenate([values.ravel() for values in maps])
     low, high = _limits(np.append(np.percentile(pooled, (0.5, 99.5)), numbers(picture.activation)))
     beyond = bool(pooled.min() < low), bool(pooled.max() > high)
     extend = {(True, True): "both", (True, False): "min", (False, True): "max"}.get(beyond, "neither")
-    panels = grid.reshape(-1, 2)
-    for (left, right), (image, _), values in zip(panels, examples, maps, strict=False):
-        left.imshow(numbers(image).transpose(1, 2, 0).clip(0, 1), interpolation="antialiased")
-        drawn = right.imshow(values, cmap="viridis", interpolation="nearest", vmin=low, vmax=high)
-        left.set_title("image", fontsize=NORMAL)
-        right.set_title("activation", fontsize=NORMAL)
-        _mark(right, values.shape, side)
-        for axes in (left, right):
-            axes.set_xticks([])
-            axes.set_yticks([])
-    for axes in panels[len(maps) :].flat:
-        axes.set_axis_off()
-    _bar(part, drawn, grid, aspect=14 * lines, pad=0.015, extend=extend)
+    for number, ((image, _), values) in enumerate(zip(examples, maps, strict=True)):
+        line, column = divmod(number, _EXAMPLES_IN_A_ROW)
+        pixels = numbers(image).transpose(1, 2, 0).clip(0, 1)
+        bottom = all_lines - _LINE * (line + 1) + 0.12
+        for right, shown in enumerate((pixels, values)):
+            left = _FIRST_EXAMPLE + _NEXT_EXAMPLE * (2 * column + right)
+            box = _fitted((left, bottom, _EXAMPLE, _EXAMPLE), shown)
+            axes = place(part, box, (_WIDTH, all_lines), **_NO_TICKS)
+            axes.set_title(("image", "activation")[right], fontsize=NORMAL, y=1.0)
+            if right == 0:
+                axes.imshow(pixels, interpolation="antialiased", aspect="auto")
+            else:
+                drawn = _show(axes, values, cmap="viridis", vmin=low, vmax=high)
+                _mark(axes, values.shape, side)
+    height = 0.85 * (all_lines - 0.42)
+    _bar(part, drawn, (9.6, 0.12 + (all_lines - 0.42 - height) / 2, _BAR, height), all_lines, extend)
 
 
 def _limits(values: FloatArray) -> tuple[float, float]:
@@ -152,14 +184,12 @@ def _mark(axes: Axes, shape: tuple[int, ...], side: str) -> None:
         axes.add_patch(Rectangle(box[:2], *box[2:], color=BORDER, linewidth=0, clip_on=False))
 
 
-def _map_frame(part: SubFigure, axes: Axes, image: AxesImage) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    _bar(part, image, axes, aspect=14, pad=0.06)
-
-
-def _bar(part: SubFigure, image: AxesImage, axes: Any, aspect: float, pad: float, extend: str = "neither") -> None:
-    bar = part.colorbar(image, ax=axes, aspect=aspect, pad=pad, shrink=0.85, extend=extend)
+def _bar(part: SubFigure, image: AxesImage, box: Box, height: float, extend: str = "neither") -> None:
+    """Draw the scale of colours of an image into a box, which is made high enough for its numbers."""
+    left, bottom, width, own = box
+    most = max(own, 0.5)
+    place_of_it = place(part, (left, bottom - (most - own) / 2, width, most), (_WIDTH, height))
+    bar = part.colorbar(image, cax=place_of_it, extend=extend)
     few_ticks(bar.ax.yaxis, 3)
     bar.ax.tick_params(labelsize=SMALL)
 
@@ -181,7 +211,7 @@ def _distributions(axes: Axes, picture: NeuronPicture, side: str) -> None:
             axes.stairs(density, edges, fill=True, color=color, alpha=0.22)
             style = "-" if name == "border" else "--"
             axes.stairs(density, edges, color=color, linewidth=1.5, linestyle=style, label=label)
-    axes.set_title(f"contrast {picture.pan.contrast[side]:+.2f}, {side}", fontsize=NORMAL, pad=11)
+    axes.set_title(f"contrast {picture.pan.contrast[side]:+.2f}, {side}", **_TITLE)
     axes.set_xlabel("activation", fontsize=NORMAL)
     axes.set_ylabel("density", fontsize=NORMAL)
     axes.set_yticks([])

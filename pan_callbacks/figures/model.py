@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +23,13 @@ from pan_callbacks.figures.style import (
     new_figure,
     note,
     numbers,
+    place,
     plain,
+    scale,
     sequential,
     shorten,
     shorten_all,
+    widest,
 )
 from pan_callbacks.padding import EDGES
 from pan_callbacks.reports.layer_report import LayerReport
@@ -61,22 +64,24 @@ def layer_sides(report: PANReport) -> Figure:
         return note(title, "no layer was measured")
     counts = torch.stack([report.hits(name).sum(1) for name in layers]).numpy()  # (layers, 8)
     borders = torch.stack([(~report.contrast(name).isnan()).any(1) for name in layers]).numpy()
+    by_layer, rows = report.count_by("layer"), range(0, len(layers), max(1, math.ceil(len(layers) * 0.15 / 38)))
+    names = [shorten(layers[row]) for row in rows]
+    totals = [f"{by_layer[layers[row]]} of {report.layers[layers[row]].channels}" for row in rows]
     height = 0.3 if len(layers) <= 24 else 0.21 if len(layers) <= 60 else 0.15
-    figure = new_figure(9.0, min(40.0, 1.7 + height * len(layers)))
-    axes = figure.subplots()
+    figure = new_figure(9.0, min(40.0, 1.7 + height * len(layers)), placed=True)
+    left, below = 0.15 + widest(figure, names, SMALL), 0.15 if borders.all() else 0.4
+    box = left, below, 8.02 - left - widest(figure, totals, SMALL), figure.get_figheight() - 0.8 - below
+    axes = place(figure, box)
     image = _draw_counts(axes, counts, borders)
     if len(layers) <= 60:
         _write_counts(axes, image, counts, borders, NORMAL if height > 0.25 else SMALL)
-    _label_layers(axes, report, layers)
-    shrink = min(1.0, 3.5 / (height * len(layers) + 0.4))
-    bar = figure.colorbar(image, ax=axes, aspect=28, pad=0.03, shrink=shrink, anchor=(0.0, 1.0))
-    bar.set_label("PANs", fontsize=NORMAL)
-    bar.ax.tick_params(labelsize=SMALL)
-    few_ticks(bar.ax.yaxis, whole=True)
-    figure.suptitle(title, fontsize=LARGE)
+    _label_layers(axes, report.sides, rows, names, totals)
+    bar = 8.27, below + max(0.0, box[3] - 3.5), 0.12, min(box[3], 3.5)
+    few_ticks(scale(figure, image, bar, "PANs"), whole=True)
+    figure.suptitle(title, fontsize=LARGE, y=1 - 0.08 / figure.get_figheight())
     if not borders.all():
         handles = [Patch(**NO_BORDER, label="no border")]
-        figure.legend(handles=handles, loc="outside lower center", fontsize=SMALL, frameon=False)
+        figure.legend(handles=handles, loc="lower center", fontsize=SMALL, frameon=False)
     return figure
 
 
@@ -85,7 +90,7 @@ def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
-    layers = len(counts)
+    layers, sides = counts.shape
     image = axes.imshow(
         np.ma.masked_where(~borders, counts),
         cmap=sequential(),
@@ -96,7 +101,6 @@ def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
     )
     cells = [Rectangle((column - 0.5, row - 0.5), 1, 1) for row, column in np.argwhere(~borders).tolist()]
     axes.add_collection(PatchCollection(cells, **NO_BORDER), autolim=False)
-    sides = counts.shape[1]
     axes.hlines(np.arange(1, layers) - 0.5, -0.5, sides - 0.5, color="white", linewidth=1)
     axes.vlines(np.arange(1, sides) - 0.5, -0.5, layers - 0.5, color="white", linewidth=1)
     axes.axvline(len(EDGES) - 0.5, color="black", linewidth=1.2)
@@ -105,28 +109,25 @@ def _draw_counts(axes: Axes, counts: IntArray, borders: BoolArray) -> AxesImage:
 
 def _write_counts(axes: Axes, image: AxesImage, counts: IntArray, borders: BoolArray, size: int) -> None:
     """Write the number into each cell, white on dark colours."""
+    dark = np.dot(np.array(image.cmap(image.norm(counts)))[..., :3], (0.299, 0.587, 0.114)) < 0.55
     for row, column in np.argwhere(borders).tolist():
         count = counts[row, column]
-        dark = np.dot(image.cmap(image.norm(count))[:3], (0.299, 0.587, 0.114)) < 0.55
-        color = "#8c8c8c" if count == 0 else "white" if dark else "black"
-        number = axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=color)
-        number.set_in_layout(False)  # always inside the axes; asking each for its size doubles the time to draw
+        color = "#8c8c8c" if count == 0 else "white" if dark[row, column] else "black"
+        axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=color)
 
 
-def _label_layers(axes: Axes, report: PANReport, layers: list[str]) -> None:
+def _label_layers(
+    axes: Axes, sides: Sequence[str], rows: Sequence[int], names: Sequence[str], totals: Sequence[str]
+) -> None:
     """Names of sides above, of layers at the left, and their PANs on any side at the right."""
-    sides = [side.replace("-", "-\n") for side in report.sides]
-    axes.set_xticks(range(len(sides)), sides, fontsize=NORMAL)
+    axes.set_xticks(range(len(sides)), [side.replace("-", "-\n") for side in sides], fontsize=NORMAL)
     axes.xaxis.tick_top()
-    every = max(1, math.ceil(len(layers) * 0.15 / 38))
-    axes.set_yticks(range(0, len(layers), every), [shorten(name) for name in layers[::every]], fontsize=SMALL)
-    by_layer = report.count_by("layer")
-    right = axes.secondary_yaxis("right")
-    totals = [f"{by_layer[name]} of {report.layers[name].channels}" for name in layers[::every]]
-    right.set_yticks(range(0, len(layers), every), totals, fontsize=SMALL)
+    axes.set_yticks(rows, names, fontsize=SMALL)
+    axes.tick_params(length=0)
+    right: dict[str, Any] = {"textcoords": "offset points", "fontsize": SMALL, "va": "center"}
+    for row, total in zip(rows, totals, strict=True):
+        axes.annotate(total, (1, row), (4, 0), xycoords=axes.get_yaxis_transform(), **right)
     axes.annotate("any side", (1, 1), (5, 7), xycoords="axes fraction", textcoords="offset points", fontsize=NORMAL)
-    for axis in (axes, right):
-        axis.tick_params(length=0)
 
 
 #: Colour and hatch of the bar of each origin; the first two are always named.
@@ -286,8 +287,8 @@ def kernel_asymmetries(asymmetries: Mapping[str, KernelSymmetry], limit: int = 2
         axes.set_yticks([])
     for axes in grid.flat[len(names) :]:
         axes.set_axis_off()
-    scale = ScalarMappable(Normalize(-1, 1), diverging())
-    bar = figure.colorbar(scale, ax=grid, location="bottom", shrink=0.5, aspect=30, ticks=(-1, 0, 1))
+    colors = ScalarMappable(Normalize(-1, 1), diverging())
+    bar = figure.colorbar(colors, ax=grid, location="bottom", shrink=0.5, aspect=30, ticks=(-1, 0, 1))
     bar.ax.set_xticklabels(["−", "0", "+"], fontsize=SMALL)
     bar.set_label("tap, relative to the largest of its kernel\nasymmetry: 0 mirror image, 1 opposite", fontsize=SMALL)
     return figure

@@ -7,7 +7,7 @@ open figures, no change to ``rcParams``. Matplotlib is imported when the first f
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.colors import Colormap
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
+    from matplotlib.image import AxesImage
 
 FloatArray = np.ndarray[Any, np.dtype[np.floating[Any]]]
+#: Left, bottom, width and height, in inches.
+Box = tuple[float, float, float, float]
+ByteArray = np.ndarray[Any, np.dtype[np.uint8]]
 #: Blue and orange stay apart in every common form of colour blindness.
 BORDER, REFERENCE, LINE = "#d55e00", "#0072b2", "#8a8a8a"
 NO_BORDER: dict[str, Any] = {"facecolor": "#ececec", "edgecolor": "#b5b5b5", "hatch": "////", "linewidth": 0}
@@ -32,14 +36,86 @@ SMALL, NORMAL, LARGE = 8, 9, 11
 _DIVERGING = ((0.0, "#08306b"), (0.12, "#2f7fbf"), (0.5, "#f7f7f7"), (0.88, "#ee8a2d"), (1.0, "#7f2f04"))
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of the given inches."""
+def new_figure(width: float, height: float, placed: bool = False) -> Figure:
+    """Return an empty figure.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        placed: Whether who draws it says where everything stands; else matplotlib finds out, which takes as long as to
+            draw it.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=100)
+    figure.set_layout_engine("none" if placed else "constrained")  # whatever the user's rcParams say
     FigureCanvasAgg(figure)
     return figure
+
+
+def place(part: Figure | SubFigure, box: Box, size: tuple[float, float] | None = None, **kwargs: Any) -> Axes:
+    """Return axes in a place.
+
+    Args:
+        part: A figure, or a part of one.
+        box: Left, bottom, width and height, in inches.
+        size: Width and height of the part in inches; None for those of a figure.
+        kwargs: What :meth:`matplotlib.figure.Figure.add_axes` takes.
+    """
+    width, height = part.figure.get_size_inches() if size is None else size
+    return part.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height), **kwargs)
+
+
+def scale(figure: Figure, image: AxesImage, box: Box, label: str) -> Axis:
+    """Draw the scale of colours of an image, and return its axis.
+
+    Args:
+        figure: Where to draw it.
+        image: What the colours are those of.
+        box: Its place.
+        label: What they mean.
+    """
+    bar = figure.colorbar(image, cax=place(figure, box))
+    bar.set_label(label, fontsize=NORMAL)
+    bar.ax.tick_params(labelsize=SMALL)
+    return bar.ax.yaxis
+
+
+def widest(figure: Figure, lines: Iterable[str], size: float) -> float:
+    """Return the width in inches of the widest of some lines of text.
+
+    Args:
+        figure: Where they are to stand.
+        lines: The lines.
+        size: Size of the font, in points.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.font_manager import FontProperties
+
+    renderer, font = FigureCanvasAgg(figure).get_renderer(), FontProperties(size=size)  # type: ignore[no-untyped-call]
+    return max((renderer.get_text_width_height_descent(line, font, False)[0] for line in lines), default=0) / figure.dpi
+
+
+def pixels(figure: Figure, dpi: float | None = None) -> ByteArray:
+    """Draw a figure, once: matplotlib's ``savefig`` draws it a second time, only to see how large everything is.
+
+    Args:
+        figure: What to draw.
+        dpi: Dots an inch; None for its own.
+
+    Returns:
+        (height, width, 3) bytes.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas, before = FigureCanvasAgg(figure), figure.dpi
+    try:
+        figure.dpi = before if dpi is None else dpi
+        canvas.draw()  # type: ignore[no-untyped-call]  # matplotlib's backends have no types
+        return np.array(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+    finally:
+        figure.dpi = before
 
 
 def note(title: str, sentence: str) -> Figure:

@@ -18,7 +18,10 @@ from pan_callbacks.figures.style import (
     few_ticks,
     new_figure,
     note,
+    place,
+    scale,
     shorten,
+    widest,
 )
 
 if TYPE_CHECKING:
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 #: What an entry has of the interval of its count.
 _ENDS = ("count_low", "count_high")
+#: Points between rows and the names of their layers, where each row is named and where lines lead to the names.
+_NAMED, _JOINED = 34, 18
 
 
 def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
@@ -59,22 +64,24 @@ def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
         return note("Padding aware neurons by epoch", "no probe yet")
     rows, total = _timeline_rows(history, limit)
     body, named = _timeline_height(rows)
+    names = [shorten(layer) for layer in dict.fromkeys(layer for layer, _ in rows)]
     width = min(13.0, max(7.0, 3.4 + 0.26 * len(history)))
-    figure = new_figure(width, 2.1 + body)
-    top, main = figure.subplots(2, 1, sharex=True, height_ratios=(1.1, body))
+    figure = new_figure(width, 2.1 + body, placed=True)
+    left = max(0.7, 0.15 + (_NAMED if named else _JOINED) / 72 + widest(figure, names, SMALL))
+    across = width - left - (0.95 if rows else 0.2)
+    top = place(figure, (left, 0.64 + body, across, 0.9))
+    main = place(figure, (left, 0.52, across, body), sharex=top)
     _count_panel(top, history)
     shown = f" ({len(rows)} of {total}, those that lasted longest)" if len(rows) < total else ""
-    figure.suptitle(f"Padding aware neurons by epoch{shown}", fontsize=LARGE)
+    title = f"Padding aware neurons by epoch{shown}"
+    figure.suptitle(title, fontsize=LARGE, y=1 - 0.08 / figure.get_figheight())
 
     main.set_facecolor("white")
     if rows:
         grid = _timeline_grid(history, rows)
         image = main.imshow(grid, cmap=diverging(), vmin=-1, vmax=1, aspect="auto", interpolation="nearest")
-        bar = figure.colorbar(
-            image, ax=[top, main], aspect=28, pad=0.02, shrink=min(1.0, 3.5 / body), anchor=(0.0, 0.0)
-        )
-        bar.set_label("contrast (− inhibited, + excited)", fontsize=NORMAL)
-        bar.ax.tick_params(labelsize=SMALL)
+        box = width - 0.8, 0.52, 0.12, min(3.5, 1.02 + body)
+        scale(figure, image, box, "contrast (− inhibited, + excited)")
         _label_rows(main, rows, body / len(rows), named)
     else:
         main.set_yticks([])
@@ -148,7 +155,7 @@ def _label_rows(axes: Axes, rows: list[tuple[str, int]], inches: float, named: b
     centres = [(start + stop - 1) / 2 for start, stop in zip(starts, stops, strict=True)]
     places = _spread(centres, gap=0.15 / inches, low=-0.5, high=len(rows) - 0.5)
     axes.set_yticks(places, [shorten(rows[start][0]) for start in starts], fontsize=SMALL)
-    axes.tick_params(axis="y", which="major", length=0, pad=34 if named else 18)
+    axes.tick_params(axis="y", which="major", length=0, pad=_NAMED if named else _JOINED)
     for start in starts[1:]:
         axes.axhline(start - 0.5, color=LINE, linewidth=0.7)
     if named:
@@ -157,12 +164,12 @@ def _label_rows(axes: Axes, rows: list[tuple[str, int]], inches: float, named: b
         axes.set_yticks(range(len(rows)), channels, minor=True, fontsize=SMALL, color="#555555")
         axes.tick_params(axis="y", which="minor", length=0, pad=3)
         return
-    for centre, place in zip(centres, places, strict=True):
+    for centre, at in zip(centres, places, strict=True):
         axes.annotate(
             "",
             xy=(0, centre),
             xycoords=axes.get_yaxis_transform(),
-            xytext=(-17, place),
+            xytext=(-17, at),
             textcoords=("offset points", "data"),
             arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 2},
         )

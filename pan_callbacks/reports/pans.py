@@ -17,6 +17,8 @@ NASCENT_EFFECT = 0.5
 ORIGINS = ("nascent", "inherited", "both", "neither")
 #: The same, in the order in which one of them names the neuron if they differ from side to side.
 _FIRST = ("nascent", "both", "inherited", "neither")
+#: Whether neutral padding of the layer itself takes a contrast away, then whether that of earlier ones does.
+_NAMES = ("both", "nascent", "inherited", "neither")
 #: Smallest mean difference between border and reference that counts, in units of the layer's typical spread. Where the
 #: background is flat (MNIST as it is) a difference of any size separates border from inside perfectly, since nothing
 #: else varies there. Chosen by measurement: docs/references.md has the counts.
@@ -200,8 +202,8 @@ class PAN:
         return "mixed" if len(signs) > 1 else "excited" if signs == {True} else "inhibited"
 
 
-def origins_of(contrast: Tensor, own: Tensor | None, earlier: Tensor | None, effect: Tensor | None) -> list[str]:
-    """Return what the contrast of a neuron is due to, of each side.
+def origins_of(contrast: Tensor, own: Tensor | None, earlier: Tensor | None, effect: Tensor | None) -> list[list[str]]:
+    """Return what the contrast of each neuron is due to, of each side.
 
     ``"nascent"`` if at most half of it remains where this layer's own padding is neutral, ``"inherited"`` if that is so
     where the padding of all earlier layers is neutral, ``"both"`` if either takes it away and ``"neither"`` if none
@@ -209,24 +211,27 @@ def origins_of(contrast: Tensor, own: Tensor | None, earlier: Tensor | None, eff
     effect reaches :data:`NASCENT_EFFECT`, and else inherited.
 
     Args:
-        contrast: Of each side (sides,).
-        own: What remains of it with own padding neutral (sides,); None or NaN if it was not tried.
+        contrast: (sides, channels).
+        own: What remains of it with own padding neutral, likewise; None or NaN if it was not tried.
         earlier: What remains of it with the padding of earlier layers neutral, likewise.
-        effect: Padding effect (sides,), likewise.
+        effect: Padding effect, likewise.
+
+    Returns:
+        A list for each channel, with a word for each side.
 
     Example:
-        >>> contrast, own, earlier = torch.tensor([0.9, 0.9]), torch.tensor([0.1, 0.9]), torch.tensor([0.9, 0.0])
+        >>> contrast = torch.tensor([[0.9, 0.9], [0.9, 0.9]])  # two sides, two neurons
+        >>> own, earlier = torch.tensor([[0.1, 0.9], [0.9, 0.1]]), torch.tensor([[0.9, 0.0], [0.9, 0.1]])
         >>> origins_of(contrast, own, earlier, None)
-        ['nascent', 'inherited']
+        [['nascent', 'neither'], ['inherited', 'both']]
     """
     unknown = torch.full_like(contrast, math.nan)
     own, earlier, effect = (unknown if one is None else one for one in (own, earlier, effect))
-    names = {(True, False): "nascent", (False, True): "inherited", (True, True): "both", (False, False): "neither"}
-    removed = [(one.abs() <= contrast.abs() / 2).tolist() for one in (own, earlier)]
-    tried, read = ~(own + earlier).isnan(), effect.abs() >= NASCENT_EFFECT
-    by_effect = ("inherited", "nascent")
-    known = zip(tried.tolist(), read.tolist(), *removed, strict=True)
-    return [names[by_own, by_earlier] if done else by_effect[reads] for done, reads, by_own, by_earlier in known]
+    by_own, by_earlier = (one.abs() <= contrast.abs() / 2 for one in (own, earlier))
+    numbers = torch.where(by_own, 0, 2) + torch.where(by_earlier, 0, 1)
+    by_effect = torch.where(effect.abs() >= NASCENT_EFFECT, _NAMES.index("nascent"), _NAMES.index("inherited"))
+    numbers = torch.where((own + earlier).isnan(), by_effect, numbers)
+    return [[_NAMES[number] for number in row] for row in numbers.T.tolist()]
 
 
 def origin_of(origins: Iterable[str]) -> str:
@@ -234,9 +239,10 @@ def origin_of(origins: Iterable[str]) -> str:
     return min(origins, key=_FIRST.index)
 
 
-def by_side(values: Tensor | None) -> dict[str, float]:
-    """Return the values (8 or 10 sides,) of one neuron by the name of the side, without those that are NaN."""
-    if values is None:
-        return {}
+def by_side(values: Tensor) -> list[dict[str, float]]:
+    """Return the values (8 or 10 sides, channels) of each neuron by the name of the side, without NaN."""
     sides = ALL_SIDES if len(values) == len(ALL_SIDES) else SIDES
-    return {side: value for side, value in zip(sides, values.tolist(), strict=True) if not math.isnan(value)}
+    return [
+        {side: value for side, value in zip(sides, row, strict=True) if not math.isnan(value)}
+        for row in values.T.tolist()
+    ]

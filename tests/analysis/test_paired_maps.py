@@ -9,6 +9,7 @@ from torch import nn
 from pan_callbacks import scan
 from pan_callbacks.analysis import paired_maps
 from pan_callbacks.analysis.paired_maps import DISTANCES, MOST_IMAGES, NO_PAIRS, PairedLines, paired_lines
+from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.contrast import contrast
 from tests.support import planted
 
@@ -104,9 +105,13 @@ def test_no_more_images_are_read_than_are_meant_to_be_in_whatever_batches():
 
 def test_layers_that_memory_makes_wait_are_read_as_if_they_had_not(monkeypatch):
     made, images = planted.chain(3), planted.stationary(4, 32)
+    runs, run = [], EntryCall.run
+    monkeypatch.setattr(EntryCall, "run", lambda call: runs.append(1) or run(call))
     at_once = lines_of(made.model.eval(), images)
+    few = len(runs)
     monkeypatch.setattr(paired_maps, "MOST_VALUES", 1)
     one_by_one = lines_of(made.model.eval(), images)
+    assert len(runs) - few == few + 2 * 2  # the image and its crop, once more for each of two layers that wait
     assert list(at_once) == list(one_by_one) == ["first", "second", "third"]
     for name, lines in at_once.items():
         assert all(torch.equal(lines.border[line], one_by_one[name].border[line]) for line in lines.border)

@@ -70,6 +70,16 @@ def test_a_constant_channel_has_no_say():
     torch.testing.assert_close(predict(*more, more[0]), predict(border, reference, border))
 
 
+def test_one_classifier_judges_both_sides_of_a_fold(monkeypatch):
+    solved, solve = [], torch.linalg.solve
+    monkeypatch.setattr(torch.linalg, "solve", lambda *args: solved.append(1) or solve(*args))
+    border, reference = noise(9, 8, 5, seed=1), noise(9, 8, 5, seed=2)
+    population_accuracy(lines_at(border, reference))
+    assert len(solved) == FOLDS
+    together, apart = predict(border, reference, border, reference), predict(border, reference, reference)
+    assert torch.equal(together[1], apart[0])
+
+
 def test_images_are_held_out():
     """A pattern of each image's own that tells its border: nothing that other images share."""
     own = noise(8, 1, 40)

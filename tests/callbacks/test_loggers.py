@@ -131,7 +131,7 @@ def test_a_rank_other_than_zero_draws_nothing(namespace, tmp_path, monkeypatch):
     logger = namespace.loggers.TensorBoardLogger(tmp_path)
     rank_zero_only = namespace.utilities.rank_zero.rank_zero_only
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    monkeypatch.setattr(loggers, "_pixels", lambda figure: pytest.fail("drawn for nobody"))
+    monkeypatch.setattr(loggers, "pixels", lambda figure: pytest.fail("drawn for nobody"))
     assert loggers.is_silent(logger)
     assert show_everything(logger) == [False] * 4
     assert not any(tmp_path.iterdir())

@@ -345,6 +345,7 @@ def test_images_too_small_are_told_and_training_goes_on(tmp_path):
         ({"reference": "corner"}, "reference='corner' is unknown; choose one of crop"),
         ({"max_images": 0}, "max_images=0"),
         ({"every_n_epochs": 0}, "every_n_epochs=0"),
+        ({"figures_every": 0}, "figures_every=0: at least 1 is needed"),
         ({"batches": iter([])}, "can be iterated once only"),
     ],
 )

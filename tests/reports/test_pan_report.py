@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,6 +99,32 @@ def test_a_layer_without_any_border_has_no_pans():
 def test_channels_are_told_apart():
     found = report({}, {"top": 0.9}, {"left": 0.1}, {"right": -0.85})
     assert [pan.channel for pan in found.pans] == [1, 3]
+
+
+@pytest.mark.parametrize("sides", [8, 10])
+@pytest.mark.parametrize("known", [True, False])
+def test_pans_of_a_layer_are_those_of_its_channels_one_by_one(sides, known):
+    noise = torch.Generator().manual_seed(sides)
+    values = {
+        key: 2 * torch.rand(sides, 60, generator=noise) - 1
+        for key in ("contrast", "effect", "consistency", "shift", "own", "earlier", "after", "error")
+    }
+    values["error"] = values["error"].abs() / 10
+    values["contrast"][2, ::7] = math.nan
+    values["own"][:, ::5] = math.nan
+    if not known:
+        values = {"contrast": values["contrast"]}
+    counts = {"groups": (8,) * sides, "clusters": (64,) * sides} if known else {}
+    kernel = (3,) * (2 if sides == 8 else 3)
+    found = LayerReport(60, kernel, **values, **counts).pans("conv", 0.6)
+    assert len(found) > 10
+    alone = []
+    for channel in range(60):
+        own = {key: value[:, channel : channel + 1] for key, value in values.items()}
+        for pan in LayerReport(1, kernel, **own, **counts).pans("conv", 0.6):
+            alone.append(replace(pan, channel=channel))
+    assert found == alone
+    assert {pan.origin for pan in found} == ({"nascent", "inherited", "both", "neither"} if known else {"inherited"})
 
 
 def test_pans_come_in_the_order_of_the_model():
