@@ -197,15 +197,16 @@ def guarded(function: Callable[P, None], failed: Callable[[BaseException], None]
 
 def is_ours(hook: object) -> bool:
     """Whether a hook is one of this package's."""
-    return _home(hook).startswith("pan_callbacks.")
+    return home_of(hook).startswith("pan_callbacks.")
 
 
 def belongs(hook: object) -> bool:
     """Whether a hook is part of what a module computes: a mask of ours, or torch's own (weight norm, pruning)."""
-    return isinstance(hook, ReplacingHook) or _home(hook).startswith("torch.")
+    return isinstance(hook, ReplacingHook) or home_of(hook).startswith("torch.")
 
 
-def _home(hook: object) -> str:
+def home_of(hook: object) -> str:
+    """Return the module that a hook, or its class, was written in, with a dot behind it."""
     return str(getattr(hook, "__module__", None) or type(hook).__module__) + "."
 
 
