@@ -65,10 +65,10 @@ def refuse(model: nn.Module) -> None:
         if any(home_of(hook).startswith("torch.distributed.tensor") for hook in _hooks(module)):
             raise PANError(f"{module_name} is tensor parallel, each process has a part of its maps: {_WAY_OUT}")
         low = getattr(_policy(module), "param_dtype", None)
-        if low is not None and any(weight.dtype != low for weight in filter(is_divided, module.parameters())):
+        if low is not None:
             raise PANError(
-                f"{module_name} computes in {low} (MixedPrecisionPolicy), and its weights are kept in another "
-                "precision, which a copy would compute in: use autocast (Trainer(precision='bf16-mixed')) instead"
+                f"{module_name} computes in {low} (MixedPrecisionPolicy), and a copy of its weights would not: use "
+                "autocast (Trainer(precision='bf16-mixed')) instead"
             )
     below = {id(w) for module in model.modules() if _policy(module) is not None for w in module.parameters()}
     for name, weight in model.named_parameters():

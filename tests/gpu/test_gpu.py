@@ -37,7 +37,9 @@ def channels_last(x):
 
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_a_scan_finds_what_it_finds_on_the_cpu(reference):
-    assert_same_findings(scanned("cuda", reference), scanned("cpu", reference))
+    assert_same_findings(
+        scanned("cuda", reference), scanned("cpu", reference), readings=2
+    )  # other kernels round otherwise
 
 
 def test_tf32_kernels_find_the_same_neurons(monkeypatch):
@@ -52,7 +54,8 @@ def test_autocast_finds_the_same_neurons(reference):
 
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_channels_last_finds_the_same(reference):
-    assert_same_findings(scanned("cuda", reference, change=channels_last), scanned("cuda", reference))
+    other = scanned("cuda", reference, change=channels_last)
+    assert_same_findings(other, scanned("cuda", reference), readings=2)
 
 
 def test_what_is_kept_stays_on_the_device():

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import time
+import math
 import warnings
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -23,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pan_callbacks import PANError, PANMonitor, scan
 from tests.support import planted
+from tests.support.processes import results_of_two
 
-TIMEOUT = 150
 IMAGES = 16
 LAYERS = ("first", "second", "third")
 
@@ -105,11 +100,11 @@ class Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-6, momentum=0.9)
 
 
-def trained(how: str, folder: str, monitored: bool = True) -> dict:
+def trained(how: str, folder: str, monitored: bool = True, groups=None) -> dict:
     """What a training in two processes gives: whole weights, report, history and warnings."""
     size, gloo = (1, 2) if how == "tensor parallel" else (2, 1), {"process_group_backend": "gloo"}
     strategy = DDPStrategy(**gloo) if how == "DDP" else ModelParallelStrategy(*size, **gloo)
-    monitor, module = PANMonitor(figures=False), Module(how)
+    monitor, module = PANMonitor(figures=False, groups=groups), Module(how)
     trainer = pl.Trainer(
         default_root_dir=folder, accelerator="cpu", devices=2, max_epochs=1, strategy=strategy, logger=False,
         callbacks=[monitor] if monitored else [], enable_checkpointing=False, enable_progress_bar=False,
@@ -127,16 +122,20 @@ def trained(how: str, folder: str, monitored: bool = True) -> dict:
     return {"weights": weights, "pans": found, "history": monitor.history, "told": told, "steps": trainer.global_step}
 
 
+def everybody(batch):
+    return [float(image.sum()) for image in batch[0]]
+
+
+def nobody(batch):
+    raise ValueError("no names today")
+
+
 def pans_of(report) -> dict:
     return {(pan.layer.removeprefix("net."), pan.channel): (set(pan.sides), pan.origin) for pan in report.pans}
 
 
-def run_rank(rank: int, folder: str) -> None:
+def run_rank(rank: int, folder: str) -> dict:
     """What each of two processes does; its results are read by the tests."""
-    torch.set_num_threads(1)
-    os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", RANK=str(rank))  # as torchrun does
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=30))
     mesh, given, results = init_device_mesh("cpu", (2,)), images(), {}
     own = given[: 16 - 5 * rank]  # each process has images of its own, and as many as it likes
     plain = scan(network(), [own], progress=False)
@@ -157,29 +156,15 @@ def run_rank(rank: int, folder: str) -> None:
         results[how] = error_of(sharded(how, mesh))
     for how in ("DDP", "nested", "tensor parallel"):
         results[f"trained {how}"] = trained(how, folder)
+    results["trained, second fails"] = trained("nested", folder, groups=nobody if rank == 1 else everybody)
     results["trained nested, no monitor"] = trained("nested", folder, monitored=False)
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """Results of two processes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    context = mp.get_context("spawn")
-    processes = [context.Process(target=run_rank, args=(rank, str(folder)), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    end = time.monotonic() + TIMEOUT
-    for process in processes:
-        process.join(max(0.0, end - time.monotonic()))
-    hanging = [process for process in processes if process.is_alive()]
-    for process in hanging:
-        process.kill()
-    assert not hanging, f"{len(hanging)} of 2 processes still ran after {TIMEOUT} s: one waits for the other"
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(Path(folder) / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+    return results_of_two(run_rank, tmp_path_factory.mktemp("ranks"))
 
 
 def truth() -> dict:
@@ -217,6 +202,14 @@ def test_a_sharded_training_with_the_monitor_is_the_one_without(ranks):
     for rank in ranks:
         one, other = rank["trained nested"]["weights"], rank["trained nested, no monitor"]["weights"]
         assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_process_whose_measurement_fails_keeps_no_other_waiting(ranks):
+    first, second = (rank["trained, second fails"] for rank in ranks)
+    assert first["steps"] == second["steps"] == 2
+    assert any("stopped measuring, the model goes on: ValueError: no names today" in said for said in second["told"])
+    assert not any("stopped measuring" in said for said in first["told"])
+    assert math.isnan(first["history"][-1]["count"]) and math.isnan(second["history"][-1]["count"])
 
 
 def test_a_tensor_parallel_training_goes_on_unmeasured_with_a_warning(ranks):
