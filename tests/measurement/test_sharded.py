@@ -11,7 +11,12 @@ import torch
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FullyShardedDataParallel,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import Shard, distribute_module, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.utils.data import DataLoader, TensorDataset
@@ -36,6 +41,22 @@ def network() -> nn.Sequential:
     return model.eval()
 
 
+class ByMethod(nn.Module):
+    """The network behind a method, which ``fully_shard`` can be told to replace by one that gathers weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__.update(network().__dict__)
+
+    def features(self, x):
+        return nn.Sequential.forward(self, x)
+
+    def forward(self, x):
+        return self.features(x)
+
+    __iter__ = nn.Sequential.__iter__
+
+
 def images(count: int = IMAGES) -> torch.Tensor:
     return planted.stationary(count, 32)
 
@@ -50,6 +71,9 @@ def sharded(how: str, mesh, model: nn.Sequential | None = None) -> nn.Module:
         fully_shard([model.first, model.third], mesh=mesh)
     if how in ("whole", "nested", "group"):
         fully_shard(model, mesh=mesh)
+    if how == "method":
+        model = fully_shard(ByMethod().eval(), mesh=mesh)
+        register_fsdp_forward_method(model, "features")
     if how == "low precision":
         fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     if how == "tensor parallel":
@@ -61,7 +85,7 @@ def sharded(how: str, mesh, model: nn.Sequential | None = None) -> nn.Module:
     return model
 
 
-MEASURED = ("whole", "layers", "nested", "group")
+MEASURED = ("whole", "layers", "nested", "group", "method")
 REFUSED = {
     "low precision": "computes in torch.bfloat16 (MixedPrecisionPolicy)",
     "tensor parallel": "'head' is tensor parallel",
