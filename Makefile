@@ -2,6 +2,7 @@
 # make test    the test suite                make lint    style, formatting and types
 # make test-one T=tests/reports              make format  puts style and formatting right
 # make test-attack  every hostile case with and without each callback, written into docs/reliability.md
+# make test-gpu  what needs a CUDA device
 # make test-cov  the same with coverage, written into docs/coverage.md
 PYTHON ?= python3# 3.11 or newer, for the versions in constraints.txt
 BIN := .venv/bin
@@ -13,7 +14,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test test-one test-attack test-cov lint format screenshot bench bench-suppression study clean
+.PHONY: install demo test test-one test-attack test-gpu test-cov lint format screenshot bench bench-gpu bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -42,6 +43,10 @@ test-attack: $(INSTALLED)
 	PAN_ATTACK_RESULTS=runs/attack.json PAN_FUZZ_EXAMPLES=2000 $(ONE_THREAD) \
 		$(BIN)/python -m pytest -n 2 --dist worksteal -m "" tests/attack $(FUZZ); \
 		status=$$?; $(BIN)/python tools/reliability_page.py runs/attack.json docs/reliability.md; exit $$status
+
+# on a CUDA device; skipped where there is none
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest tests/gpu
 
 test-cov: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=json:.coverage.json

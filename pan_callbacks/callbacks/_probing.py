@@ -101,7 +101,8 @@ def feed(
     Raises:
         PANError: If a batch holds no images.
     """
-    if not measurement.layers:
+    measurement.gather()
+    if not measurement.layers or measurement.failure is not None:
         return
     with undisturbed(batches), trainer.precision_plugin.forward_context(), _validating(trainer):
         seen, total = 0, None

@@ -36,9 +36,7 @@ P = ParamSpec("P")
 
 
 class Measurement:
-    """Attaches to a model, listens while images pass, and says what it found.
-
-    Hooks on the model take what its own forward gives; forwards of ours run in a copy of it.
+    """Attaches to a model, listens to its forward while images pass, runs others in a copy, and says what it found.
 
     Args:
         model: Model to measure.
@@ -121,6 +119,11 @@ class Measurement:
             self._probes.attach()
             for entry in self._probes.entries.values():
                 entry.entered, entry.left = self.enter, self.leave
+            self.gather()
+
+    def gather(self) -> None:
+        """Copy a model that several processes have in parts, after a start: all call this before they see images."""
+        self._guarded(self._forwards.gather)(self.model)
 
     def expect(self, share: float = 1.0, names: Names | None = None, total: int | None = None) -> None:
         """Say what the next batch is, before it enters.
@@ -232,11 +235,9 @@ class Measurement:
         Raises:
             PANError: If the model cannot be copied.
         """
-        root = self.model
-        if len(self._entered) == 1 and "__call__" in self._entered.values():  # images enter by this part of it alone
-            root = self._probes.entry_modules[next(iter(self._entered))]
-        # on the CPU: it is not to take up the device's memory until it is needed
-        shadow = Shadow(root, self.layers, "cpu", self._forwards.with_hooks)
+        alone = [*self._entered.values()] == ["__call__"]  # images enter by this part of it alone
+        part = self._probes.entry_modules[next(iter(self._entered))] if alone else self.model
+        shadow = self._forwards.resting_copy(self.model, part)
         return Measurement(self.model, self.settings, self._shard, self._tolerant, shadow)
 
     @property
@@ -262,8 +263,7 @@ class Measurement:
             self._late = call.copied()
             return  # its layers get their weights in this call
         self._hand_on(call)
-        visit = self._begin(call)
-        self._visit = visit
+        self._visit = visit = self._begin(call)
         if visit is not None:
             listener, names = self._forwards.listener(visit, self._collectors)
             self._probes.listen(self._guarded(listener), names)
@@ -316,6 +316,6 @@ class Measurement:
 
     def _fail(self, error: BaseException) -> None:
         """Make an error that is tolerated a warning, and the end of the measurement."""
-        self.failure = f"{type(error).__name__}: {error}"
+        self.failure, self._entrance.heard = f"{type(error).__name__}: {error}", True  # nothing is measured later
         self.stop()
         warnings.warn(f"pan_callbacks stopped measuring, the model goes on: {self.failure}", stacklevel=3)

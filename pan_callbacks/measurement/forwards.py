@@ -21,6 +21,7 @@ from pan_callbacks.measurement.pads import name_of_pad
 from pan_callbacks.measurement.plans import Plan
 from pan_callbacks.measurement.reference import plan
 from pan_callbacks.measurement.shadow import InPlace, Shadow
+from pan_callbacks.measurement.sharded import is_sharded, refuse
 from pan_callbacks.measurement.standins import is_foreign
 from pan_callbacks.measurement.tails import Tail, tails
 from pan_callbacks.measurement.trace import Site, Trace, middle_of, trace
@@ -80,6 +81,33 @@ class OurForwards:
         """Let go of the copies; the model is another after the next step."""
         self._shadows.clear()
         self._followed.clear()
+        if self._given is not None:
+            self._given.rest()
+
+    def gather(self, model: nn.Module) -> None:
+        """Put a model that several processes have in parts together in a copy; all of them call this at one point.
+
+        Within a forward one would wait for another that measures less, or failed.
+
+        Args:
+            model: The model; if it is not sharded there is nothing to do.
+
+        Raises:
+            PANError: If it is divided in a way that cannot be measured.
+        """
+        refuse(model)
+        if self._layers and is_sharded(model):
+            self._given = self.resting_copy(model, model)
+
+    def resting_copy(self, model: nn.Module, part: nn.Module) -> Shadow:
+        """Return a copy on the CPU, as it is not to take up the device's memory until it is needed.
+
+        Args:
+            model: The model.
+            part: What of it is enough; of a sharded one all processes copy the whole, whatever each finds enough.
+        """
+        refuse(model)
+        return Shadow(model if is_sharded(model) else part, self._layers, "cpu", self.with_hooks)
 
     def shadow(self, call: EntryCall) -> Shadow | InPlace:
         """Return the copy of the module that a call enters by, or what takes its place."""

@@ -61,8 +61,12 @@ class LayerProbe:
 
     def __call__(self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         """Is called by torch after the layer's forward; changes nothing."""
-        if self.listener is None:
-            return
+        if self.listener is not None:
+            self._tell(conv, args, kwargs, output)
+
+    # what listens is another in each forward, and a compiled model would be compiled anew for each of them
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _tell(self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
         self.no_map = why_no_map(conv, args, kwargs, output)
         if self.no_map is not None:
             return
@@ -73,7 +77,7 @@ class LayerProbe:
             self.no_map = "it runs under a transform of torch.func that its map cannot leave"
         elif len(call.output) == 0:
             self.no_map = "no images in the batch"
-        else:
+        elif self.listener is not None:
             self.listener(self.name, call)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -92,16 +96,21 @@ class EntryProbe:
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Is called by torch before the module's forward."""
         if self.entered is not None:
-            self.entered(EntryCall(self.name, module, args, kwargs))
+            _hand(self.entered, self.name, module, args, kwargs)
 
     def after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
         """Is called by torch after the module's forward."""
         if self.left is not None:
-            self.left(EntryCall(self.name, module, args, kwargs))
+            _hand(self.left, self.name, module, args, kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
         """Give a copy of the module a hook that listens to nobody."""
         return {"name": self.name, "entered": None, "left": None}
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _hand(to: Callable[[EntryCall], None], *of_call: Any) -> None:
+    to(EntryCall(*of_call))
 
 
 class Probes:
@@ -197,15 +206,16 @@ def guarded(function: Callable[P, None], failed: Callable[[BaseException], None]
 
 def is_ours(hook: object) -> bool:
     """Whether a hook is one of this package's."""
-    return _home(hook).startswith("pan_callbacks.")
+    return home_of(hook).startswith("pan_callbacks.")
 
 
 def belongs(hook: object) -> bool:
     """Whether a hook is part of what a module computes: a mask of ours, or torch's own (weight norm, pruning)."""
-    return isinstance(hook, ReplacingHook) or _home(hook).startswith("torch.")
+    return isinstance(hook, ReplacingHook) or home_of(hook).startswith("torch.")
 
 
-def _home(hook: object) -> str:
+def home_of(hook: object) -> str:
+    """Return the module that a hook, or its class, was written in, with a dot behind it."""
     return str(getattr(hook, "__module__", None) or type(hook).__module__) + "."
 
 

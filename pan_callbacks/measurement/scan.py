@@ -100,6 +100,7 @@ def scanned(
     failure, notes = None, []
     try:
         try:
+            measurement.gather()
             with quietly(model):  # for the random state, which batches may draw from
                 feed = partial(_feed, measurement, model, batches, progress=progress, groups=names)
                 notes = in_smaller_batches(feed, restartable=not isinstance(batches, Iterator))

@@ -27,6 +27,7 @@ from pan_callbacks.measurement.hooks import (
     own_hooks_alone,
     quietly,
 )
+from pan_callbacks.measurement.sharded import divides, is_sharded, keeps_parts, undivided, whole_weights
 from pan_callbacks.measurement.undisturbed import undisturbed
 
 _HOOKS = {name: value for name, value in vars(nn.Module()).items() if "hooks" in name}
@@ -41,10 +42,12 @@ class Shadow:
     are part of what it computes come along: masks of ours, and torch's own (weight norm, pruning). All others stay
     behind, so that nobody sees our forwards.
 
+    A sharded module is whole in the copy: all processes make theirs at the same time, and run it on their own.
+
     Args:
         root: The module.
         layers: Layers to listen to, by name; those outside of the module are left out.
-        device: Where the copied weights lie until :meth:`running`; None for where the module's are.
+        device: Where the copied weights lie while it rests; None for where the module's are.
         with_hooks: Whether copies of all other forward hooks come along, for the case that they compute something.
 
     Attributes:
@@ -63,12 +66,13 @@ class Shadow:
         with_hooks: bool = False,
     ) -> None:
         self.left_behind, self._with_hooks, self._stored = 0, with_hooks, device
-        self._home, self._modules = device_of(root), list(root.modules())
-        self._copier = Copier({}, self._twin)
+        self._home, self._modules, self._resting = device_of(root), list(root.modules()), device is not None
         with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be used outside
+            self._copier = Copier(dict(whole_weights(root)), self._twin)
             self._root: nn.Module = self._copier.copy(root)
         self._shared = [*dict.fromkeys(map(type, self._modules)), *self._copier.shared]
-        self._print = _print_of(root)
+        # parts and wholes take each other's place within a forward
+        self._print = None if is_sharded(root) else _print_of(root)
         self.probes = Probes({name: self.of(layer) for name, layer in layers.items() if self.holds(layer)}, {})
         self.probes.attach()
 
@@ -78,7 +82,8 @@ class Shadow:
 
         Weights are swapped within a step, too (an average is validated), and in ways that no counter of torch sees.
         """
-        return torch.equal(self._print.nan_to_num(), _print_of(self._modules[0]).nan_to_num())
+        kept = self._print
+        return kept is None or torch.equal(kept.nan_to_num(), _print_of(self._modules[0]).nan_to_num())
 
     def holds(self, module: nn.Module) -> bool:
         """Whether there is a copy of a module."""
@@ -99,14 +104,20 @@ class Shadow:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run forwards of the copy, without a gradient; random states, and what it shares, are put back afterwards."""
-        if self._stored is not None:
+        if self._resting:
             nn.Module.to(self._root, self._home)
-            self._stored = None
+            self._resting = False
         with undisturbed(*self._shared, lend=True), quietly(self._root), global_state_off():
             try:
                 yield
             finally:
                 self.probes.listen(None)
+
+    def rest(self) -> None:
+        """Put the copied weights back where they lie while nothing runs, as a device may have no room for them."""
+        if self._stored is not None and not self._resting:
+            nn.Module.to(self._root, self._stored)
+            self._resting = True
 
     def _twin(self, module: nn.Module, memo: Memo) -> nn.Module:
         """Return the copy of a module that has none yet; at first empty ones of all below it, which know each other."""
@@ -122,11 +133,9 @@ class Shadow:
 
     def _empty(self, module: nn.Module) -> nn.Module:
         """Return a module of the same class with the weights alone."""
-        if any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__):
-            raise PANError("its weights are sharded")
         if isinstance(module, torch.jit.ScriptModule):
             return copy.deepcopy(module)
-        twin = object.__new__(type(module))
+        twin: nn.Module = object.__new__(undivided(type(module)))
         parameters = {name: self._weight(tensor) for name, tensor in module._parameters.items()}
         buffers = {name: self._weight(tensor) for name, tensor in module._buffers.items()}
         twin.__dict__.update(_parameters=parameters, _buffers=buffers, _modules={})
@@ -149,7 +158,8 @@ class Shadow:
         tables = {"_parameters": twin._parameters, "_buffers": twin._buffers}
         tables["_modules"] = {name: self._copier.copy(child) for name, child in module._modules.items()}
         twin.__dict__.update(tables, **{name: type(table)() for name, table in _HOOKS.items()})
-        state = {name: self._copier.copy(value) for name, value in vars(module).items() if name not in _TABLES}
+        own = ((name, value) for name, value in vars(module).items() if not keeps_parts(name, value))
+        state = {name: self._copier.copy(value) for name, value in own if name not in _TABLES}
         twin.__dict__.update({**state, **tables}, training=False)
         self._take_hooks(module, twin)
         if "_trainer" in vars(module):  # a LightningModule: nothing is logged for us
@@ -158,7 +168,7 @@ class Shadow:
     def _take_hooks(self, module: nn.Module, twin: nn.Module) -> None:
         for table in FORWARD_HOOKS:
             for key, hook in vars(module)[table].items():
-                if is_ours(hook) and not belongs(hook):
+                if is_ours(hook) and not belongs(hook) or divides(hook):
                     continue
                 if not belongs(hook) and not self._with_hooks:
                     self.left_behind += 1

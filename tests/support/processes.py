@@ -1,0 +1,49 @@
+"""Two processes that a test starts, and that do not outlive it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+TIMEOUT = 150
+
+
+def results_of_two(work: Callable[[int, str], Any], folder: str | Path) -> list[Any]:
+    """Return what two processes of one group give, by rank.
+
+    Args:
+        work: What each does, a function of a module: of its rank and a folder that both have.
+        folder: An empty folder.
+    """
+    context = mp.get_context("spawn")
+    processes = [context.Process(target=_run, args=(work, rank, str(folder)), daemon=True) for rank in range(2)]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + TIMEOUT
+    for process in processes:
+        process.join(max(0.0, end - time.monotonic()))
+    hanging = [process for process in processes if process.is_alive()]
+    for process in hanging:
+        process.kill()
+    assert not hanging, f"{len(hanging)} of 2 processes still ran after {TIMEOUT} s: one waits for the other"
+    assert [process.exitcode for process in processes] == [0, 0]
+    return [torch.load(f"{folder}/result{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def _run(work: Callable[[int, str], Any], rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    # as torchrun sets them, so that a Trainer starts no processes of its own
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2")
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    torch.save(work(rank, folder), f"{folder}/result{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
