@@ -89,6 +89,11 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
+def moved_to(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor made on the CPU on another device, without waiting for that."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
 # ------------------------------------------------------------------------------------------------- processes
 
 

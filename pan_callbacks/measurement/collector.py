@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pan_callbacks._runtime import moved_to
 from pan_callbacks.layers import Convolution, PaddedLayer, dimensions
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.coding import Code
@@ -16,7 +17,7 @@ from pan_callbacks.measurement.effect import MeanEffect, effects_at, without
 from pan_callbacks.measurement.hooks import replaced_channels
 from pan_callbacks.measurement.paired import pushes
 from pan_callbacks.measurement.plans import CAUSE_IMAGES, SitePlan
-from pan_callbacks.measurement.positions import SHARED, Keep, Layout, moved_to, read
+from pan_callbacks.measurement.positions import SHARED, Keep, Layout, read
 from pan_callbacks.measurement.rows import Rows
 from pan_callbacks.measurement.views import Role
 from pan_callbacks.padding import ALL_SIDES, SIDES

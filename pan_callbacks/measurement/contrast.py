@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pan_callbacks._runtime import moved_to
+
 #: Values closer than this many parts of a channel's largest reading are rounding, not signal: the same convolution on
 #: inputs of two sizes differs in the last bits, and two-sample statistics are blind to how small a difference is.
 RESOLUTION = 2.0**-20
@@ -101,7 +103,7 @@ def _separated(border: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     after = (at + 1).clamp_max(n + m - 1)
     # the largest difference counts if no other value is as good as equal to the one that it lies behind
     here, there = (_of_ordered_bits(keys.gather(1, where[:, None])) for where in (at, after))
-    largest = _of_ordered_bits(keys[:, [0, -1]]).abs().amax(1, keepdim=True)
+    largest = _of_ordered_bits(torch.stack([keys[:, 0], keys[:, -1]], 1)).abs().amax(1, keepdim=True)
     tied = (_cells(here, largest) == _cells(there, largest)).any(0)[:, 0] & (extreme != 0)
     if bool(tied.any()):
         values = _of_ordered_bits(keys[tied])
@@ -229,7 +231,7 @@ def thin_each(readings: Tensor, groups: Tensor, step: int, start: int) -> tuple[
         kept = thin(readings, step, _start(start, step, int(labels[0])) if len(labels) else start)
         return kept, labels.repeat_interleave(len(kept)) if len(labels) else groups
     # each channel in order of group, then of size: the group is the upper half of a 64-bit key
-    keys = _ordered_bits(readings.T.contiguous().float()).long() + 2**31 + (groups.to(readings.device) << 32)
+    keys = _ordered_bits(readings.T.contiguous().float()).long() + 2**31 + (moved_to(groups, readings.device) << 32)
     ordered = _of_ordered_bits((_sorted_rows(keys) & 0xFFFFFFFF) - 2**31)
     first = counts.cumsum(0) - counts
     ranks = [
@@ -238,7 +240,7 @@ def thin_each(readings: Tensor, groups: Tensor, step: int, start: int) -> tuple[
     ]
     where = torch.cat(ranks)
     kept_groups = labels.repeat_interleave(torch.tensor([len(part) for part in ranks]))
-    return ordered[:, where.to(readings.device)].T.contiguous(), kept_groups
+    return ordered[:, moved_to(where, readings.device)].T.contiguous(), kept_groups
 
 
 def _start(start: int, step: int, group: int) -> int:

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pan_callbacks._runtime import moved_to
 from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.measurement.hooks import replaced_channels
-from pan_callbacks.measurement.positions import moved_to
 from pan_callbacks.padding import Axis, Geometry, source
 
 
@@ -238,7 +238,7 @@ def _own_minus_neutral(x: Tensor, inputs: list[Tensor], geometry: Geometry, mode
     def pick(modes: list[str]) -> Tensor:
         where: list[Any] = [slice(None), slice(None)]
         for dim, (at, n, padding) in enumerate(zip(inputs, sizes, modes, strict=True)):
-            where.append(along(dim, source(at, n, padding).to(x.device)))
+            where.append(along(dim, moved_to(source(at, n, padding), x.device)))
         return x[tuple(where)]
 
     neutral = pick([axis.neutral for axis in geometry.axes])
@@ -247,4 +247,4 @@ def _own_minus_neutral(x: Tensor, inputs: list[Tensor], geometry: Geometry, mode
     outside = torch.zeros((1,) * len(inputs), dtype=torch.bool)
     for dim, (at, n) in enumerate(zip(inputs, sizes, strict=True)):
         outside = outside | along(dim, (at < 0) | (at >= n))
-    return torch.where(outside.to(x.device), value - neutral, torch.zeros_like(neutral))
+    return torch.where(moved_to(outside, x.device), value - neutral, torch.zeros_like(neutral))

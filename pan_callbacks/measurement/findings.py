@@ -131,14 +131,15 @@ class _Sides:
         self.estimates: list[Estimate | None] = [None] * len(collector.sides)
         border, reference, spread = nothing.clone(), nothing.clone(), nothing.clone()
         for group in groups:
-            shape = len(group.rows), -1
-            border[group.rows] = mean_and_spread(group.border.readings.T)[0].view(shape)
-            mean, std = mean_and_spread(group.reference.readings.T)
-            reference[group.rows], spread[group.rows] = mean.view(shape), std.view(shape)
+            means, (inside, spreads) = (mean_and_spread(one.readings.T) for one in (group.border, group.reference))
+            parts = [(border, means[0]), (reference, inside), (spread, spreads)]
             if group.estimate is not None:
-                self.contrast[group.rows] = group.estimate.contrast.view(shape)
+                parts.append((self.contrast, group.estimate.contrast))
                 for i, one in zip(group.rows, group.estimate.split(len(group.rows)), strict=True):
                     self.estimates[i] = one
+            for of_sides, values in parts:
+                for i, row in zip(group.rows, values.view(len(group.rows), -1), strict=True):
+                    of_sides[i] = row
         weights = torch.tensor([collector.reference.positions(side) for side in collector.sides])
         self.moments = Moments(border, reference, spread, weights.to(reference))
 

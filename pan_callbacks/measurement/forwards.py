@@ -79,6 +79,9 @@ class OurForwards:
 
     def forget_copies(self) -> None:
         """Let go of the copies; the model is another after the next step."""
+        for name, shadow in self._shadows.items():
+            if isinstance(shadow, Shadow) and shadow.was_other:
+                self._note_other_weights(name, "a mixture")
         self._shadows.clear()
         self._followed.clear()
         if self._given is not None:
@@ -128,11 +131,14 @@ class OurForwards:
         """Whether a call is made with the weights of the copy, which are those of the first call since a start."""
         if self._given is not None or self.shadow(call).is_current:
             return True
-        self.notes[f"weights of {call.name}"] = (
-            f"{call.name or 'the model'} was called with other weights, too (an average of them?): what was measured "
-            "is the model with those that came first"
-        )
+        self._note_other_weights(call.name, "the model with those that came first")
         return False
+
+    def _note_other_weights(self, name: str, measured: str) -> None:
+        self.notes[f"weights of {name}"] = (
+            f"{name or 'the model'} was called with other weights, too (an average of them?): what was measured is "
+            f"{measured}"
+        )
 
     def plan_of(self, call: EntryCall) -> Plan:
         """How images of this size are measured, decided on the first of them or on the example that all ranks have."""

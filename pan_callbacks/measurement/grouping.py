@@ -104,6 +104,7 @@ class Grouping:
         self._named: bool | None = None  # whether images have names, once that is known
         self._clusters: dict[Any, int] = {}
         self._numbers: dict[tuple[float, ...], int] = {}  # of images, by what is the same for images that are
+        self._later: list[tuple[Tensor, list[int]]] = []
         self._passed = self._largest = 0
         self._entered: Counter[str] = Counter()  # images of the batch that entered, by entry
         self.cut = False  # whether some of them were not taken
@@ -161,8 +162,11 @@ class Grouping:
         if self._ask is not None:
             self._names, self._ask = _listed(self._ask()), None
         self._passed += len(images)
-        pairs = zip(_prints(images), self.numbers(first, len(images)).tolist(), strict=True)
-        known = [self._numbers.setdefault(one, number) for one, number in pairs]
+        known = self.numbers(first, len(images)).tolist()
+        if images.device.type == "cpu":
+            known = self._first_of(_prints(images), known)
+        else:  # nobody waits for a device here: an image that is there again is found in the end
+            self._later.append((_prints(images), known))
         if self._named is not None and self._named is not (self._names is not None):
             raise PANError(f"groups names the images of some batches only: {_WAY_OUT}")
         self._named = self._names is not None
@@ -170,9 +174,17 @@ class Grouping:
             known = [self._cluster(one) for one in self._entering(self._names, len(images), entry)]
         return torch.tensor([number % GROUPS for number in known])
 
+    def _first_of(self, prints: Tensor, numbers: list[int]) -> list[int]:
+        """Return the number that each image had when it was there first, by what is the same for images that are."""
+        pairs = zip(prints.tolist(), numbers, strict=True)
+        return [self._numbers.setdefault(tuple(one), number) for one, number in pairs]
+
     def state(self) -> dict[str, Any]:
         """Return what another process has to know for :func:`found`."""
         self._check()
+        for prints, numbers in self._later:
+            self._first_of(prints, numbers)
+        self._later.clear()
         clusters = [[type(name).__name__, str(name)] for name in self._clusters]
         return {"passed": self._passed, "images": [list(one) for one in self._numbers], "clusters": clusters}
 
@@ -214,9 +226,9 @@ def found(states: Iterable[Mapping[str, Any]]) -> Images:
     return Images(sum(state["passed"] for state in states), len(images), len(clusters) or None)
 
 
-def _prints(images: Tensor) -> list[tuple[float, ...]]:
-    """Return two numbers of each image that are the same for images that are."""
+def _prints(images: Tensor) -> Tensor:
+    """Return two numbers of each image that are the same for images that are (images, 2)."""
     pixels, exact = images.detach().flatten(1), torch.float64 if images.device.type != "mps" else torch.float32
     some = pixels[:, :: max(1, pixels.shape[1] // _PIXELS)].to(exact)  # in their order, which a sum does not see
     ramp = torch.linspace(1, 2, some.shape[1], dtype=exact, device=some.device)
-    return [tuple(one) for one in torch.stack([pixels.sum(1, dtype=exact), some @ ramp], 1).tolist()]
+    return torch.stack([pixels.sum(1, dtype=exact), some @ ramp], 1)

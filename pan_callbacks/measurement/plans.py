@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import torch
 from torch import Tensor
 
 from pan_callbacks.layers import PaddedLayer, Reason
@@ -97,19 +96,19 @@ class Forward:
     offset: int = 0
     neutral: bool = False
 
-    def takes(self, numbers: Tensor) -> Tensor:
-        """Return on which images it is run (images,).
+    def takes(self, numbers: Tensor) -> int:
+        """Return on how many of some images it is run, the first of them.
 
         Args:
-            numbers: Number of each image (images,), on the CPU.
+            numbers: Number of each image, ascending (images,), on the CPU.
 
         Example:
-            >>> Forward({}, neutral=True).takes(torch.arange(64)).sum()
-            tensor(4)
+            >>> Forward({}, neutral=True).takes(torch.arange(64)), Forward({}).takes(torch.arange(64))
+            (4, 64)
         """
         if not self.neutral:
-            return torch.ones_like(numbers, dtype=torch.bool)
-        return numbers < (NEUTRAL_IMAGES if self.make is not None else NEUTRAL_IMAGES_ALONE)
+            return len(numbers)
+        return int((numbers < (NEUTRAL_IMAGES if self.make is not None else NEUTRAL_IMAGES_ALONE)).sum())
 
 
 @dataclass

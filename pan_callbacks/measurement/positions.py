@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pan_callbacks._runtime import moved_to
 from pan_callbacks.measurement.contrast import GOLDEN
 from pan_callbacks.padding import Position
 
@@ -117,11 +118,6 @@ def read(output: Tensor, where: Tensor) -> Tensor:
     """
     images = torch.arange(len(output), device=output.device)[:, None]
     return output[(images, slice(None), *moved_to(where, output.device))].float()
-
-
-def moved_to(indices: Tensor, device: torch.device) -> Tensor:
-    """Return indices made on the CPU on another device, without waiting for it."""
-    return indices if device.type == "cpu" else indices.to(device, non_blocking=True)
 
 
 def chosen(layout: Layout, numbers: Tensor) -> Tensor:

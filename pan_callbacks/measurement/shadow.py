@@ -73,6 +73,7 @@ class Shadow:
         self._shared = [*dict.fromkeys(map(type, self._modules)), *self._copier.shared]
         # parts and wholes take each other's place within a forward
         self._print = None if is_sharded(root) else _print_of(root)
+        self._was_other: Tensor | None = None
         self.probes = Probes({name: self.of(layer) for name, layer in layers.items() if self.holds(layer)}, {})
         self.probes.attach()
 
@@ -82,8 +83,18 @@ class Shadow:
 
         Weights are swapped within a step, too (an average is validated), and in ways that no counter of torch sees.
         """
-        kept = self._print
-        return kept is None or torch.equal(kept.nan_to_num(), _print_of(self._modules[0]).nan_to_num())
+        if self._print is None:
+            return True
+        same = torch.eq(self._print.nan_to_num(), _print_of(self._modules[0]).nan_to_num()).all()
+        if same.device.type == "cpu":
+            return bool(same)
+        self._was_other = ~same if self._was_other is None else self._was_other | ~same
+        return True  # nobody waits for a device here
+
+    @property
+    def was_other(self) -> bool:
+        """Whether :attr:`is_current` was not always true, where it could not be waited for."""
+        return self._was_other is not None and bool(self._was_other)
 
     def holds(self, module: nn.Module) -> bool:
         """Whether there is a copy of a module."""

@@ -30,15 +30,11 @@ class Images:
     numbers: Tensor
     groups: Tensor
 
-    def pick(self, chosen: Tensor) -> Images:
-        """Return some of them.
-
-        Args:
-            chosen: Whether each is one of them (images,), on the CPU.
-        """
-        if bool(chosen.all()):
+    def first(self, count: int) -> Images:
+        """Return the first of them."""
+        if count == len(self.numbers):
             return self
-        return Images(self.call.pick(chosen), self.numbers[chosen], self.groups[chosen])
+        return Images(self.call.first(count), self.numbers[:count], self.groups[:count])
 
 
 @dataclass
@@ -71,7 +67,7 @@ class Visit:
 
     def images_of(self, forward: Forward) -> Images:
         """Return the images that a forward is run on."""
-        return self.images.pick(forward.takes(self.images.numbers))
+        return self.images.first(forward.takes(self.images.numbers))
 
 
 class Reading:
