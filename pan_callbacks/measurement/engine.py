@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from math import ceil
 from typing import ParamSpec
 
 import torch
@@ -18,14 +16,14 @@ from pan_callbacks.measurement.calls import EntryCall, Listener
 from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.entries import Entrance
 from pan_callbacks.measurement.forwards import OurForwards
-from pan_callbacks.measurement.grouping import Grouping, Names, once
+from pan_callbacks.measurement.grouping import Names
 from pan_callbacks.measurement.hooks import Probes, guarded
-from pan_callbacks.measurement.positions import Keep
+from pan_callbacks.measurement.intake import Intake
 from pan_callbacks.measurement.reporting import report_of
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.measurement.shadow import Shadow, is_lazy
 from pan_callbacks.measurement.together import Part, together
-from pan_callbacks.measurement.visit import Images, Visit
+from pan_callbacks.measurement.visit import Visit
 from pan_callbacks.padding import Geometry
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -71,9 +69,11 @@ class Measurement:
         self.failure: str | None = None
         self.failed_anywhere = False
         self.also: Measurement | None = None
-        self.model, self._shard, self._tolerant, self._grouping = model, shard, tolerant, Grouping(shard)
+        self.model, self._shard, self._tolerant = model, shard, tolerant
         self._selected = select(model, self.settings.layers)
         self.layers = {n: m for n, m in self._selected.items() if max(m.kernel_size) > 1 or why_unpadded(m) is None}
+        neurons = sum(module.out_channels for module in self.layers.values())
+        self._intake = Intake(shard, neurons, self.settings.max_images)
         # whatever was selected, images are what comes before all convolutions, and before what pads for them
         pads = pad_modules(model)
         self._entrance = Entrance(model, [*convolutions(model), *pads] if self.layers else [])
@@ -82,13 +82,8 @@ class Measurement:
         self._collectors: dict[str, LayerCollector] = {}
         self._found: Mapping[str, LayerCollector] = {}  # of all processes, once there is a report
         self._entered: dict[str, str] = {}  # modules that images entered by, to the method that was called
-        self._taken: Counter[str] = Counter()  # images that did, since the start
         self._visit: Visit | None = None
         self._late: EntryCall | None = None  # what goes on and is measured when it has ended
-        self._visits, self._limit, self._most = 0, self.settings.max_images, self.settings.max_images
-        self._names: Names | None = None
-        self._total: int | None = None  # images that come to this process
-        self._keep: Keep | None = None
         self._sample: EntryCall | None = None
 
     # --- on and off --------------------------------------------------------------------------------------------------
@@ -108,8 +103,7 @@ class Measurement:
             max_images: Images to measure on, if not as many as the settings say (a rank takes its part of them).
             listen: Whether to measure what passes the model; else that is left to :meth:`measure`.
         """
-        self._limit = self._most = self.settings.max_images if max_images is None else max_images
-        self._names = self._total = None
+        self._intake.start(self.settings.max_images if max_images is None else max_images)
         self._forget()
         self.failure = self._visit = None
         self._forwards.forget_copies()
@@ -133,19 +127,12 @@ class Measurement:
             names: Is asked to which of the user's groups each of its images belongs; None if each is its own.
             total: Images that come in all, of which more readings are kept if there are few; None if nobody knows.
         """
-        self._limit, self._names = min(self._most, ceil(self._most * share)), once(names)
-        self._total = total
-        self._guarded(self._grouping.expect)(self._names)
+        self._guarded(self._intake.expect(share, names, total))()
         if self.also is not None:
-            self.also.expect(share, self._names, total)
+            self.also.expect(share, self._intake.names, total)
 
     def _forget(self) -> None:
-        self._collectors = {name: LayerCollector(conv) for name, conv in self.layers.items()}
-        self._found = {}
-        self._taken.clear()
-        self._keep = None
-        self._visits, self._grouping = 0, Grouping(self._shard)
-        self._grouping.expect(self._names)
+        self._collectors, self._found = {name: LayerCollector(conv) for name, conv in self.layers.items()}, {}
 
     def stop(self) -> None:
         """Listen no longer; what was measured stays."""
@@ -164,12 +151,12 @@ class Measurement:
     @property
     def images(self) -> int:
         """Images that entered so far."""
-        return max(self._taken.values(), default=0)
+        return self._intake.images
 
     @property
     def satisfied(self) -> bool:
         """Whether as many images entered as were asked for."""
-        return bool(self._taken) and min(self._taken.values()) >= self._limit
+        return self._intake.satisfied
 
     def report(self, notes: Iterable[str] = ()) -> PANReport:
         """Return what was found so far; if the work is shared every rank calls it, and all get the same figures.
@@ -178,7 +165,7 @@ class Measurement:
             notes: What a reader should know besides.
         """
         ended = [f"the measurement ended early: {self.failure}"] if self.failure else []
-        mine = Part(self._collectors, self._grouping, tuple(notes), self.failure is not None)
+        mine = Part(self._collectors, self._intake.grouping, tuple(notes), self.failure is not None)
         found = together(mine, self.layers, self._shard, device_of(self.model))
         self._found, self.failed_anywhere = found.collectors, found.failed
         collected = self._selected, self._found, self._forwards
@@ -227,7 +214,7 @@ class Measurement:
         visit = self._begin(call)
         if visit is not None:
             self._forwards.run(visit, self._collectors, own=True)
-            self._taken[call.name] += len(visit.call.images)
+            self._intake.took(visit)
 
     def frozen(self) -> Measurement:
         """Return a measurement of the model as it is now, whatever becomes of it; images it gets by :meth:`measure`.
@@ -279,16 +266,16 @@ class Measurement:
         if visit is None:
             return
         if not self._forwards.agree(visit):
+            self._intake.start()
             self._forget()  # measured in a copy that computes something else
             return
         self._forwards.run(visit, self._collectors)
-        self._taken[call.name] += len(visit.call.images)
+        self._intake.took(visit)
 
     def _begin(self, call: EntryCall) -> Visit | None:
         """Return what is to be measured of a call, None if there are images enough."""
-        take = min(len(call.images), self._limit - self._taken[call.name]) if call.has_images else 0
-        self._grouping.cut |= call.has_images and take < len(call.images)
-        if take <= 0 or not self._forwards.is_current(call):
+        take = self._intake.room(call)
+        if not take or not self._forwards.is_current(call):
             return None
         plan = self._forwards.plan_of(call)
         if not plan.calls:
@@ -299,17 +286,8 @@ class Measurement:
         if self._sample is None:
             with torch.inference_mode(False):  # to be used outside of it, too
                 self._sample = call.first(SAMPLE_IMAGES).copied()
-        part = call.first(take).copied() if plan.in_place else call.first(take)
-        number = self._shard.number(self._visits)
-        first = self._grouping.first(number, take, self._taken[call.name])
-        numbers, groups = self._grouping.numbers(first, take), self._grouping.of(part.images, call.name, first)
-        images = Images(part, numbers, groups)
-        if self._keep is None:
-            neurons = sum(module.out_channels for module in self.layers.values())
-            self._keep = Keep.of(neurons, min(self._total or self._most, self._most) * self._shard.world)
-        visit = Visit(images, plan, self._keep, self._visits)
-        self._visits += 1
-        return visit
+        part = call.first(take)
+        return self._intake.visit(part.copied() if plan.in_place else part, plan)
 
     def _guarded(self, function: Callable[P, None]) -> Callable[P, None]:
         return guarded(function, self._fail) if self._tolerant else function

@@ -79,9 +79,8 @@ class OurForwards:
 
     def forget_copies(self) -> None:
         """Let go of the copies; the model is another after the next step."""
-        for name, shadow in self._shadows.items():
-            if isinstance(shadow, Shadow) and shadow.was_other:
-                self._note_other_weights(name, "a mixture")
+        for name in (name for name, shadow in self._shadows.items() if isinstance(shadow, Shadow) and shadow.was_other):
+            self._note_other_weights(name, "a mixture")
         self._shadows.clear()
         self._followed.clear()
         if self._given is not None:
@@ -135,10 +134,8 @@ class OurForwards:
         return False
 
     def _note_other_weights(self, name: str, measured: str) -> None:
-        self.notes[f"weights of {name}"] = (
-            f"{name or 'the model'} was called with other weights, too (an average of them?): what was measured is "
-            f"{measured}"
-        )
+        other = f"{name or 'the model'} was called with other weights, too (an average of them?)"
+        self.notes[f"weights of {name}"] = f"{other}: what was measured is {measured}"
 
     def plan_of(self, call: EntryCall) -> Plan:
         """How images of this size are measured, decided on the first of them or on the example that all ranks have."""
