@@ -98,8 +98,8 @@ class LayerCollector:
         self.border, self.reference = Rows(channels, code), Rows(channels, code)
         self.remaining = {"own": Rows(channels, code), "earlier": Rows(channels, code)}
         device = next(conv.parameters()).device  # not of the weight, which a parametrisation computes when it is read
-        shapes = (len(self.sides), channels), (len(self.sides), 1)
-        self.effect = [torch.zeros(shape, device=device) for shape in shapes]
+        shapes, exact = ((len(self.sides), channels), (len(self.sides), 1)), _exact(device)
+        self.effect = [torch.zeros(shape, device=device, dtype=exact) for shape in shapes]
         self.pushed = [torch.zeros(shape, device=device) for shape in shapes]
         self.seen = torch.zeros(3, dtype=torch.long, device=device)
         self._effects: dict[tuple[Any, ...], MeanEffect] = {}
@@ -190,7 +190,7 @@ class LayerCollector:
     def mean_effect(self) -> Tensor:
         """Return the mean padding effect (sides, channels), NaN if there is none."""
         self._settle()
-        return self.effect[0] / self.effect[1]
+        return (self.effect[0] / self.effect[1]).float()
 
     def readings(self, side: str) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a side that are kept, (n, channels) and (m, channels).
@@ -225,6 +225,11 @@ def _effects_at(layer: PaddedLayer, site: SitePlan, x: Tensor, where: Tensor) ->
     weight = layer.weight(x).detach().float()
     effects = effects_at(layer.unpadded(x), weight, site.geometry, where, **options)
     return without(effects, replaced_channels(layer.module))
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    """Return a type in which sums hardly depend on their order."""
+    return torch.float64 if device.type != "mps" else torch.float32
 
 
 def _marked(rows: Tensor, finite: Tensor) -> Tensor:

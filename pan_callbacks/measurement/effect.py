@@ -204,7 +204,7 @@ class MeanEffect:
         layer, geometry = self._layer, self._geometry
         options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
         effects = mean_padding_effects(mean, self._weight.to(self._exact), geometry, **options)
-        return dict(zip(geometry.borders, without(effects, self._masked).float(), strict=True))
+        return dict(zip(geometry.borders, without(effects, self._masked), strict=True))
 
 
 def without(effects: Tensor, masked: Tensor | None) -> Tensor:

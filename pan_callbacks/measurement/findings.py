@@ -87,7 +87,7 @@ def finding_of(
         after=_after(sides, how, pans),
         follows=how.tail.names if how.tail is not None else (),
         until=how.tail.ends if how.tail is not None else "",
-        draws=_draws(sides, shift, threshold),
+        draws=_draws(sides.contrast, sides.deviations, shift, threshold),
     )
     return line_of(collector.conv, how, None, figures), left_out
 
@@ -142,6 +142,12 @@ class _Sides:
                     of_sides[i] = row
         weights = torch.tensor([collector.reference.positions(side) for side in collector.sides])
         self.moments = Moments(border, reference, spread, weights.to(reference))
+
+    @property
+    def deviations(self) -> Tensor:
+        """What each group of images adds to the error (sides, groups, channels); NaN if nobody knows."""
+        unknown = torch.full((GROUPS, self._shape[1]), torch.nan, device=self.contrast.device)
+        return torch.stack([unknown if one is None else one.deviations for one in self.estimates])
 
     @classmethod
     def of(cls, collector: LayerCollector) -> _Sides:
@@ -261,20 +267,20 @@ def _signs() -> Tensor:
     return torch.cat([rows, -rows])
 
 
-def _draws(sides: _Sides, shift: Tensor, threshold: float) -> tuple[int, ...]:
+def _draws(contrast: Tensor, deviations: Tensor, shift: Tensor, threshold: float) -> tuple[int, ...]:
     """Return the number of PANs in draws of other images, see :func:`pan_callbacks.reports.counts.interval`.
 
     Args:
-        sides: What was found on every side.
+        contrast: (sides, channels).
+        deviations: What each group of images adds to its error (sides, groups, channels).
         shift: Mean difference of border and reference (sides, channels).
         threshold: Absolute contrast from which a neuron is a PAN.
     """
-    size, nothing = sides.contrast.abs(), torch.zeros(GROUPS, sides.contrast.shape[1], device=shift.device)
-    known = [nothing if one is None else one.deviations for one in sides.estimates]
-    reach = torch.stack([one.abs().sum(0) for one in known]).nan_to_num(0.0) * T_QUANTILES[1]
-    near = (size.nan_to_num(0.0) + reach).amax(0) >= threshold  # all others are none in any draw
-    deviations = torch.stack([one[:, near] for one in known]).nan_to_num(0.0)
-    moved = torch.einsum("rg,sgc->src", _signs().to(shift), deviations)
-    size, shift = (size[:, None, near] + moved).clamp_min(0.0), shift[:, None, near].expand_as(moved)
-    found = margin(size.flatten(1), threshold, shift.flatten(1)).view(moved.shape[1:]) >= 0
+    deviations = deviations.nan_to_num(0.0)
+    reach = T_QUANTILES[1] * deviations.abs().sum(1)
+    near = (contrast.abs().nan_to_num(0.0) + reach).amax(0) >= threshold  # all others are none in any draw
+    moved = torch.einsum("rg,sgc->src", _signs().to(contrast), deviations[:, :, near])
+    size = (contrast.abs()[:, None, near] + moved).clamp_min(0.0)
+    of_draws = shift[:, None, near].expand_as(moved)
+    found = margin(size.flatten(1), threshold, of_draws.flatten(1)).view(moved.shape[1:]) >= 0
     return tuple(found.sum(1).tolist())

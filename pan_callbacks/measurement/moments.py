@@ -13,17 +13,21 @@ from pan_callbacks.measurement.contrast import AT_ONCE, RESOLUTION
 def mean_and_spread(readings: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation (of the population) of each row, 0 for one that is constant but for rounding.
 
+    Sums are taken in 64 bits, where they are to be had, so that the order of the readings does not show.
+
     Args:
         readings: (channels, n), float32.
 
     Returns:
         Two tensors (channels,); NaN if n is 0.
     """
-    found = []
+    found, exact = [], torch.float64 if readings.device.type != "mps" else torch.float32
     for part in torch.split(readings, max(1, AT_ONCE // max(1, readings.shape[1]))):
-        mean = part.mean(1)
-        variance = (part - mean[:, None]).square().mean(1)
-        found.append((mean, torch.where(variance <= (RESOLUTION * mean).square(), 0.0, variance).sqrt()))
+        mean = part.sum(1, dtype=exact) / part.shape[1]
+        rounded = mean.float()
+        variance = (part - rounded[:, None]).square_().sum(1, dtype=exact) / part.shape[1] - (mean - rounded).square()
+        variance = torch.where(variance <= (RESOLUTION * mean).square(), 0.0, variance)
+        found.append((rounded, variance.sqrt().float()))
     means, spreads = zip(*found, strict=True)
     return torch.cat(means), torch.cat(spreads)
 

@@ -194,7 +194,7 @@ def test_an_error_of_ours_ends_the_measurement_and_not_the_training(tmp_path, mo
         raise RuntimeError("broken on purpose")
 
     plain, _ = fit(tmp_path, None)
-    monkeypatch.setattr("pan_callbacks.measurement.collector.LayerCollector._add_border", broken)
+    monkeypatch.setattr("pan_callbacks.measurement.collector.LayerCollector._file", broken)
     with pytest.warns(UserWarning, match="stopped measuring, the model goes on: RuntimeError: broken on purpose"):
         module, _ = fit(tmp_path, PANMonitor())
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), module.parameters(), strict=True))
