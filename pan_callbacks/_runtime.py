@@ -136,7 +136,8 @@ class Shard:
 ALONE = Shard()
 
 
-def _several() -> bool:
+def several() -> bool:
+    """Whether there is a group of processes, and not this one alone."""
     ready = torch.distributed.is_available() and torch.distributed.is_initialized()
     return ready and torch.distributed.get_world_size() > 1
 
@@ -152,7 +153,7 @@ def sum_of_processes(value: int, device: torch.device | str = "cpu") -> int:
         >>> sum_of_processes(3)  # a process alone
         3
     """
-    if not _several():
+    if not several():
         return value
     total = torch.tensor(value, device=device, dtype=torch.int64)
     torch.distributed.all_reduce(total)
@@ -166,7 +167,7 @@ def in_any_process(here: bool, device: torch.device | str = "cpu") -> bool:
 
 def of_all_processes(found: list[T]) -> list[T]:
     """Return what all processes found, without repetition."""
-    if not _several():
+    if not several():
         return found
     every: list[list[T]] = [[] for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(every, found)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pan_callbacks._runtime import ALONE, Shard
+from pan_callbacks._runtime import ALONE, Shard, several
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Convolution
 from pan_callbacks.measurement.coding import Code
@@ -75,9 +75,10 @@ def together(part: Part, layers: Mapping[str, Convolution], shard: Shard, device
     Raises:
         PANError: If the images of a process are not named as groups should be, in every process.
     """
-    states = [part.state(shard.shared)]
+    shared = shard.shared and several()
+    states = [part.state(shared)]
     collectors = part.collectors
-    if shard.shared:
+    if shared:
         states = of_all(states[0], device)
         merged: dict[str, LayerCollector] = {}
         for name, conv in layers.items():

@@ -1,4 +1,4 @@
-"""Two processes that a test starts, and that do not outlive it."""
+"""Processes that a test starts, and that do not outlive it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ TIMEOUT = 150
 
 
 def results_of_two(work: Callable[[int, str], Any], folder: str | Path) -> list[Any]:
-    """Return what two processes of one group give, by rank.
+    """Do :func:`results_of` with two processes."""
+    return results_of(work, folder, 2)
+
+
+def results_of(work: Callable[[int, str], Any], folder: str | Path, world: int) -> list[Any]:
+    """Return what several processes of one group give, by rank.
 
     Args:
-        work: What each does, a function of a module: of its rank and a folder that both have.
+        work: What each does, a function of a module: of its rank and a folder that all have.
         folder: An empty folder.
+        world: How many there are.
     """
     context = mp.get_context("spawn")
-    processes = [context.Process(target=_run, args=(work, rank, str(folder)), daemon=True) for rank in range(2)]
+    arguments = [(work, rank, str(folder), world) for rank in range(world)]
+    processes = [context.Process(target=_run, args=one, daemon=True) for one in arguments]
     for process in processes:
         process.start()
     end = time.monotonic() + TIMEOUT
@@ -33,17 +40,17 @@ def results_of_two(work: Callable[[int, str], Any], folder: str | Path) -> list[
     hanging = [process for process in processes if process.is_alive()]
     for process in hanging:
         process.kill()
-    assert not hanging, f"{len(hanging)} of 2 processes still ran after {TIMEOUT} s: one waits for the other"
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(f"{folder}/result{rank}.pt", weights_only=False) for rank in range(2)]
+    assert not hanging, f"{len(hanging)} of {world} processes still ran after {TIMEOUT} s: one waits for the other"
+    assert [process.exitcode for process in processes] == [0] * world
+    return [torch.load(f"{folder}/result{rank}.pt", weights_only=False) for rank in range(world)]
 
 
-def _run(work: Callable[[int, str], Any], rank: int, folder: str) -> None:
+def _run(work: Callable[[int, str], Any], rank: int, folder: str, world: int) -> None:
     torch.set_num_threads(1)
     # as torchrun sets them, so that a Trainer starts no processes of its own
-    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2")
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world))
     store = f"file://{folder}/store"
-    dist.init_process_group("gloo", store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", store, rank=rank, world_size=world, timeout=timedelta(seconds=60))
     torch.save(work(rank, folder), f"{folder}/result{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
