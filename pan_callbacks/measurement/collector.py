@@ -23,7 +23,7 @@ from pan_callbacks.measurement.views import Role
 from pan_callbacks.padding import ALL_SIDES, SIDES
 
 #: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.
-EFFECT_IMAGES = 64
+EFFECT_IMAGES = 32
 #: The control: positions in the middle of the map, where padding is not read by most layers.
 INTERIOR = "interior"
 

@@ -19,7 +19,7 @@ from pan_callbacks.measurement.lines import Figures, HowMeasured, line_of
 from pan_callbacks.measurement.moments import Moments, mean_and_spread
 from pan_callbacks.measurement.positions import SHARED
 from pan_callbacks.measurement.rows import alike
-from pan_callbacks.measurement.tails import Tail
+from pan_callbacks.measurement.tail import Tail
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pans import GROUPS, T_QUANTILES, margin
 
@@ -249,9 +249,8 @@ def _after(sides: _Sides, how: HowMeasured, pans: Tensor) -> Tensor | None:
 def _through(tail: Tail, sample: Sample, sides: int, channels: Tensor) -> Sample:
     """Return what a tail makes of readings (n, sides * channels), of some channels alone."""
     n = len(sample.groups)
-    by_reading = sample.readings.T.view(sides, -1, n).transpose(1, 2).flatten(0, 1)
-    after = tail(by_reading)[:, channels].view(sides, n, -1)
-    return Sample(after.transpose(1, 2).reshape(-1, n).T, sample.groups)
+    after = tail.on_maps(sample.readings.T.view(sides, -1, n))[:, channels]
+    return Sample(after.reshape(-1, n).T, sample.groups)
 
 
 @cache

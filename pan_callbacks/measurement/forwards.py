@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import cast
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import parametrize
 
 from pan_callbacks._runtime import Shard
 from pan_callbacks.layers import Convolution, PaddedLayer, PadModule, Reason, convolutions, why_unpadded
+from pan_callbacks.measurement.agreement import Agreement
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
 from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.lines import HowMeasured
@@ -23,14 +23,13 @@ from pan_callbacks.measurement.reference import plan
 from pan_callbacks.measurement.shadow import InPlace, Shadow
 from pan_callbacks.measurement.sharded import is_sharded, refuse
 from pan_callbacks.measurement.standins import is_foreign
-from pan_callbacks.measurement.tails import Tail, tails
-from pan_callbacks.measurement.trace import Site, Trace, middle_of, trace
+from pan_callbacks.measurement.tail import Tail
+from pan_callbacks.measurement.tails import tails, weights_of
+from pan_callbacks.measurement.trace import Site, trace
 from pan_callbacks.measurement.visit import Reading, Visit
 from pan_callbacks.padding import Geometry
 
 _ALONE = "measured on what enters {entry}, which is called by itself: the border in what earlier layers give is cut off"
-#: Share of a map's spread from which a difference is none of rounding.
-_DIFFERENCE = 0.05
 
 
 class OurForwards:
@@ -66,7 +65,7 @@ class OurForwards:
         self._followed: set[str] = set()  # entries whose tails are those of the weights of now
         self._shadows: dict[str, Shadow | InPlace] = {}
         self._plans: dict[tuple[str | int, ...], Plan] = {}
-        self._agreements: dict[str, _Agreement] = {}
+        self._agreements: dict[str, Agreement] = {}
         self._checked: set[str] = set()  # entries whose own forward was compared with that of the copy
         self.notes: dict[str, str] = {}
         self.alone: set[str] = set()
@@ -162,7 +161,7 @@ class OurForwards:
         if call.name in self._checked or not (shadow.left_behind or self.with_hooks):
             return reading, {name for name, _ in visit.plan.own.reads}
         with shadow.running():
-            self._agreements[call.name] = agreement = _Agreement(trace(shadow.call(call), shadow.probes))
+            self._agreements[call.name] = agreement = Agreement(trace(shadow.call(call), shadow.probes))
         return agreement.before(reading), set(self._layers)
 
     def agree(self, visit: Visit) -> bool:
@@ -202,8 +201,7 @@ class OurForwards:
         with shadow.running():
             if visit.call.name not in self._followed:
                 self._followed.add(visit.call.name)
-                found = tails(shadow.call(visit.call.richest()), shadow.probes, visit.plan.sites)
-                self._tails |= {(visit.call.name, site): tail for site, tail in found.items()}
+                self._follow(visit, shadow)
             for forward in forwards:
                 if forward is not visit.plan.own and forward.reads.keys() <= visit.missing:
                     continue
@@ -217,6 +215,18 @@ class OurForwards:
                     self._run_neutral(call, visit, shadow)
                 else:
                     call.run()
+
+    def _follow(self, visit: Visit, shadow: Shadow | InPlace) -> None:
+        """Find the tails of the sites; of those that are known from an epoch before, the weights alone are others."""
+        call, sites = shadow.call(visit.call.richest()), visit.plan.sites
+        known = {site: self._tails.get((visit.call.name, site)) for site in sites}
+        found = {site: tail for site, tail in known.items() if tail is not None and tail.lasting}
+        if found.keys() == known.keys():
+            weights = weights_of(call.module)
+            found = {site: tail.of(weights) for site, tail in found.items()}
+        else:
+            found = tails(call, shadow.probes, sites)
+        self._tails |= {(visit.call.name, site): tail for site, tail in found.items()}
 
     def _run_neutral(self, call: EntryCall, visit: Visit, shadow: Shadow | InPlace) -> None:
         """Run a forward with all padding neutral; where that cannot be, origins are told by the padding effect."""
@@ -266,35 +276,3 @@ class _InCopy:
         made = parametrize.is_parametrized(twin) or not is_foreign(type(twin))
         with self._shadow.running() if made else nullcontext():
             self._listener(name, replace(call, conv=twin))
-
-
-class _Agreement:
-    """Compares what layers give in the user's own forward with what they gave in the copy, on the first image.
-
-    Args:
-        expected: What passed in the copy.
-    """
-
-    def __init__(self, expected: Mapping[Site, Trace]) -> None:
-        self._expected = expected
-        self.differs = False
-
-    def before(self, listener: Listener) -> Listener:
-        """Return a listener that compares, and hands on to another."""
-        calls: Counter[str] = Counter()
-
-        def listen(name: str, call: LayerCall) -> None:
-            expected = self._expected.get((name, calls[name]))
-            calls[name] += 1
-            if expected is not None:
-                self.differs |= not _close(middle_of(call), expected.middle)
-            listener(name, call)
-
-        return listen
-
-
-def _close(given: Tensor, expected: Tensor) -> bool:
-    if given.shape != expected.shape:
-        return False
-    difference = (given - expected).nan_to_num().abs().mean()
-    return bool(difference <= _DIFFERENCE * expected.nan_to_num().std() + 1e-6)

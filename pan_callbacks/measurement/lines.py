@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pan_callbacks.layers import Convolution, Reason, dimensions
 from pan_callbacks.measurement.plans import SitePlan
-from pan_callbacks.measurement.tails import Tail
+from pan_callbacks.measurement.tail import Tail
 from pan_callbacks.padding import Geometry
 from pan_callbacks.reports.layer_report import LayerReport
 

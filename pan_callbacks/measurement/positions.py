@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -106,7 +106,7 @@ class Places:
             numbers: Number of each image, which decides where it is read (images,), on the CPU.
             layout: Positions read of each side.
         """
-        return self.table[:, chosen(layout, numbers)]
+        return self.table[:, _chosen(layout, tuple(numbers.tolist()))]
 
 
 def read(output: Tensor, where: Tensor) -> Tensor:
@@ -130,6 +130,12 @@ def chosen(layout: Layout, numbers: Tensor) -> Tensor:
     first, rank, step, moves, last = _slots(layout)
     shift = (numbers.double()[:, None] * GOLDEN).frac() * moves
     return (first + ((rank + shift) * step).floor().minimum(last)).long()
+
+
+@lru_cache(maxsize=64)
+def _chosen(layout: Layout, numbers: tuple[int, ...]) -> Tensor:
+    """Do what :func:`chosen` does, once for all layers whose maps are alike."""
+    return chosen(layout, torch.tensor(numbers))
 
 
 @cache

@@ -25,13 +25,30 @@ class Slot:
 
 
 @dataclass(frozen=True, eq=False)
+class Constant:
+    """A tensor among the arguments of a step that does not depend on the image.
+
+    Args:
+        value: A copy of it, nobody else's.
+        name: Name of the parameter or buffer that it is; None for what was computed of some.
+    """
+
+    value: Tensor
+    name: str | None = None
+
+    def of(self, weights: Mapping[str, Tensor]) -> Constant:
+        """Return the same parameter or buffer as it is now, among those of the model by name."""
+        return self if self.name is None else Constant(copied(weights[self.name]), self.name)
+
+
+@dataclass(frozen=True, eq=False)
 class Step:
     """One call of a function of torch that maps the readings of each channel one by one.
 
     Args:
         name: Name of the function.
         function: The function.
-        args: Its arguments, with slots for readings and for results of earlier steps.
+        args: Its arguments, with slots for readings and for results of earlier steps, and constants.
         kwargs: Likewise.
     """
 
@@ -47,17 +64,34 @@ class Step:
             values: What belongs into the slots, (n, channels).
             axes: Number of axes of a position.
         """
+        maps = {number: value[:, :, None] for number, value in values.items()}  # of one position
+        return self.on_maps(maps, axes).flatten(1)
+
+    def on_maps(self, values: Mapping[int, Tensor], axes: int) -> Tensor:
+        """Do the same with maps (images, channels, positions) in place of readings."""
         device = next(iter(values.values())).device
 
         def filled(leaf: Any) -> Any:
             if isinstance(leaf, Slot):
-                return values[leaf.number].clone()[(..., *(None,) * axes)]  # maps of one position
-            return leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf
+                return values[leaf.number].clone()[(..., *(None,) * (axes - 1))]
+            return leaf.value.to(device, copy=True) if isinstance(leaf, Constant) else leaf
 
         args, kwargs = mapped((self.args, self.kwargs), filled)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             made: Tensor = self.function(*args, **kwargs)
-        return in_float32(made).flatten(1)
+        return in_float32(made).flatten(2)
+
+    def of(self, weights: Mapping[str, Tensor]) -> Step:
+        """Return the step with weights as they are now, by name."""
+        change = mapped((self.args, self.kwargs), lambda leaf: leaf.of(weights) if isinstance(leaf, Constant) else leaf)
+        return Step(self.name, self.function, *change)
+
+    @property
+    def constants(self) -> list[Constant]:
+        """The constants among its arguments."""
+        found: list[Constant] = []
+        mapped((self.args, self.kwargs), lambda leaf: found.append(leaf) if isinstance(leaf, Constant) else None)
+        return found
 
     def renumbered(self, order: Mapping[int, int]) -> Step:
         """Return the step with other numbers in its slots.
@@ -230,6 +264,12 @@ def mapped(value: Any, change: Callable[[Any], Any]) -> Any:
 def in_float32(x: Tensor) -> Tensor:
     """Return a tensor of floats in float32, any other (a mask, a place) as it is."""
     return x.float() if x.is_floating_point() else x
+
+
+def copied(x: Tensor) -> Tensor:
+    """Return a tensor as steps keep it."""
+    with torch.inference_mode(False):
+        return in_float32(x.detach().clone())
 
 
 def tensors_in(value: Any) -> list[Tensor]:

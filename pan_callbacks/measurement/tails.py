@@ -12,7 +12,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +23,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from pan_callbacks.layers import dimensions
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
 from pan_callbacks.measurement.hooks import Probes
-from pan_callbacks.measurement.steps import Live, Node, Slot, Step, Track, in_float32, mapped, tensors_in
+from pan_callbacks.measurement.steps import Constant, Live, Node, Slot, Step, Track, copied, mapped, tensors_in
+from pan_callbacks.measurement.tail import Tail
 from pan_callbacks.measurement.trace import Site, runs_compiled
 from pan_callbacks.measurement.undisturbed import random_states_kept
 
@@ -34,50 +35,9 @@ _SAME = {
 }
 #: What lays out a map anew for what comes next, which is then the reason why a tail ends.
 _LAID_OUT = {"permute", "transpose", "movedim", "moveaxis", "reshape", "view", "flatten", "unsqueeze", "squeeze"}
+#: What makes numbers of a tensor.
+_NUMBERS = {"item", "tolist", "__bool__", "__float__", "__int__", "__index__", "numpy", "equal", "allclose"}
 _RANDOM = re.compile(r"rand|normal(?!ize)|bernoulli|uniform|poisson|exponential|multinomial|dropout")
-
-
-@dataclass(frozen=True, eq=False)
-class Tail:
-    """What follows a convolution elementwise. It keeps copies of the weights it needs, and no map.
-
-    Args:
-        steps: What follows, in order.
-        ends: What comes then, or why no more is known: ``"conv2d"``, ``"add"``, ``"several consumers"``, ``"the end"``,
-            ``"group_norm: not elementwise"``.
-        axes: Number of dimensions of the convolution.
-    """
-
-    steps: tuple[Step, ...] = ()
-    ends: str = "the end"
-    axes: int = 2
-
-    @property
-    def known(self) -> bool:
-        """Whether it is known what the next layer gets: not where a step could not be repeated on readings.
-
-        What normalises whole maps, or channels together, is such a step.
-        """
-        return not (":" in self.ends or "norm" in self.ends or "watched" in self.ends or self.ends == "not called")
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of the steps, for a report."""
-        return tuple(step.name for step in self.steps)
-
-    def __call__(self, readings: Tensor) -> Tensor:
-        """Return what the steps make of readings of the convolution's output.
-
-        Args:
-            readings: (n, channels).
-
-        Returns:
-            (n, channels), float32.
-        """
-        values = {0: readings.detach().float()}
-        for step in self.steps if len(readings) else ():
-            values[len(values)] = step(values, self.axes)
-        return values[len(values) - 1].float()
 
 
 def tails(call: EntryCall, probes: Probes, sites: Collection[Site] | None = None) -> dict[Site, Tail]:
@@ -178,7 +138,9 @@ class _Follower(TorchFunctionMode):
         self._known: MutableMapping[Tensor, Live] = WeakTensorKeyDictionary()
         self._laid_out: MutableMapping[Tensor, Node] = WeakTensorKeyDictionary()
         self._constant: MutableMapping[Tensor, bool] = WeakTensorKeyDictionary()  # what does not depend on the image
+        self._weights = {id(x): name for name, x in weights_of(module).items()}
         self._constant.update(dict.fromkeys((*module.parameters(), *module.buffers()), True))
+        self._numbers = False  # whether the forward looked into what does not depend on the image
         self._last: deque[_Call] = deque(maxlen=4)
         self._resting = False
 
@@ -208,7 +170,12 @@ class _Follower(TorchFunctionMode):
         """
         for node in {self._known[x].node: True for x in tensors_in(output) if x in self._known}:
             node.stops.append("the end")
-        return {site: Tail(*track.path(), track.axes) for site, track in self._tracks.items()}
+        found = {site: Tail(*track.path(), track.axes) for site, track in self._tracks.items()}
+        return {site: replace(tail, lasting=self._lasts(tail)) for site, tail in found.items()}
+
+    def _lasts(self, tail: Tail) -> bool:
+        constants = (constant for step in tail.steps for constant in step.constants)
+        return not self._numbers and all(constant.name is not None for constant in constants)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -218,6 +185,7 @@ class _Follower(TorchFunctionMode):
         if self._resting or name == "__get__" and not isinstance(func(*args, **kwargs), Tensor):
             return func(*args, **kwargs)
         given = tensors_in((args, kwargs))
+        self._numbers |= name in _NUMBERS and any(x in self._constant for x in given)
         used = self._used(given)  # before the call, which may write into it
         output = func(*args, **kwargs)
         made = given[:1] if name == "__setitem__" else tensors_in(output)
@@ -285,8 +253,12 @@ class _Follower(TorchFunctionMode):
             return leaf
         if leaf in self._known:
             return Slot(self._known[leaf].node.number)
-        with torch.inference_mode(False):
-            return in_float32(leaf.detach().clone())
+        return Constant(copied(leaf), self._weights.get(id(leaf)))
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a module by name."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _name(func: Callable[..., Any]) -> str:

@@ -17,7 +17,8 @@ from pan_callbacks.layers import convolutions, dimensions
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.hooks import Probes
 from pan_callbacks.measurement.shadow import Shadow
-from pan_callbacks.measurement.tails import Tail, tails
+from pan_callbacks.measurement.tail import Tail
+from pan_callbacks.measurement.tails import tails, weights_of
 
 C = 5
 
@@ -620,8 +621,8 @@ def test_it_keeps_no_map_alive():
     every = found(model, images(size=64))
     gc.collect()
     assert len(kept) == 2 and [ref() for ref in kept] == [None, None]
-    tensors = [x for step in every["first", 0].steps for x in (*step.args, *step.kwargs.values())]
-    assert max(x.numel() for x in tensors if isinstance(x, Tensor)) == C
+    tensors = [constant.value for step in every["first", 0].steps for constant in step.constants]
+    assert max(x.numel() for x in tensors) == C
 
 
 def test_maps_are_let_go_of_while_the_forward_runs():
@@ -666,3 +667,67 @@ def test_it_works_in_a_copy_and_under_inference_mode():
 def test_no_readings():
     tail = found(Net(nn.Sequential(nn.BatchNorm2d(C), nn.ReLU())))["first", 0]
     assert tail(torch.empty(0, C)).shape == (0, C)
+
+
+# ---- in the next epoch
+
+
+class Gain(nn.Module):
+    """Computes what it multiplies with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(C))
+
+    def forward(self, x):
+        return x * (2 * self.gain)[:, None, None]
+
+
+class Looks(nn.Module):
+    """Takes a number out of its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x):
+        return F.leaky_relu(x, self.slope.item())
+
+
+def trained(model: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for tensor in weights_of(model).values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+
+
+@pytest.mark.parametrize(
+    ("between", "lasting"),
+    [
+        (nn.Sequential(nn.BatchNorm2d(C), nn.ReLU6()), True),
+        (nn.PReLU(C), True),
+        (nn.ReLU(), True),
+        (Gain(), False),
+        (Looks(), False),
+    ],
+)
+def test_a_tail_with_new_weights_is_the_one_that_is_found_anew(between, lasting):
+    model = Net(between).eval()
+    before = found(model, images())["first", 0]
+    assert before.known and before.steps and before.lasting is lasting
+    trained(model)
+    anew, readings = found(model, images())["first", 0], torch.randn(64, C)
+    if lasting:
+        kept = before.of(weights_of(model))
+        assert torch.equal(kept(readings), anew(readings)) and kept.names == anew.names
+        assert all(step.constants == [] for step in kept.steps) or not torch.equal(before(readings), anew(readings))
+    else:
+        assert not torch.allclose(before(readings), anew(readings))
+
+
+def test_on_maps_it_is_what_it_is_on_readings():
+    tail = found(Net(nn.Sequential(nn.BatchNorm2d(C), nn.Hardswish())), images())["first", 0]
+    maps = torch.randn(3, C, 7)
+    each = torch.stack([tail(maps[:, :, i]) for i in range(7)], 2)
+    torch.testing.assert_close(tail.on_maps(maps), each)
