@@ -34,11 +34,11 @@ class Code:
             self._centre, self._scale = _mean_and_spread(rows)
         return ((rows - self._centre) / self._scale).clamp(-_FARTHEST, _FARTHEST).to(dtype)
 
-    def decoded(self, rows: Tensor) -> Tensor:
-        """Return what was kept, as near as 16 bits have it."""
-        if rows.dtype is torch.float32 or self._centre is None or self._scale is None:
-            return rows
-        return rows.float() * self._scale + self._centre
+    def decoded(self, readings: Tensor) -> Tensor:
+        """Return what was kept (..., channels, readings), as near as 16 bits have it."""
+        if readings.dtype is torch.float32 or self._centre is None or self._scale is None:
+            return readings
+        return readings.float().mul_(self._scale[:, None]).add_(self._centre[:, None])
 
     def is_like(self, other: Code) -> bool:
         """Whether another one does the same."""

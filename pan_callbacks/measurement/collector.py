@@ -17,15 +17,13 @@ from pan_callbacks.measurement.effect import MeanEffect, effects_at, without
 from pan_callbacks.measurement.hooks import replaced_channels
 from pan_callbacks.measurement.paired import pushes
 from pan_callbacks.measurement.plans import CAUSE_IMAGES, SitePlan
-from pan_callbacks.measurement.positions import SHARED, Keep, Layout, read
+from pan_callbacks.measurement.positions import INTERIOR, SHARED, Keep, Layout, read
 from pan_callbacks.measurement.rows import Rows
 from pan_callbacks.measurement.views import Role
 from pan_callbacks.padding import ALL_SIDES, SIDES
 
 #: Images on which the padding effect is measured: it is a mean, which settles sooner than a distribution.
 EFFECT_IMAGES = 32
-#: The control: positions in the middle of the map, where padding is not read by most layers.
-INTERIOR = "interior"
 
 
 class Passing(NamedTuple):

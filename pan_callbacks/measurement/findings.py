@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.layers import Reason, Skip
-from pan_callbacks.measurement.collector import INTERIOR, LayerCollector
+from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.contrast import contrast
 from pan_callbacks.measurement.crossfit import Estimate, Sample, crossfit
 from pan_callbacks.measurement.finite import MOST
 from pan_callbacks.measurement.lines import Figures, HowMeasured, line_of
 from pan_callbacks.measurement.moments import Moments, mean_and_spread
-from pan_callbacks.measurement.positions import SHARED
+from pan_callbacks.measurement.positions import INTERIOR, SHARED
 from pan_callbacks.measurement.rows import alike
 from pan_callbacks.measurement.tail import Tail
 from pan_callbacks.reports.layer_report import LayerReport

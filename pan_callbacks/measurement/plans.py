@@ -17,9 +17,9 @@ from pan_callbacks.measurement.trace import Site
 from pan_callbacks.measurement.views import VIEWS, Input, Role, View
 from pan_callbacks.padding import Geometry, Position
 
-#: Images on which the cause of a contrast is looked for: what remains of it is compared with half of it. So many of
-#: these are run without padding at all; few where there are no other forwards of ours, for those who want none.
-CAUSE_IMAGES, NEUTRAL_IMAGES, NEUTRAL_IMAGES_ALONE = 16, 16, 4
+#: Images on which the cause of a contrast is looked for: what remains of it is compared with half of it. Fewer are run
+#: without padding where there are no other forwards of ours, for those who want none.
+CAUSE_IMAGES, NEUTRAL_IMAGES_ALONE = 8, 4
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Forward:
         """
         if not self.neutral:
             return len(numbers)
-        return int((numbers < (NEUTRAL_IMAGES if self.make is not None else NEUTRAL_IMAGES_ALONE)).sum())
+        return int((numbers < (CAUSE_IMAGES if self.make is not None else NEUTRAL_IMAGES_ALONE)).sum())
 
 
 @dataclass

@@ -20,14 +20,15 @@ from pan_callbacks.measurement.contrast import GOLDEN
 from pan_callbacks.padding import Position
 
 #: Memory for the readings of all neurons together, in bytes; in large networks for those of each.
-MEMORY, MEMORY_OF_A_NEURON = 58_000_000, 15_360
+MEMORY, MEMORY_OF_A_NEURON = 48_000_000, 12_800
 #: Readings are rounded to 16 bits rather than be taken at fewer positions of an edge than this.
 LEAST_POSITIONS = 4
 #: Readings of a side that are kept at least, whatever the memory: with fewer little is known of 16 groups of images.
 LEAST_ROWS = 256
-#: The reference that all sides share is read at so many times as many positions as an edge.
-SHARED = "shared"
-_TIMES = {SHARED: 2}
+#: The reference that all sides share, and the control in the middle of the map, where most layers read no padding.
+SHARED, INTERIOR = "shared", "interior"
+#: Positions of the control that are read of an image, where positions are few.
+_INTERIOR = 1
 
 
 #: Side, positions read of an image, and positions that there are: of all sides that are read of a map.
@@ -51,18 +52,18 @@ class Keep(NamedTuple):
     def of(cls, neurons: int, images: int) -> Keep:
         """Return what suits a number of neurons and images.
 
-        Of an image are kept, at a border and in its reference: p positions of four edges and of the interior, and four
-        corners.
+        Of an image are kept, at a border and in its reference: p positions of four edges, four corners, and a position
+        of the interior.
 
         Example:
             >>> Keep.of(neurons=100, images=256)
-            Keep(positions=55, values=145000, dtype=torch.float32)
+            Keep(positions=57, values=120000, dtype=torch.float32)
             >>> Keep.of(neurons=3776, images=256)
-            Keep(positions=2, values=7680, dtype=torch.float16)
+            Keep(positions=1, values=6400, dtype=torch.float16)
         """
         for dtype, least in ((torch.float32, LEAST_POSITIONS), (torch.float16, 1)):
             values = max(MEMORY // max(1, neurons), MEMORY_OF_A_NEURON) // dtype.itemsize
-            positions = (values // max(1, images) - 8) // 10
+            positions = (values // max(1, images) - 2 * (4 + _INTERIOR)) // 8
             if positions >= least:
                 break
         return cls(max(1, positions), values, dtype)
@@ -97,7 +98,8 @@ class Places:
 
     def layout(self, keep: Keep) -> Layout:
         """Return how many positions of each side are read of an image."""
-        return tuple((side, min(n, keep.positions * _TIMES.get(side, 1)), n) for side, n in self.counts.items())
+        most = {SHARED: 2 * keep.positions, INTERIOR: max(_INTERIOR, keep.positions // 8)}
+        return tuple((side, min(n, most.get(side, keep.positions)), n) for side, n in self.counts.items())
 
     def at(self, numbers: Tensor, layout: Layout) -> Tensor:
         """Return the coordinates that are read of each image (axes, images, positions).

@@ -71,13 +71,13 @@ class Rows:
                 rows, groups = store.sample(0)
                 known = ~rows[:, :1].isnan().flatten().cpu()
                 order = torch.argsort(_ORDER[groups] + (~known) * 2 * GROUPS, stable=True)[: int(known.sum())]
-                slots = torch.tensor([i for side in sides for i in at[side]])
-                part = rows.view(len(rows), -1, self._channels)[:, slots.to(rows.device)]
-                part = self._code.decoded(part[order.to(rows.device)])
+                slots = [i for side in sides for i in at[side]]
+                part = rows.view(len(rows), -1, self._channels)[:, _indices(slots, rows.device)]
+                part = part.index_select(0, order.to(rows.device))
                 # (images, sides, positions, channels) -> (sides * channels, images * positions)
                 each = len(slots) // len(sides)
-                part = part.view(len(order), len(sides), each, self._channels).permute(1, 3, 0, 2)
-                parts.append(part.reshape(len(sides) * self._channels, -1).contiguous())
+                part = part.view(len(order), len(sides), each, self._channels).permute(1, 3, 0, 2).contiguous()
+                parts.append(self._code.decoded(part.flatten(2)).flatten(0, 1))
                 labels.append(groups[order].repeat_interleave(each))
                 weights.append(store.weight(0))
         return _joined(parts, labels, weights, len(sides) * self._channels)
@@ -112,7 +112,7 @@ class Rows:
                 self._stores[layout] = ReadingStore(channels, one["capacity"])
             if not theirs.is_like(self._code):
                 shape = (-1, channels // self._channels, self._channels)
-                read = (theirs.decoded(block.view(shape)) for block in other.values)
+                read = (theirs.decoded(block.view(shape).transpose(1, 2)).transpose(1, 2) for block in other.values)
                 other.values = [self._code.coded(rows, one["values"].dtype).flatten(1) for rows in read]
             self._stores[layout].merge(other)
 
@@ -130,6 +130,13 @@ def alike(sides: Iterable[str], rows: Iterable[Rows]) -> list[tuple[str, ...]]:
         if any(slots[0]):
             found.setdefault(slots, []).append(side)
     return [tuple(one) for one in found.values()]
+
+
+def _indices(numbers: list[int], device: torch.device) -> slice | Tensor:
+    """Return what picks some rows: a slice, which copies nothing, if they follow upon each other."""
+    if numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return slice(numbers[0], numbers[0] + len(numbers))
+    return torch.tensor(numbers, device=device)
 
 
 def _joined(parts: list[Tensor], groups: list[Tensor], weights: list[int], channels: int) -> Sample:
