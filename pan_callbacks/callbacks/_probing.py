@@ -21,6 +21,9 @@ from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.grouping import Groups, names_of
 from pan_callbacks.measurement.undisturbed import undisturbed
 
+#: Images measured in the sanity check, if nobody acts on what is found there.
+SANITY_IMAGES = 8
+
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
 
@@ -44,6 +47,17 @@ def step_call(
     kinds = [parameter.kind for parameter in inspect.signature(getattr(pl_module, step)).parameters.values()]
     several = kinds.count(Parameter.POSITIONAL_OR_KEYWORD) > 1 or Parameter.VAR_POSITIONAL in kinds
     return EntryCall(f"{step}()", pl_module, (batch, *numbers) if several else (batch,), {}, step)
+
+
+def sanity_images(trainer: Trainer, most: int) -> int:
+    """Return how many images are measured in the sanity check: few, if no callback acts on what is found there.
+
+    Args:
+        trainer: The running Trainer.
+        most: Images that are measured in a validation.
+    """
+    acted_upon = any(getattr(callback, "asks_monitor", False) for callback in getattr(trainer, "callbacks", ()))
+    return most if acted_upon else min(most, SANITY_IMAGES)
 
 
 def announce(trainer: Trainer, measurement: Measurement, groups: Groups, batch: Any, batch_idx: int) -> None:

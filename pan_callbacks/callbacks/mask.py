@@ -46,6 +46,8 @@ class PANMask(Callback):
             hooks (compiled and run before), or in an evaluation none of the masked layers runs.
     """
 
+    asks_monitor = True  # which measures more before the first step for it
+
     def __init__(
         self,
         mode: str = "neutral",

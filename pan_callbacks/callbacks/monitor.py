@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pan_callbacks._runtime import Shard
 from pan_callbacks.callbacks._curve import BATCHES, Curve
 from pan_callbacks.callbacks._lightning import Callback
-from pan_callbacks.callbacks._probing import announce, feed, step_call
+from pan_callbacks.callbacks._probing import announce, feed, sanity_images, step_call
 from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.errors import PANError
@@ -60,7 +60,7 @@ class PANMonitor(Callback):
         layers: str | list[str] | None = None,
         reference: str = "crop",
         threshold: float = 0.8,
-        max_images: int = 256,
+        max_images: int = 64,
         every_n_epochs: int = 1,
         figures: bool = True,
         batches: Iterable[Any] | None = None,
@@ -134,7 +134,7 @@ class PANMonitor(Callback):
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen: a mask wants a report before the first epoch, and a copy is smaller if it is known what runs."""
         if self.batches is None and self._is_at_start(trainer):
-            self._start(trainer)
+            self._start(trainer, most=sanity_images(trainer, self.max_images))
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take a first report; it is none of the curve, for it has few images."""
@@ -247,9 +247,9 @@ class PANMonitor(Callback):
             self._measurement.detach()
         self._measurement, self._initial, self._measuring = None, None, False
 
-    def _start(self, trainer: Trainer, measure: bool = True) -> None:
+    def _start(self, trainer: Trainer, measure: bool = True, most: int | None = None) -> None:
         """Measure what passes from now on, and with it the network as it was before its first step, if that is open."""
-        images = -(-self.max_images // trainer.world_size)
+        images = -(-(most or self.max_images) // trainer.world_size)
         if not self._attached.fits:  # layers were replaced meanwhile
             initial = self._initial
             self._attach(trainer, trainer.lightning_module)

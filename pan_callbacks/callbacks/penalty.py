@@ -55,6 +55,8 @@ class PANPenalty(Callback):
             optimization without ``manual_backward``, a layer that was replaced or lost its hooks).
     """
 
+    asks_monitor = True  # which measures more before the first step for it
+
     def __init__(
         self,
         weight: float = 0.1,
