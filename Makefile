@@ -65,6 +65,11 @@ format: $(INSTALLED)
 bench: .venv/.bench
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.performance
 
+# the rows that concern it, on a GPU; written into docs/performance-gpu.md
+bench-gpu: .venv/.bench
+	PAN_BENCH_DEVICE=cuda $(BIN)/python -m benchmarks.performance forward report page \
+		--results runs/performance-gpu --page docs/performance-gpu.md
+
 .venv/.bench: $(INSTALLED)
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 
 from benchmarks.performance.counting import counted
+from benchmarks.performance.device import DEVICE, clock
 from benchmarks.performance.subjects import epoch, noise, plain_epoch, resnet50, sharing
 from benchmarks.performance.timing import interleave, ratios, spread, step_ratios, totals
 from benchmarks.performance.words import table, times
@@ -19,7 +20,7 @@ SIZE = 224
 def measure(quick: bool) -> dict:
     """Takes batches in turns: plain, centre, crop, and the forwards that crop needs alone."""
     images, batch, rounds = (24, 8, 1) if quick else (256, 16, 3)
-    batches, plain = noise(images, SIZE).split(batch), resnet50()
+    batches, plain = noise(images, SIZE).to(DEVICE).split(batch), resnet50().to(DEVICE)
     arms = {"plain": plain_epoch(plain, batches)}
     with torch.no_grad():
         for reference in ("centre", "crop"):
@@ -30,7 +31,7 @@ def measure(quick: bool) -> dict:
                 arms[reference][1]()
         forwards.counts[tuple(batches[1].shape), None] -= 1  # the user's own
         arms["alone"] = [partial(forwards.replay, plain)] * len(batches)
-        seconds = interleave(arms, rounds, warm_steps=1)
+        seconds = interleave(arms, rounds, warm_steps=1, clock=clock)
     found = {name: costs(seconds, name, batch) for name in ("centre", "crop")}
     return found | {
         "alone": spread(ratios(seconds, "alone", "plain")),

@@ -9,6 +9,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from benchmarks.performance.device import name
+
 PACKAGES = ("torch", "pytorch-lightning", "timm", "numpy", "scipy", "torchinstruments")
 
 
@@ -17,6 +19,7 @@ def describe() -> dict:
     return {
         "cpu": processor(),
         "cores": os.cpu_count(),
+        "device": name(),
         "python": platform.python_version(),
         "versions": {name: installed(name) for name in PACKAGES},
         "commit": commit(),
@@ -55,4 +58,5 @@ def commit() -> str | None:
 def sentence(machine: dict) -> str:
     """The same in a line of the page."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items() if number)
-    return f"{machine['cpu']}, {machine['cores']} cores, one thread; Python {machine['python']}, {versions}"
+    device = f"{machine['device']}; " if machine.get("device") else ""
+    return f"{device}{machine['cpu']}, {machine['cores']} cores, one thread; Python {machine['python']}, {versions}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from benchmarks.performance.device import DEVICE, clock
 from benchmarks.performance.memory import kept
 from benchmarks.performance.subjects import noise, resnet50
 from benchmarks.performance.timing import once, spread
@@ -17,17 +18,17 @@ BATCH, SIZE = 16, 224
 def measure(quick: bool) -> dict:
     """Feeds images, and asks for reports in between."""
     counts, repeats = ((16, 32), 3) if quick else ((64, 256), 7)
-    model, found = resnet50(), {}
+    model, found = resnet50().to(DEVICE), {}
     measurement = Measurement(model, Settings(None, "crop", 0.8, counts[-1]))
     with torch.no_grad():
         measurement.start()
         for batch in noise(counts[-1], SIZE).split(BATCH):
-            model(batch)
+            model(batch.to(DEVICE))
             if measurement.images in counts:
-                first = once(measurement.report)
+                first = once(measurement.report, clock)
                 found[str(measurement.images)] = {
                     "first": first,
-                    "again": spread([once(measurement.report) for _ in range(repeats)]),
+                    "again": spread([once(measurement.report, clock) for _ in range(repeats)]),
                 }
         report = measurement.report()
     slowest = max(max(one["first"], one["again"]["median"]) for one in found.values())
