@@ -3,8 +3,8 @@
 python -m benchmarks.scaling           # three minutes of one core
 
 Ranks are made in one process, one after the other: each has the readings of its part of the images, made up, in
-collectors of the sizes of ResNet-50's padded layers. What it keeps is packed into the bytes that it would send, unpacked,
-and merged with what all others have.
+collectors of the sizes of ResNet-50's padded layers. What it keeps is packed into the bytes that it would send,
+unpacked, and merged with what all others have.
 """
 
 from __future__ import annotations

@@ -62,7 +62,6 @@ def test_what_is_kept_stays_on_the_device():
     assert_kept_on("cuda")
 
 
-@pytest.mark.xfail(reason="the first weights and the images are compared once a batch, on the CPU", strict=False)
 @pytest.mark.parametrize("reference", REFERENCES)
 def test_no_forward_of_the_user_waits_for_the_device(reference):
     model = network().cuda()
