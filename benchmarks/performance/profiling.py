@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections import defaultdict
@@ -21,6 +22,8 @@ from pan_callbacks.measurement.settings import Settings
 PACKAGE = str(Path(pan_callbacks.__file__).parent)
 FORWARD, AGAIN, OUTSIDE = "the user's own forward", "forwards of a copy of the network", "outside"
 LARGEST = 3
+#: What this file, and the report's, gave before positions were chosen.
+BEFORE = Path(__file__).with_name("before.json")
 
 
 class Profile:
@@ -102,12 +105,23 @@ def of_epoch(model: nn.Module, batches: tuple[torch.Tensor, ...], reference: str
 
 
 def section(found: dict) -> list[str]:
-    """What the page says."""
-    lines = [
+    """What the page says: now, and of the same command before positions were chosen."""
+    before = json.loads(BEFORE.read_text(encoding="utf-8"))
+    return [
         f"ResNet-50, {found['images']} images of {found['size']} px in batches of {found['batch']}, the plan made "
         "before, the report included. What torch does belongs to the function of ours that asked for it; shares are of "
         "all that is not the user's own forward. A profiler slows Python down a little, and torch not at all.",
+        *largest(found),
+        "",
+        f"Before readings were taken at a few positions (the same command at {before['commit']}, {before['date']}, on "
+        "such a machine, with others at work on it):",
+        *largest(before["profile"]),
     ]
+
+
+def largest(found: dict) -> list[str]:
+    """The largest costs of every reference."""
+    lines = []
     for reference, one in found["references"].items():
         rows = [
             [f"`{name}`" if ".py: " in name else name, number(part), f"{part / one['over']:.0%}"]
