@@ -5,8 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pan_callbacks.measurement.contrast import RESOLUTION
+
 #: In spreads of a channel nothing lies as far out; the largest number that 16 bits hold is 65,504.
 _FARTHEST = 60_000.0
+#: As far as what the spread was taken from may lie, so that what comes later has room beyond.
+_USUAL = 100.0
 
 
 class Code:
@@ -30,9 +34,21 @@ class Code:
         """
         if dtype is torch.float32:
             return rows
+        self.suit([rows])
         if self._centre is None or self._scale is None:
-            self._centre, self._scale = _mean_and_spread(rows)
+            return rows.to(dtype)  # of no image anything is finite
         return ((rows - self._centre) / self._scale).clamp(-_FARTHEST, _FARTHEST).to(dtype)
+
+    def suit(self, rows: list[Tensor]) -> None:
+        """Take mean and spread of each channel of some rows (images, positions, channels), if none are known yet.
+
+        They are those of border and reference together: what neutral padding leaves of a border may be constant.
+        """
+        if self._centre is not None:
+            return
+        values = torch.cat([one.flatten(0, 1) for one in rows])
+        if values.device.type != "cpu" or bool(values.isfinite().any()):
+            self._centre, self._scale = _mean_and_spread(values)
 
     def decoded(self, readings: Tensor) -> Tensor:
         """Return what was kept (..., channels, readings), as near as 16 bits have it."""
@@ -59,11 +75,16 @@ class Code:
         return code
 
 
-def _mean_and_spread(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and spread of each channel, the latter not 0, without what is not finite."""
-    values = rows.flatten(0, 1)
+def _mean_and_spread(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and spread of each channel (n, channels), without what is not finite.
+
+    The spread is not 0, and not so small that the farthest value, or rounding, would be out of reach.
+    """
+    values = values.double() if values.device.type != "mps" else values
     known = values.isfinite()
     count, values = known.sum(0).clamp_min(1), torch.where(known, values, 0.0)
     centre = values.sum(0) / count
-    spread = (torch.where(known, values - centre, 0.0).square().sum(0) / count).sqrt()
-    return centre, torch.where(spread > 0, spread, centre.abs().clamp_min(1.0))
+    distance = torch.where(known, values - centre, 0.0).abs()
+    spread = (distance.square().sum(0) / count).sqrt()
+    scale = torch.stack([spread, distance.amax(0) / _USUAL, RESOLUTION * centre.abs()]).amax(0).float()
+    return centre.float(), torch.where(scale > 0, scale, torch.ones_like(scale))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -114,8 +115,14 @@ class LayerCollector:
             call: The call, on the images that are measured alone.
             passing: Which images these are.
         """
-        part = self._part(role, site, call, passing)
-        if role == "earlier":
+        kind = call.output.device.type
+        whole = torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+        with whole:  # no sum is to be rounded to 16 bits
+            self._add(self._part(role, site, call, passing), site)
+
+    def _add(self, part: _Part, site: SitePlan) -> None:
+        passing = part.passing
+        if part.role == "earlier":
             self.remaining["earlier"].add(part.layout, _marked(part.rows, part.finite), passing.groups, passing.keep)
             return
         waiting = self._waiting.setdefault(passing.call_number, [])
@@ -129,7 +136,7 @@ class LayerCollector:
         layout = places.layout(passing.keep)
         where = places.at(passing.numbers, layout)
         rows = read(call.output, where)
-        part = _Part(role, layout, rows, rows.flatten(1).isfinite().all(1), passing)
+        part = _Part(role, layout, rows, _are_finite(rows), passing)
         if role == "border":
             layer = replace(site.layer, module=call.conv)
             sides = tuple(one for one in layout if one[0] != INTERIOR)
@@ -145,15 +152,17 @@ class LayerCollector:
     def _file(self, parts: list[_Part]) -> None:
         """Keep border and reference readings, which are paired, and what the padding adds to the former."""
         finite, passing = torch.stack([part.finite for part in parts]).all(0), parts[-1].passing
+        marked = [_marked(part.rows, finite) for part in parts]
+        if passing.keep.dtype is not torch.float32:
+            self._code.suit(marked)
         for part in parts:
-            _marked(part.rows, finite)
             if part.own is not None:
                 layout, rows = part.own
-                groups = passing.groups[: len(rows)]
-                self.remaining["own"].add(layout, _marked(rows, finite[: len(rows)]), groups, passing.keep)
+                few, groups = finite[: len(rows)] & _are_finite(rows), passing.groups[: len(rows)]
+                self.remaining["own"].add(layout, _marked(rows, few), groups, passing.keep)
             if part.padding is not None:
                 mean, values = part.padding
-                mean.add(values, finite[: len(values)])
+                mean.add(values, finite[: len(values)] & _are_finite(values))
         if self._effects and int(passing.numbers[-1]) >= EFFECT_IMAGES - 1:
             self._settle()
         border, layout = _whole([part for part in parts if part.role == "border"])
@@ -228,6 +237,11 @@ def _effects_at(layer: PaddedLayer, site: SitePlan, x: Tensor, where: Tensor) ->
 def _exact(device: torch.device) -> torch.dtype:
     """Return a type in which sums hardly depend on their order."""
     return torch.float64 if device.type != "mps" else torch.float32
+
+
+def _are_finite(values: Tensor) -> Tensor:
+    """Return of which images all of some values (images, ...) are finite (images,)."""
+    return values.flatten(1).isfinite().all(1)
 
 
 def _marked(rows: Tensor, finite: Tensor) -> Tensor:

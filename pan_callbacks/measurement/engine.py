@@ -106,7 +106,7 @@ class Measurement:
         self._intake.start(self.settings.max_images if max_images is None else max_images)
         self._forget()
         self.failure = self._visit = None
-        self._forwards.forget_copies()
+        self._forwards.begin()
         self._entrance.reset()
         self._entrance.began, self._entrance.ended = self._enter, self._leave
         if listen:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pan_callbacks.layers import clean_name
 from pan_callbacks.measurement.calls import EntryCall
@@ -58,11 +58,10 @@ def modules_above(model: nn.Module, name: str) -> dict[str, nn.Module]:
 
 @dataclass(frozen=True)
 class _Open:
-    """A call that is going on, its first image as it was, and how often its images had been written into."""
+    """A call that is going on, and its first image as it was."""
 
     call: EntryCall
     before: EntryCall
-    version: int
 
 
 class Entrance:
@@ -96,6 +95,7 @@ class Entrance:
         self._open: list[_Open] = []  # calls above the smallest module that are going on
         self._inside: EntryCall | None = None
         self._writing: set[str] = set()  # calls that change their images in place
+        self._unwritten: set[str] = set()  # calls that were seen not to, since the start
 
     @property
     def candidates(self) -> list[str]:
@@ -109,6 +109,7 @@ class Entrance:
     def reset(self) -> None:
         """Forget what is going on: a forward that ended with an exception never tells of its end."""
         self._open.clear()
+        self._unwritten.clear()
         self._inside, self.heard = None, False
 
     def enter(self, call: EntryCall) -> None:
@@ -120,7 +121,7 @@ class Entrance:
             self._close(call.name)
             if call.has_images:
                 kept = call.copied() if call.name in self._writing else call
-                self._open.append(_Open(kept, call.first(1).copied(), _version_of(kept.images)))
+                self._open.append(_Open(kept, call.first(1).copied()))
             return
         entering = call if call.name == self.smallest or not self._open else self._unchanged(self._open[-1])
         if entering is not None and entering.has_images:
@@ -144,11 +145,10 @@ class Entrance:
     def _unchanged(self, one: _Open) -> EntryCall | None:
         """Return a call that goes on; None if its images were changed in place since, as is expected from then on."""
         now, before = one.call.first(1).images, one.before.images
-        if now.device.type != "cpu":  # nobody waits for a device here
-            same = _version_of(one.call.images) == one.version
-        else:
-            same = torch.equal(now.nan_to_num(), before.nan_to_num())
-        if same:
+        # elsewhere than on the CPU a comparison waits for the device, so once a start is enough
+        if one.call.name in self._unwritten or torch.equal(now.nan_to_num(), before.nan_to_num()):
+            if now.device.type != "cpu":
+                self._unwritten.add(one.call.name)
             return one.call
         self._writing.add(one.call.name)
         return None
@@ -157,8 +157,3 @@ class Entrance:
         names = [one.call.name for one in self._open]
         if name in names:
             del self._open[names.index(name) :]
-
-
-def _version_of(images: Tensor) -> int:
-    """Return how often images were written into; 0 for those of inference mode, of which torch does not count it."""
-    return 0 if images.is_inference() else images._version

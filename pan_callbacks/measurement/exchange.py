@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 _ALIGNED = 8  # bytes; a number of any type may begin there
-_TENSOR = "tensor"
+_TENSOR = "\0tensor"  # no layer can be called so
 
 
 def of_all(state: dict[str, Any], device: torch.device | str = "cpu") -> list[dict[str, Any]]:

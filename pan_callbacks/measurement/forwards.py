@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 from torch.nn.utils import parametrize
@@ -24,7 +24,7 @@ from pan_callbacks.measurement.shadow import InPlace, Shadow
 from pan_callbacks.measurement.sharded import is_sharded, refuse
 from pan_callbacks.measurement.standins import is_foreign
 from pan_callbacks.measurement.tail import Tail
-from pan_callbacks.measurement.tails import tails, weights_of
+from pan_callbacks.measurement.tails import tails, traits_of, weights_of
 from pan_callbacks.measurement.trace import Site, trace
 from pan_callbacks.measurement.visit import Reading, Visit
 from pan_callbacks.padding import Geometry
@@ -62,6 +62,7 @@ class OurForwards:
         self._pad_names = {id(module): name for name, module in pads.items()}
         self._given = shadow
         self._tails: dict[tuple[str, Site], Tail] = {}
+        self._traits: dict[str, list[Any]] = {}  # what the tails were found in
         self._followed: set[str] = set()  # entries whose tails are those of the weights of now
         self._shadows: dict[str, Shadow | InPlace] = {}
         self._plans: dict[tuple[str | int, ...], Plan] = {}
@@ -75,6 +76,12 @@ class OurForwards:
     def remarks(self) -> list[str]:
         """What a reader of the report should know: of what is no layer, and of how the forwards were run."""
         return [*dict.fromkeys(note for plan in self._plans.values() for note in plan.notes), *self.notes.values()]
+
+    def begin(self) -> None:
+        """Forget copies, and what was noted of the forwards that were run in them."""
+        self.forget_copies()
+        for key in [key for key in self.notes if key == "neutral" or key.startswith("weights of ")]:
+            del self.notes[key]
 
     def forget_copies(self) -> None:
         """Let go of the copies; the model is another after the next step."""
@@ -220,12 +227,13 @@ class OurForwards:
         """Find the tails of the sites; of those that are known from an epoch before, the weights alone are others."""
         call, sites = shadow.call(visit.call.richest()), visit.plan.sites
         known = {site: self._tails.get((visit.call.name, site)) for site in sites}
-        found = {site: tail for site, tail in known.items() if tail is not None and tail.lasting}
-        if found.keys() == known.keys():
-            weights = weights_of(call.module)
+        weights, traits = weights_of(call.module), traits_of(call.module)
+        found = {site: tail for site, tail in known.items() if tail is not None and tail.holds(weights)}
+        if found.keys() == known.keys() and self._traits.get(visit.call.name) == traits:
             found = {site: tail.of(weights) for site, tail in found.items()}
         else:
             found = tails(call, shadow.probes, sites)
+        self._traits[visit.call.name] = traits
         self._tails |= {(visit.call.name, site): tail for site, tail in found.items()}
 
     def _run_neutral(self, call: EntryCall, visit: Visit, shadow: Shadow | InPlace) -> None:

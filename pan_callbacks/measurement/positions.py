@@ -18,6 +18,7 @@ from torch import Tensor
 from pan_callbacks._runtime import moved_to
 from pan_callbacks.measurement.contrast import GOLDEN
 from pan_callbacks.padding import Position
+from pan_callbacks.reports.pans import GROUPS
 
 #: Memory for the readings of all neurons together, in bytes; in large networks for those of each.
 MEMORY, MEMORY_OF_A_NEURON = 48_000_000, 12_800
@@ -71,7 +72,7 @@ class Keep(NamedTuple):
     def rows(self, layout: Layout) -> int:
         """Return how many images are kept of a layout; beyond, rows are thinned in order of size."""
         slots = sum(slots for _, slots, _ in layout)
-        return max(self.values // (2 * slots), LEAST_ROWS // self.positions)
+        return max(self.values // (2 * slots), LEAST_ROWS // self.positions, 4 * GROUPS)
 
 
 @dataclass(frozen=True, eq=False)

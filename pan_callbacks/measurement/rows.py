@@ -108,12 +108,12 @@ class Rows:
             layout: Layout = tuple((str(side), int(slots), int(n)) for side, slots, n in one["layout"])
             channels = self._channels * sum(slots for _, slots, _ in layout)
             other = ReadingStore.of(channels, one["capacity"], one["values"].to(device), one["heads"], one["groups"])
-            if layout not in self._stores:
-                self._stores[layout] = ReadingStore(channels, one["capacity"])
-            if not theirs.is_like(self._code):
+            kept = self._stores.setdefault(layout, ReadingStore(channels, one["capacity"])).values
+            dtype = kept[0].dtype if kept else one["values"].dtype
+            if dtype is not one["values"].dtype or not theirs.is_like(self._code):
                 shape = (-1, channels // self._channels, self._channels)
                 read = (theirs.decoded(block.view(shape).transpose(1, 2)).transpose(1, 2) for block in other.values)
-                other.values = [self._code.coded(rows, one["values"].dtype).flatten(1) for rows in read]
+                other.values = [self._code.coded(rows, dtype).flatten(1) for rows in read]
             self._stores[layout].merge(other)
 
 

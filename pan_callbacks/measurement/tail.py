@@ -27,6 +27,10 @@ class Tail:
     axes: int = 2
     lasting: bool = False
 
+    def holds(self, weights: Mapping[str, Tensor]) -> bool:
+        """Whether it is the same with these weights, by name, but for them; if the modules are what they were."""
+        return self.lasting and all(one.name in weights for step in self.steps for one in step.constants)
+
     def of(self, weights: Mapping[str, Tensor]) -> Tail:
         """Return the tail with weights as they are now (parameters and buffers by name); it must be :attr:`lasting`."""
         return replace(self, steps=tuple(step.of(weights) for step in self.steps))

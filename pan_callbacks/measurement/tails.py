@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator, MutableMapping
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
+from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -259,6 +260,19 @@ class _Follower(TorchFunctionMode):
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers of a module by name."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def traits_of(module: nn.Module) -> list[Any]:
+    """Return what a forward may depend on beside its weights: classes, numbers and functions of all modules below."""
+    return [(name, type(part), _plain(vars(part))) for name, part in module.named_modules()]
+
+
+def _plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that are numbers, texts, functions, or tuples and lists of such."""
+    kinds = (int, float, complex, str, type(None), FunctionType, BuiltinFunctionType, torch.dtype)
+    listed = {key: (*value,) for key, value in attributes.items() if type(value) in (tuple, list)}
+    plain = {key: value for key, value in attributes.items() if isinstance(value, kinds)}
+    return plain | {key: value for key, value in listed.items() if all(isinstance(one, kinds) for one in value)}
 
 
 def _name(func: Callable[..., Any]) -> str:

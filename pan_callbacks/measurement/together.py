@@ -40,10 +40,11 @@ class Part:
         state: dict[str, Any] = {"notes": self.notes, "failed": self.failed, "wrong": ""}
         try:
             state["images"] = self.grouping.state()
-        except PANError as error:
-            state |= {"wrong": str(error), "images": Grouping(ALONE).state()}
-        layers = self.collectors.items() if shared else ()
-        return state | {"layers": {name: one.state() for name, one in layers}}
+            state["layers"] = {name: one.state() for name, one in self.collectors.items()} if shared else {}
+        except Exception as error:  # memory that runs out, say
+            wrong = str(error) if isinstance(error, PANError) else f"{type(error).__name__}: {error}"
+            state |= {"wrong": wrong, "images": Grouping(ALONE).state(), "layers": {}}
+        return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +81,10 @@ def together(part: Part, layers: Mapping[str, Convolution], shard: Shard, device
     collectors = part.collectors
     if shared:
         states = of_all(states[0], device)
+    wrong = [state["wrong"] for state in states if state["wrong"]]
+    if wrong:
+        raise PANError(wrong[0])
+    if shared:
         merged: dict[str, LayerCollector] = {}
         for name, conv in layers.items():
             parts = [state["layers"][name] for state in states]
@@ -88,9 +93,6 @@ def together(part: Part, layers: Mapping[str, Convolution], shard: Shard, device
             for one in parts:
                 merged[name].merge(one)
         collectors = merged
-    wrong = [state["wrong"] for state in states if state["wrong"]]
-    if wrong:
-        raise PANError(wrong[0])
     notes = dict.fromkeys(note for state in states for note in state["notes"])
     images = found(state["images"] for state in states)
     return Together(collectors, images, tuple(notes), any(state["failed"] for state in states))

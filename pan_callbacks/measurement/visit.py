@@ -101,8 +101,8 @@ class Reading:
         number = self._calls[name]
         self._calls[name] += 1
         site = self._forward.reads.get((name, number))
-        if site is None:
-            return
+        if site is None or len(call.output) < len(self._passing.numbers):
+            return  # not asked for, or run on a part of the images: nobody knows which
         first = number == self._first[name] and self._forward.make == site.view.usual.border
         passing = self._passing._replace(first_call=first, call_number=number)
         roles: tuple[Role, ...] = ("earlier",) if self._forward.neutral else site.roles

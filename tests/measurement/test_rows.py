@@ -95,13 +95,15 @@ def test_processes_together_keep_what_one_keeps(keep):
 
 def test_layouts_that_were_thinned_to_different_degrees_are_made_equal():
     kept = Rows(1, Code())
-    few = Keep(2, 80)  # room for 8 images of five readings, border and reference
+    few = Keep(1000, 80)  # little room: what is kept at least, four rows of each group
     small = (("top", 2, 7),)
-    kept.add(LAYOUT, torch.arange(160.0).view(32, 5, 1), groups_of(32), few._replace(positions=1000))
-    kept.add(small, torch.arange(8.0).view(4, 2, 1), groups_of(4), few)
+    kept.add(LAYOUT, torch.arange(1280.0).view(256, 5, 1) + 100, groups_of(256), few)
+    kept.add(small, torch.arange(100.0).view(50, 2, 1), groups_of(50), few)
     sample = kept.sample(["top"])
-    thinned = sum(1 for value in sample.readings.flatten().tolist() if value >= 8)
-    assert len(sample.readings) < 8 + 64 and 8 <= thinned <= 16  # of 64 readings with a weight of 4 or 8
+    large = sum(1 for value in sample.readings.flatten().tolist() if value >= 100)
+    # of 64 rows, each of which stands for four images, two readings; and as many of the other layout as stand for four
+    assert large == 128 and 16 <= len(sample.readings) - large <= 48
+    assert len(sample.groups.unique()) == GROUPS
 
 
 @settings(max_examples=50, deadline=None)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pan_callbacks.layers import convolutions, dimensions
 from pan_callbacks.measurement.calls import EntryCall
+from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.hooks import Probes
 from pan_callbacks.measurement.shadow import Shadow
 from pan_callbacks.measurement.tail import Tail
@@ -731,3 +732,49 @@ def test_on_maps_it_is_what_it_is_on_readings():
     maps = torch.randn(3, C, 7)
     each = torch.stack([tail(maps[:, :, i]) for i in range(7)], 2)
     torch.testing.assert_close(tail.on_maps(maps), each)
+
+
+class Slope(nn.Module):
+    """Multiplies with a number of its own, no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = 1.0
+
+    def forward(self, x):
+        return x * self.slope if self.slope == 1 else F.leaky_relu(x, self.slope)
+
+
+def _pruned(net: nn.Sequential) -> None:
+    nn.utils.prune.l1_unstructured(net[1], "weight", 0.5)  # its weight is no parameter any more
+
+
+def _annealed(net: nn.Sequential) -> None:
+    net[1].slope = 0.01
+
+
+def _replaced(net: nn.Sequential) -> None:
+    net[1] = nn.Tanh()
+
+
+@pytest.mark.parametrize(
+    ("between", "change", "after"),
+    [
+        (nn.BatchNorm2d(C), _pruned, ("batch_norm",)),
+        (Slope(), _annealed, ("leaky_relu",)),
+        (nn.ReLU(), _replaced, ("tanh",)),
+    ],
+)
+def test_a_model_that_changes_between_epochs_is_followed_anew(between, change, after):
+    net = nn.Sequential(nn.Conv2d(1, C, 3, padding=1), between, nn.Conv2d(C, 1, 3, padding=1)).eval()
+    measurement, follows = Measurement(net), []
+    for epoch in range(3):
+        if epoch == 1:
+            change(net)
+        measurement.start()
+        with torch.no_grad():
+            net(torch.rand(32, 1, 32, 32))
+        measurement.stop()
+        follows.append(measurement.report().layers["0"].follows)
+        assert measurement.failure is None
+    assert follows[1:] == [after, after]

@@ -144,6 +144,11 @@ def test_a_state_is_what_it_was_after_it_was_bytes(dtype, shape):
     assert found["a"][1] == state["a"][1]
 
 
+def test_a_layer_may_have_any_name():
+    state = {"layers": {"tensor": {"rows": {}}, "dtype": torch.ones(2)}}
+    assert unpacked(packed(state))["layers"]["tensor"] == {"rows": {}}
+
+
 def test_strange_numbers_survive():
     values = torch.tensor([torch.nan, torch.inf, -torch.inf, -0.0, 1e-45])
     found = unpacked(packed({"values": values}))["values"]
