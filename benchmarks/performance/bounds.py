@@ -15,7 +15,7 @@ class Bound:
     Args:
         what: What is measured.
         row: The row that measures it.
-        path: Where its number lies in what the row gave.
+        path: Where its number lies in what the row gave; with `` - `` between two, their difference.
         limit: What the number may be.
         unit: Of the number.
         least: Whether the number is to be at least the limit, not at most.
@@ -53,11 +53,16 @@ class Bound:
 
 BOUNDS = (
     Bound("validation epoch, `centre`, of the plain one", "forward", "centre/epoch/median", 1.03),
+    Bound("a forward in the middle of it", "forward", "centre/middle/median", 1.03),
     Bound("validation epoch, `crop`, of the plain one", "forward", "crop/epoch/median", 1.60),
     Bound("two epochs of training with `PANMonitor()`, of those without", "training", "ratio/median", 1.05),
-    Bound("report of ResNet-50", "report", "slowest", 0.3, "s"),
-    Bound("kept of ResNet-50, 256 images of 224 px", "report", "kept/going_on", 64, "MB"),
-    Bound("kept of ResNet-50, 10,000 small images or 50 epochs", "memory", "most", 64, "MB"),
+    Bound("twenty epochs of it", "training", "long/ratio", 1.05),
+    Bound("report of ResNet-50, 64 images (the monitor's default)", "report", "by_images/64/first", 0.3, "s"),
+    Bound("report of ResNet-50, 256 images", "report", "by_images/256/first", 0.3, "s"),
+    Bound("kept of ResNet-50, 256 images of 224 px", "report", "kept/going_on - kept/copies", 64, "MB"),
+    Bound("the same with the copy of its weights, gone when the epoch ends", "report", "kept/going_on", 64, "MB"),
+    Bound("kept after 10,000 small images", "memory", "by_images/10000/going_on - by_images/10000/copies", 64, "MB"),
+    Bound("kept after 50 epochs", "memory", "by_epochs/50/stopped", 64, "MB"),
     Bound("attributes that an idle hook looks up", "hooks", "attributes", 1),
     Bound("calls that an idle hook makes", "hooks", "calls", 0),
     Bound("`import pan_callbacks`, of `import pytorch_lightning`", "imports", "ratios/ours/median", 1.05),

@@ -28,7 +28,10 @@ def load(folder: Path) -> dict[str, dict]:
 
 
 def look_up(result: dict | None, path: str) -> float | None:
-    """The number at ``"centre/epoch/median"`` of what a row gave, None if there is none."""
+    """The number at ``"centre/epoch/median"`` of a row, None if there is none; of ``"a - b"`` the difference."""
+    if " - " in path:
+        one, other = (look_up(result, part) for part in path.split(" - "))
+        return None if one is None or other is None else one - other
     found = (result or {}).get("values")
     for key in path.split("/"):
         found = found.get(key) if isinstance(found, dict) else None
