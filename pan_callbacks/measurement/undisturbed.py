@@ -30,7 +30,9 @@ _MOST_OBJECTS, _MOST_VALUES = 50_000, 2**25
 #: What holds a function of a class, beside properties.
 _WRAPPERS = (staticmethod, classmethod, functools.cached_property, type(functools.lru_cache(len)))
 #: Objects by which everything is reached, by the names of their classes.
-_NOT_LOOKED_INTO = {"Trainer", "Logger", "Callback", "SummaryWriter", "Graph"}
+_NOT_LOOKED_INTO = {"Trainer", "Logger", "Callback", "SummaryWriter", "Graph", "_MultiProcessingDataLoaderIter"}
+#: What threads and processes wait on is theirs: who is waiting, put back, would wait for ever.
+_SHARED_BY_THREADS = {"threading", "_thread", "queue", "_queue", "multiprocessing", "concurrent", "asyncio"}
 
 
 @contextmanager
@@ -78,6 +80,12 @@ def random_states_kept(devices: Iterable[int] = ()) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(numpy_state)
+
+
+def _is_left_alone(kind: type) -> bool:
+    """Whether nothing is put back of objects of a class."""
+    package = kind.__module__.partition(".")[0]
+    return kind.__name__ in _NOT_LOOKED_INTO or package in _SHARED_BY_THREADS or is_ours(kind)
 
 
 class _Kept:
@@ -148,7 +156,7 @@ class _Kept:
             return [value.func, *value.args, *self._container(value.keywords)]
         elif isinstance(value, (tuple, frozenset)):
             return list(value) if len(value) <= _MANY else []
-        elif not any(kind.__name__ in _NOT_LOOKED_INTO or is_ours(kind) for kind in type(value).__mro__):
+        elif not any(map(_is_left_alone, type(value).__mro__)):
             return [type(value), *self._attributes(value)]
         return []
 
