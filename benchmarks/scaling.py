@@ -10,9 +10,10 @@ unpacked, and merged with what all others have.
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pan_callbacks.measurement.coding import Code
 from pan_callbacks.measurement.collector import LayerCollector
@@ -24,7 +25,7 @@ from pan_callbacks.reports.pans import GROUPS
 
 #: Channels of a padded layer of ResNet-50, how many layers have them, and outputs of an edge.
 LAYERS = ((64, 1, 110), (64, 3, 54), (128, 4, 26), (256, 6, 12), (512, 3, 5))
-RANKS = (1, 8, 64, 256, 1024)
+RANKS = (8, 64, 256, 1024)
 
 
 def main() -> None:
@@ -38,26 +39,45 @@ def main() -> None:
         print(f"| {images} | {keep.positions} | {each} | {total / 1e6:.1f} MB |", flush=True)
     images = 1024
     keep = Keep.of(neurons(), images)._replace(values=10**9)  # nothing is thinned, so that all must agree
-    print("\n| ranks | bytes that a rank sends | seconds to merge all | the report is that of one rank |")
-    print("|---:|---:|---:|---|")
-    expected = None
+    head = ("ranks", "a rank sends, 16 bits", "seconds to merge all", "in 32 bits, the report of one")
+    print(f"\n| {' | '.join(head)} | in 16 bits, sizes of contrasts differ by (mean, most) |")
+    print("|---:|---:|---:|---|---:|")
+    expected = {dtype: found(images, keep._replace(dtype=dtype), 1) for dtype in (torch.float32, torch.float16)}
     for ranks in RANKS:
-        parts = [[one.state() for one in rank(images, keep, number, ranks)] for number in range(ranks)]
-        sent = [packed({"layers": part}) for part in parts]
-        start = time.process_time()
-        merged = merge([unpacked(data)["layers"] for data in sent])
-        seconds = time.process_time() - start
-        lines = [finding_of(one, HowMeasured(), 0.8, Images(images, images))[0] for one in merged]
-        found = [(line.contrast, line.error, line.shift) for line in lines]
-        expected = expected or found
-        same = all(
-            torch.equal(a.nan_to_num(9), b.nan_to_num(9))
-            for one, other in zip(found, expected, strict=True)
-            for a, b in zip(one, other, strict=True)
-            if a is not None and b is not None
-        )
-        largest = max(len(data) for data in sent)
-        print(f"| {ranks:,} | {largest / 1e6:.2f} MB | {seconds:.1f} | {'to the bit' if same else 'no'} |", flush=True)
+        exact = found(images, keep._replace(dtype=torch.float32), ranks)
+        coded = found(images, keep, ranks)
+        same = all(torch.equal(a, b) for a, b in zip(exact.figures, expected[torch.float32].figures, strict=True))
+        pairs = zip(coded.figures[::2], expected[torch.float16].figures[::2], strict=True)
+        off = torch.cat([(a.abs() - b.abs()).abs().flatten() for a, b in pairs])
+        words = "to the bit" if same else "no"
+        line = f"| {ranks:,} | {coded.sent / 1e6:.2f} MB | {coded.seconds:.1f} | {words} |"
+        print(f"{line} {float(off.mean()):.4f}, {float(off.max()):.3f} |", flush=True)
+
+
+class Found(NamedTuple):
+    """What came of a number of ranks.
+
+    Args:
+        figures: Contrast and error of each layer, in turns, without NaN.
+        sent: Bytes that a rank sends, at most.
+        seconds: Of CPU, to merge all.
+    """
+
+    figures: list[Tensor]
+    sent: int
+    seconds: float
+
+
+def found(images: int, keep: Keep, ranks: int) -> Found:
+    """Let so many ranks measure, exchange, and one of them merge and report."""
+    parts = [[one.state() for one in rank(images, keep, number, ranks)] for number in range(ranks)]
+    sent = [packed({"layers": part}) for part in parts]
+    start = time.process_time()
+    merged = merge([unpacked(data)["layers"] for data in sent])
+    seconds = time.process_time() - start
+    lines = [finding_of(one, HowMeasured(), 0.8, Images(images, images))[0] for one in merged]
+    figures = [one.nan_to_num(9.0) for line in lines for one in (line.contrast, line.error) if one is not None]
+    return Found(figures, max(map(len, sent)), seconds)
 
 
 def neurons() -> int:

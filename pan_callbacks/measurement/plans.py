@@ -103,6 +103,7 @@ class Forward:
             numbers: Number of each image, ascending (images,), on the CPU.
 
         Example:
+            >>> import torch
             >>> Forward({}, neutral=True).takes(torch.arange(64)), Forward({}).takes(torch.arange(64))
             (4, 64)
         """
