@@ -209,20 +209,26 @@ class LayerCollector:
         border, reference = self.border.sample([side]), self.reference.sample([SHARED if shared else side])
         return border.readings, reference.readings
 
+    @property
+    def _rows(self) -> dict[str, Rows]:
+        return {"border": self.border, "reference": self.reference, **self.remaining}
+
+    @property
+    def _sums(self) -> list[Tensor]:
+        return [*self.effect, *self.pushed, self.seen]
+
     def state(self) -> dict[str, Any]:
         """Return all that accumulated, for another process."""
         self._settle()
-        rows = {"border": self.border, "reference": self.reference, **self.remaining}
-        sums = [*self.effect, *self.pushed, self.seen]
-        return {"rows": {role: one.state() for role, one in rows.items()}, "sums": sums, "code": self._code.state()}
+        rows = {role: one.state() for role, one in self._rows.items()}
+        return {"rows": rows, "sums": self._sums, "code": self._code.state()}
 
     def merge(self, state: dict[str, Any]) -> None:
         """Add what accumulated in another process."""
-        rows = {"border": self.border, "reference": self.reference, **self.remaining}
-        theirs = Code.of(state["code"], self.seen.device)
-        for role, one in rows.items():
-            one.merge(state["rows"][role], theirs, self.seen.device)
-        for mine, theirs in zip((*self.effect, *self.pushed, self.seen), state["sums"], strict=True):
+        code = Code.of(state["code"], self.seen.device)
+        for role, one in self._rows.items():
+            one.merge(state["rows"][role], code, self.seen.device)
+        for mine, theirs in zip(self._sums, state["sums"], strict=True):
             mine += theirs.to(mine.device)
 
 

@@ -130,7 +130,7 @@ class PAN:
         interval: 95 % interval of the signed contrast of every side, (low, high); empty if nobody knows.
         certain: Whether a PAN in all of that interval.
         consistency: Of every side, how consistently padding changes the answer to the same pixels, -1 to 1: see
-            :class:`~pan_callbacks.measurement.paired.PairedSign`. Empty if no pixels were paired.
+            :mod:`~pan_callbacks.measurement.paired`. Empty if no pixels were paired.
         shift: Mean difference of border and reference of every side, in the layer's typical spread.
         after: Contrast of every side after the normalisation and activation that follow; empty if it is not known.
         threshold: Contrast from which a neuron is a PAN.

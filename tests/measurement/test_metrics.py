@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from pan_callbacks.measurement.metrics import BorderBias, PaddingAwareness, PaddingEffect
 from pan_callbacks.padding import SIDES
+from tests.support.processes import results_of_two
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric .* was called before the ``update``")
 
@@ -489,7 +486,6 @@ SPLITS = {
         [({"left": border["left"]}, {"left": reference["left"]}) for border, reference in UPDATES],
     ],
 }
-TIMEOUT = 240
 
 
 def fed_with(kind: str, updates: list) -> torch.Tensor:
@@ -503,10 +499,8 @@ def long_streams() -> tuple[np.ndarray, np.ndarray]:
     return stream("relu", 0, SHIFTS), stream("relu", 1, 0.0)
 
 
-def run_rank(rank: int, folder: str) -> None:
+def run_rank(rank: int, folder: str) -> dict:
     """What each of two processes does; its results are read by the tests."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     results = {(kind, split): fed_with(kind, parts[rank]) for kind in KINDS for split, parts in SPLITS.items()}
 
     again = PaddingAwareness(4, ("top", "left"))
@@ -523,28 +517,13 @@ def run_rank(rank: int, folder: str) -> None:
 
     half = slice(rank, None, 2)
     results["beyond capacity"] = fed(*(part[half] for part in long_streams()), capacity=4096, batch=250).compute()
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """Results of two processes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    context = mp.get_context("spawn")
-    processes = [context.Process(target=run_rank, args=(rank, str(folder)), daemon=True) for rank in range(2)]
-    for process in processes:
-        process.start()
-    end = time.monotonic() + TIMEOUT
-    for process in processes:
-        process.join(max(0.0, end - time.monotonic()))
-    hanging = [process for process in processes if process.is_alive()]
-    for process in hanging:
-        process.kill()
-    assert not hanging, f"{len(hanging)} of 2 processes still ran after {TIMEOUT} s: one waits for the other"
-    assert [process.exitcode for process in processes] == [0, 0]
-    return [torch.load(Path(folder) / f"rank{rank}.pt") for rank in range(2)]
+    return results_of_two(run_rank, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("split", SPLITS)
