@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pan_callbacks.suppression.masks import mask_permanently as mask_permanently
     from pan_callbacks.suppression.masks import masked as masked
     from pan_callbacks.suppression.penalty import PaddingBiasPenalty as PaddingBiasPenalty
+    from pan_callbacks.suppression.schedules import Schedule as Schedule
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _WHERE = {
     "PANPenalty": "callbacks.penalty",
     "PANMask": "callbacks.mask",
     "PaddingBiasPenalty": "suppression.penalty",
+    "Schedule": "suppression.schedules",
     "PaddingAwareness": "measurement.metrics",
     "BorderBias": "measurement.metrics",
     "scan": "measurement.scan",

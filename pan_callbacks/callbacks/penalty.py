@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import warnings
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from pan_callbacks.callbacks import _penalty_weight as weights
 from pan_callbacks.callbacks._around import Around
 from pan_callbacks.callbacks._arrivals import Arrivals
 from pan_callbacks.callbacks._findings import find_monitor, last_findings, nothing_found, warn_if_behind
 from pan_callbacks.callbacks._lightning import Callback
+from pan_callbacks.callbacks._outweighed import Outweighed
 from pan_callbacks.callbacks._remembered import Remembered
+from pan_callbacks.callbacks._step_output import loss_of, with_loss
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.callbacks._unpenalised import check_ran, warn_of_left_out
 from pan_callbacks.errors import PANError
@@ -33,11 +35,14 @@ class PANPenalty(Callback):
 
     ``training_step`` is wrapped for the time of ``fit``, and ``manual_backward`` if optimization is manual, so that
     the gradient is the one of a loss with the penalty in it, whatever accumulates, scales or distributes it. What the
-    module itself logs as its loss is its own loss. Logs ``pan_penalty/loss``, the penalty before it is weighted, and
-    ``pan_penalty/weight``; a second one in the same Trainer logs ``pan_penalty2/loss`` and so on.
+    module itself logs as its loss is its own loss. Logs ``pan_penalty/loss``, the penalty before it is weighted,
+    ``pan_penalty/weight``, and ``pan_penalty/settled``, which is :attr:`settled` at the end of the epoch; a second one
+    in the same Trainer logs ``pan_penalty2/loss`` and so on. Warns once if the weighted penalty is more than ten times
+    the loss that it is added to, averaged over an epoch or the first 20 steps with a penalty.
 
     Args:
-        weight: Weight of the penalty once it is warmed up.
+        weight: Weight of the penalty once it is warmed up: a number, or a function that returns one for the progress of
+            training from 0 to 1, as a :class:`~pan_callbacks.Schedule` does. It is asked at 0, 0.5 and 1 first.
         kind: ``"both"``, ``"effect"`` or ``"moments"``, see :class:`~pan_callbacks.PaddingBiasPenalty`.
         layers: Glob or globs over module names; None for all padded convolutions.
         only_pans: Penalise just the neurons that a :class:`~pan_callbacks.PANMonitor` of the same Trainer found last.
@@ -49,17 +54,18 @@ class PANPenalty(Callback):
 
     Raises:
         ValueError: If an argument is out of range.
-        PANError: At the start of fit, if no layer can be penalised, ``only_pans`` finds no monitor, or the strategy
-            shards the weights that ``kind`` needs, or the monitor measures no layer that is to be penalised; in
-            training, where the penalty would be lost (a reentrant checkpoint, a model compiled and run before, manual
-            optimization without ``manual_backward``, a layer that was replaced or lost its hooks).
+        PANError: At the start of fit, if no layer can be penalised, ``only_pans`` finds no monitor, the strategy shards
+            the weights that ``kind`` needs, the monitor measures no layer that is to be penalised, or a function is the
+            weight of a training without an end; in training, if that gives no weight, or where the penalty would be
+            lost (a reentrant checkpoint, a model compiled and run before, manual optimization without
+            ``manual_backward``, a layer that was replaced or lost its hooks).
     """
 
     asks_monitor = True  # which measures more before the first step for it
 
     def __init__(
         self,
-        weight: float = 0.1,
+        weight: weights.Weight = 0.1,
         kind: str = "both",
         layers: str | list[str] | None = None,
         only_pans: bool = False,
@@ -70,11 +76,7 @@ class PANPenalty(Callback):
     ) -> None:
         super().__init__()
         check_arguments(kind, max_images, every_n_steps)
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"weight={weight!r} is negative or not finite; 0 switches the penalty off")
-        for name, value in (("start_epoch", start_epoch), ("warmup_epochs", warmup_epochs)):
-            if value < 0:
-                raise ValueError(f"{name}={value!r} is negative")
+        weights.check(weight, start_epoch, warmup_epochs)
         self.weight, self.kind, self.layers, self.only_pans = weight, kind, layers, only_pans
         self.start_epoch, self.warmup_epochs = start_epoch, warmup_epochs
         self.every_n_steps, self.max_images = every_n_steps, max_images
@@ -85,7 +87,8 @@ class PANPenalty(Callback):
         self._restored = False
         self._tags = Tags(PANPenalty, "pan_penalty/loss")
         self._around: dict[str, Around] = {}
-        self._weight_now = 0.0
+        self._weight_now, self._settled = 0.0, not weights.varies(weight, start_epoch, warmup_epochs)
+        self._outweighed = Outweighed()
         self._arrivals = Arrivals()
         self._ever_ran = self._logged = self._told_of_nothing = self._told_of_idle = False
         self._told_of: set[str] = set()  # layers without a penalty
@@ -96,13 +99,25 @@ class PANPenalty(Callback):
         return self._generate_state_key(kind=self.kind, layers=self.layers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the neurons of ``only_pans``, and how the layers' schedules stand."""
-        return {"neurons": self._neurons, "missed": self._missed if self._penalty is None else self._penalty.missed}
+        """Return the neurons of ``only_pans``, how the layers' schedules stand, and whether the weight has settled."""
+        missed = self._missed if self._penalty is None else self._penalty.missed
+        return {"neurons": self._neurons, "missed": missed, "settled": self._settled}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the neurons and the schedules of a checkpoint."""
         self._neurons, self._missed = state_dict["neurons"], state_dict.get("missed", {})
+        self._settled = state_dict.get("settled", self._settled)
         self._restored = True
+
+    @property
+    def settled(self) -> bool:
+        """Whether the weight has reached its last value, so that what is measured now is what training leads to.
+
+        True from the first step after the warmup on; of a :class:`~pan_callbacks.Schedule` from the first one past its
+        ``until``; with another function in the last epoch; always, if the weight is a number from the start. Of an
+        epoch without a training step it says what was so before.
+        """
+        return self._settled
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
@@ -114,9 +129,11 @@ class PANPenalty(Callback):
                 "PANPenalty(only_pans=True) needs a PANMonitor that finds them: "
                 "Trainer(callbacks=[PANMonitor(), PANPenalty(only_pans=True)])"
             )
+        weights.check_schedule(trainer, self.weight)
         self._tags.take_number(trainer, self)
         if not self._restored and not self._module.is_(pl_module):
             self._neurons, self._missed = {}, {}  # of another model, in an earlier fit
+            self._settled = not weights.varies(self.weight, self.start_epoch, self.warmup_epochs)
         self._module = Remembered(pl_module)
         strategy = type(trainer.strategy).__name__
         if self.kind != "moments" and any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
@@ -128,24 +145,19 @@ class PANPenalty(Callback):
         self._penalty.resume(self._missed)
         self._penalty.rest()
         self._ever_ran = self._told_of_nothing = self._told_of_idle = False
-        self._told_of = set()
+        self._told_of, self._outweighed = set(), Outweighed()
         for name, around in (("training_step", self._around_step), ("manual_backward", self._around_backward)):
             self._around[name] = Around(pl_module, name, functools.partial(around, trainer, pl_module))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over a checkpoint that came late; warn of what a loader without a length makes of the warmup."""
+        """Take over a checkpoint that came late; warn of what a loader without a length makes of the weight."""
         if self._restored:  # some strategies load it after on_fit_start, and in a resumed epoch none begins
             self._attached.resume(self._missed)
             if self.only_pans:
                 self._penalise(pl_module, self._neurons)
                 warn_if_behind(trainer, "PANPenalty(only_pans=True)")
         self._restored = False
-        if self.warmup_epochs and trainer.num_training_batches == float("inf"):
-            warnings.warn(
-                "the training loader has no length, so PANPenalty's warmup goes in steps of whole epochs and the first "
-                "has no penalty; limit_train_batches gives it a length",
-                stacklevel=2,
-            )
+        weights.warn_if_endless(trainer, self.weight, self.warmup_epochs)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over what the monitor found."""
@@ -164,6 +176,7 @@ class PANPenalty(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Look no longer, until the next training step."""
         self._attached.end()
+        self._outweighed.end_step(trainer.is_global_zero)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what came to the model: what is measured now may be penalised next."""
@@ -174,6 +187,8 @@ class PANPenalty(Callback):
         """Log also in an epoch without a penalty, so that whoever watches the key finds it."""
         if not self._logged:
             self._log(pl_module, 0.0, self._weight_now)
+        self._show(pl_module, {"pan_penalty/settled": float(self._settled)})
+        self._outweighed.end_epoch(trainer.is_global_zero)
         idle = self._attached.never_ran()
         if self._ever_ran and idle and not self._told_of_idle:
             self._told_of_idle = True
@@ -196,7 +211,8 @@ class PANPenalty(Callback):
         """Run the module's training step; if optimization is automatic, the penalty is in the loss that it returns."""
         if not trainer.training:  # a validation step that calls it
             return own(*args, **kwargs)
-        penalty, self._weight_now = self._attached, self._scheduled(trainer)
+        penalty = self._attached
+        self._weight_now, self._settled = weights.at(trainer, self.weight, self.start_epoch, self.warmup_epochs)
         if self._weight_now > 0:
             if trainer.fit_loop.batch_idx == 0:  # the module's own on_train_epoch_start comes after ours
                 self._follow(pl_module, self._neurons)
@@ -210,19 +226,11 @@ class PANPenalty(Callback):
             output = own(*args, **kwargs)
         if self._weight_now > 0:
             penalty.check_there()
-        loss = output.get("loss") if isinstance(output, Mapping) else output
+        loss = loss_of(output)
         if not pl_module.automatic_optimization or not isinstance(loss, Tensor):
             return output
         total = self._added(pl_module, loss, lambda: penalty.take(loss, only=True))
-        if total is loss:
-            return output
-        if not isinstance(output, Mapping):
-            return total
-        if not isinstance(output, MutableMapping):  # it cannot be changed, and a dict does as well
-            return {**output, "loss": total}
-        changed: Any = copy.copy(output)
-        changed["loss"] = total
-        return changed
+        return output if total is loss else with_loss(output, total)
 
     def _around_backward(
         self, trainer: Trainer, pl_module: LightningModule, own: Method, loss: Tensor, *args: Any, **kwargs: Any
@@ -240,15 +248,19 @@ class PANPenalty(Callback):
         self._ever_ran = True
         value = take()
         self._told_of |= warn_of_left_out(self._attached, self._told_of)
-        if value is None:
+        on_average = None if value is None else value.detach() / self.every_n_steps
+        self._outweighed.add(loss, on_average, self._weight_now)
+        if value is None or on_average is None:
             return loss
-        self._log(pl_module, value.detach() / self.every_n_steps, self._weight_now)
+        self._log(pl_module, on_average, self._weight_now)
         return loss + self._weight_now * value
 
     def _log(self, pl_module: LightningModule, value: Tensor | float, weight: float) -> None:
         self._logged = True
-        figures = self._tags.of_all({"pan_penalty/loss": value, "pan_penalty/weight": weight})
-        pl_module.log_dict(figures, on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
+        self._show(pl_module, {"pan_penalty/loss": value, "pan_penalty/weight": weight})
+
+    def _show(self, pl_module: LightningModule, figures: Mapping[str, Tensor | float]) -> None:
+        pl_module.log_dict(self._tags.of_all(figures), on_step=False, on_epoch=True, sync_dist=True, batch_size=1)
 
     def _follow(self, pl_module: LightningModule, neurons: Mapping[str, list[int]]) -> None:
         """Take up what came to the model since; neurons were found in layers as they were."""
@@ -281,13 +293,3 @@ class PANPenalty(Callback):
             self._missed = self._penalty.missed
             self._penalty.detach()
         self._penalty = None
-
-    def _scheduled(self, trainer: Trainer) -> float:
-        """Weight at this batch."""
-        epoch, batches = trainer.current_epoch, trainer.num_training_batches
-        if epoch < self.start_epoch:
-            return 0.0
-        if not self.warmup_epochs:
-            return self.weight
-        passed = epoch - self.start_epoch + trainer.fit_loop.batch_idx / batches  # an endless loader adds 0
-        return self.weight * min(1.0, passed / self.warmup_epochs)
