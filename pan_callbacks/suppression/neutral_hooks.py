@@ -110,8 +110,9 @@ class Share:
 
     def prepare(self, model: nn.Module) -> None:
         """Make the tensor on every device that a model has parameters on."""
-        for device in {parameter.device for parameter in model.parameters()} - self._tensors.keys():
-            self._tensors[device] = torch.full((), self.value, device=device)
+        with torch.inference_mode(False):  # what is made in inference mode cannot be changed outside
+            for device in {parameter.device for parameter in model.parameters()} - self._tensors.keys():
+                self._tensors[device] = torch.full((), self.value, device=device)
 
     def like(self, output: Tensor) -> Tensor:
         """Return it in the type of an output, on its device."""
