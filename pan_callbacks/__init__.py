@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pan_callbacks.callbacks.dropout import PaddingDropout as PaddingDropout
     from pan_callbacks.callbacks.mask import PANMask as PANMask
     from pan_callbacks.callbacks.monitor import PANMonitor as PANMonitor
     from pan_callbacks.callbacks.penalty import PANPenalty as PANPenalty
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pan_callbacks.reports.layer_report import LayerReport as LayerReport
     from pan_callbacks.reports.pan_report import PANReport as PANReport
     from pan_callbacks.reports.pans import PAN as PAN
+    from pan_callbacks.suppression.dropout import padding_dropout as padding_dropout
     from pan_callbacks.suppression.impact import impact as impact
     from pan_callbacks.suppression.masks import mask_permanently as mask_permanently
     from pan_callbacks.suppression.masks import masked as masked
@@ -30,6 +32,7 @@ _WHERE = {
     "PANMonitor": "callbacks.monitor",
     "PANPenalty": "callbacks.penalty",
     "PANMask": "callbacks.mask",
+    "PaddingDropout": "callbacks.dropout",
     "PaddingBiasPenalty": "suppression.penalty",
     "Schedule": "suppression.schedules",
     "PaddingAwareness": "measurement.metrics",
@@ -39,6 +42,7 @@ _WHERE = {
     "ImpactReport": "reports.impact_report",
     "masked": "suppression.masks",
     "mask_permanently": "suppression.masks",
+    "padding_dropout": "suppression.dropout",
     "PANReport": "reports.pan_report",
     "LayerReport": "reports.layer_report",
     "PAN": "reports.pans",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Convolution, convolutions, named, pad_modules
 from pan_callbacks.suppression.masks import MaskHook, build_masks, forget_compiled
 from pan_callbacks.suppression.presence import Presence
+from pan_callbacks.suppression.ran import NotesRuns, learns_without
 from pan_callbacks.suppression.targets import Target
 
 
@@ -109,16 +109,13 @@ class MaskHooks:
         Raises:
             PANError: If one does not: a model that was compiled and run before its hooks came ignores them.
         """
-        for name in self.masked:
-            if self._hooks[name].ran_with_gradients:
-                continue
-            gradients = [parameter.grad for parameter in self._presence.modules[name].parameters()]
-            if any(gradient is not None and bool(gradient.any()) for gradient in gradients):
-                raise PANError(
-                    f"gradients reach layer {name} without its mask: the layer runs, and its hooks do not. If the "
-                    "model was compiled and run before fit, call torch.compiler.reset() first, or compile in "
-                    "configure_model"
-                )
+        name = learns_without({name: self._hooks[name] for name in self.masked}, self._presence.modules)
+        if name is not None:
+            raise PANError(
+                f"gradients reach layer {name} without its mask: the layer runs, and its hooks do not. If the "
+                "model was compiled and run before fit, call torch.compiler.reset() first, or compile in "
+                "configure_model"
+            )
 
     def check_ran(self) -> None:
         """Look whether any masked layer ran, at the end of an evaluation.
@@ -134,21 +131,12 @@ class MaskHooks:
             )
 
 
-class _Hook(MaskHook):
-    """Notes that its convolution ran.
-
-    Attributes:
-        ran: Whether it did.
-        ran_with_gradients: Whether it did while gradients were recorded.
-    """
-
-    ran = ran_with_gradients = False
+class _Hook(NotesRuns, MaskHook):
+    """Notes that its convolution ran."""
 
     def __call__(
         self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         """Is called by torch after the convolution's forward."""
-        self.ran = True
-        if torch.is_grad_enabled():
-            self.ran_with_gradients = True
+        self.note()
         return super().__call__(conv, args, kwargs, output)

@@ -12,6 +12,7 @@ from torch import nn
 
 from pan_callbacks.callbacks._findings import find_monitor, last_findings, warn_if_behind
 from pan_callbacks.callbacks._lightning import Callback
+from pan_callbacks.callbacks._mask_all import MaskAll, MaskAllHooks, check_all
 from pan_callbacks.callbacks._mask_hooks import MaskHooks
 from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.errors import PANError
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 
 
 class PANMask(Callback):
-    """Masks the PANs that a :class:`~pan_callbacks.PANMonitor` of the same Trainer finds, or those of a report.
+    """Masks the PANs that a :class:`~pan_callbacks.PANMonitor` of the same Trainer finds, those of a report, or all.
 
     The mask holds in training, validation, test and prediction. It is in the checkpoint: a resumed run and
     ``trainer.test(ckpt_path=...)`` with this callback have it again. Gradients flow through it. Logs
-    ``pan_mask/channels``. A Trainer takes one of these.
+    ``pan_mask/channels``, and with ``which="all"`` also ``pan_mask/share``. A Trainer takes one of these.
 
     Args:
         mode: ``"neutral"``: a masked neuron reads its input's own values in place of the padding, keeps its content and
@@ -38,6 +39,10 @@ class PANMask(Callback):
             0 these are those of the network before its first step, in later ones those of the last validation.
         refresh: ``"epoch"`` adds at the start of each further epoch what was found since; ``"once"`` does not.
         report: A report, or the file of one, to take the neurons from in place of a monitor.
+        which: ``"pans"``: what was found. ``"all"``: the padding of every layer is neutral, which needs neither monitor
+            nor report; padding by other values than a constant stays as it is.
+        ramp_epochs: With ``which="all"``, epochs from ``start_epoch`` on in which the outputs that read padding go from
+            what they are with the layer's own to what they are with neutral padding: a straight line, step by step.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -46,55 +51,85 @@ class PANMask(Callback):
             hooks (compiled and run before), or in an evaluation none of the masked layers runs.
     """
 
-    asks_monitor = True  # which measures more before the first step for it
-
     def __init__(
         self,
         mode: str = "neutral",
         start_epoch: int = 0,
         refresh: str = "epoch",
         report: PANReport | str | os.PathLike[str] | None = None,
+        which: str = "pans",
+        ramp_epochs: int = 0,
     ) -> None:
         super().__init__()
         check_mode(mode)
+        if which not in ("pans", "all"):
+            raise ValueError(f"which={which!r} is unknown; choose 'pans' or 'all'")
+        if which == "all":
+            check_all(mode, report)
+        elif ramp_epochs:
+            raise ValueError(f"ramp_epochs={ramp_epochs!r} is for which='all'; PANs are masked when they are found")
         if refresh not in ("once", "epoch"):
             raise ValueError(f"refresh={refresh!r} is unknown; choose 'once' or 'epoch'")
-        if start_epoch < 0:
-            raise ValueError(f"start_epoch={start_epoch!r} is negative")
+        for name, value in (("start_epoch", start_epoch), ("ramp_epochs", ramp_epochs)):
+            if value < 0:
+                raise ValueError(f"{name}={value!r} is negative")
         self.mode, self.start_epoch, self.refresh = mode, start_epoch, refresh
         self.report = PANReport.load(Path(report)) if isinstance(report, (str, os.PathLike)) else report
+        self.which, self.ramp_epochs = which, ramp_epochs
+        self.asks_monitor = which == "pans"  # which measures more before the first step for it
+        self._all = MaskAll(start_epoch, ramp_epochs) if which == "all" else None
         self._targets: dict[str, Target] = {}
         self._begun = self._restored = self._resumed = self._told_of_nothing = self._logged = False
         self._module = Remembered()
         self._masked: dict[str, Remembered] = {}  # the convolutions that the targets were put on
-        self._hooks: MaskHooks | None = None
+        self._hooks: MaskHooks | MaskAllHooks | None = None
 
     @property
     def channels(self) -> dict[str, list[int]]:
         """Layer name to the channels that are masked."""
-        return {name: list(target.channels) for name, target in self._targets.items()}
+        return {name: list(target.channels) for name, target in self._wanted.items()}
+
+    @property
+    def _wanted(self) -> Mapping[str, Target]:
+        """What is masked now, or was when the last run ended."""
+        return self._targets if self._all is None else self._all.targets
 
     def permanent(self, pl_module: LightningModule) -> nn.Module:
         """Return a copy of the module with these masks built in, see :func:`~pan_callbacks.mask_permanently`."""
+        if self._all is not None:
+            return self._all.permanent(pl_module)
         return build_in(pl_module, self._wanted_outside_fit(), self.mode)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is masked, for the checkpoint."""
-        layers = {name: target.to_dict() for name, target in self._targets.items()}
-        return {"mode": self.mode, "begun": self._begun, "layers": layers}
+        layers = {name: target.to_dict() for name, target in self._wanted.items()}
+        state = {"mode": self.mode, "begun": self._begun, "layers": layers}
+        return state if self._all is None else {**state, "begun": self._all.begun, "share": self._all.share}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Mask again what a checkpoint says, in the mode that it says."""
+        if ("share" in state_dict) != (self._all is not None):
+            other = "all" if self._all is None else "pans"
+            warnings.warn(f"the checkpoint's mask has which={other!r}, not {self.which!r}: left out", stacklevel=2)
+            return
+        targets = {name: Target.from_dict(target) for name, target in state_dict["layers"].items()}
+        if self._all is not None:
+            self._all.restore(state_dict["share"], state_dict["begun"], targets)
+            return
         if state_dict["mode"] != self.mode:
             warnings.warn(f"the checkpoint's masks have mode={state_dict['mode']!r}, not {self.mode!r}", stacklevel=2)
         self.mode, self._begun = state_dict["mode"], state_dict["begun"]
-        self._targets = {name: Target.from_dict(target) for name, target in state_dict["layers"].items()}
+        self._targets = targets
         self._restored = self._resumed = True
 
     # --- when to run -----------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach; to every convolution and before the first forward, as a compiled model ignores later hooks."""
+        if self._all is not None:
+            self._detach()
+            self._hooks = self._all.attach(pl_module, trainer)
+            return
         if self.report is None and find_monitor(trainer) is None:
             raise PANError(
                 "PANMask has no PANs to mask: give it a monitor, Trainer(callbacks=[PANMonitor(), PANMask()]), "
@@ -127,15 +162,20 @@ class PANMask(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Mask what was found."""
+        if self._all is not None:
+            self._attached.follow()
+            return  # its share moves with the steps, and is logged when they are over
         self._attached.check_there()
         first = not self._begun and trainer.current_epoch >= self.start_epoch
         if first or self._begun and self.refresh == "epoch" and self.report is None:
             self._take(self.report or last_findings(trainer))
         self._log(pl_module)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Look whether the mask is still there."""
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Look whether the mask is still there, and take the next step of a ramp."""
         self._attached.check_there()
+        if self._all is not None:
+            self._all.step(trainer, batch_idx)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look whether the mask was there."""
@@ -145,6 +185,8 @@ class PANMask(Callback):
         """Look whether the mask was there; ``loss.backward()`` in manual optimization goes by ``on_after_backward``."""
         self._attached.check_there()
         self._attached.check_learning()
+        if self._all is not None:
+            self._all.step_ended()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log also in an epoch that was resumed in its middle, and so has no start."""
@@ -165,6 +207,8 @@ class PANMask(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look whether the mask was there."""
         self._attached.check_there()
+        if self._all is not None:
+            self._all.step_ended()
         if trainer.state.fn != "fit":
             self._attached.check_ran()
 
@@ -181,12 +225,15 @@ class PANMask(Callback):
     # --- what to do ------------------------------------------------------------------------------------------------
 
     @property
-    def _attached(self) -> MaskHooks:
+    def _attached(self) -> MaskHooks | MaskAllHooks:
         """The hooks of the run that goes on."""
         assert self._hooks is not None, "the mask is not attached"
         return self._hooks
 
     def _attach_outside_fit(self, pl_module: LightningModule) -> None:
+        if self._all is not None:
+            self._hooks = self._all.attach(pl_module)
+            return
         replaced = self._replaced(pl_module)
         if replaced:
             raise PANError(
@@ -213,7 +260,9 @@ class PANMask(Callback):
         return targets(self.report)
 
     def _detach(self) -> None:
-        if self._hooks is not None:
+        if self._all is not None:
+            self._all.take_off()
+        elif self._hooks is not None:
             self._hooks.take_off()
         self._hooks = None
 
@@ -230,11 +279,15 @@ class PANMask(Callback):
             warnings.warn("PANMask has nothing to mask: no PAN was found", stacklevel=3)
 
     def _apply(self, wanted: Mapping[str, Target]) -> None:
-        self._attached.apply(wanted)
-        self._masked = {name: Remembered(self._attached.modules[name]) for name in wanted}
+        hooks = self._attached
+        assert isinstance(hooks, MaskHooks), "the mask is one of all padding"
+        hooks.apply(wanted)
+        self._masked = {name: Remembered(hooks.modules[name]) for name in wanted}
 
     def _log(self, pl_module: LightningModule) -> None:
         self._logged = True
         masked = float(sum(map(len, self.channels.values())))
         # some steps get no batch whose size Lightning could tell
         pl_module.log("pan_mask/channels", masked, on_step=False, on_epoch=True, batch_size=1)
+        if self._all is not None:
+            pl_module.log("pan_mask/share", self._all.share, on_step=False, on_epoch=True, batch_size=1)

@@ -15,7 +15,7 @@ from pan_callbacks.layers import Convolution, PaddedLayer, dimensions
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.coding import Code
 from pan_callbacks.measurement.effect import MeanEffect, effects_at, without
-from pan_callbacks.measurement.hooks import replaced_channels
+from pan_callbacks.measurement.hooks import padding_left, replaced_channels
 from pan_callbacks.measurement.paired import pushes
 from pan_callbacks.measurement.plans import CAUSE_IMAGES, SitePlan
 from pan_callbacks.measurement.positions import INTERIOR, SHARED, Keep, Layout, read
@@ -237,7 +237,7 @@ def _effects_at(layer: PaddedLayer, site: SitePlan, x: Tensor, where: Tensor) ->
     options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
     weight = layer.weight(x).detach().float()
     effects = effects_at(layer.unpadded(x), weight, site.geometry, where, **options)
-    return without(effects, replaced_channels(layer.module))
+    return without(effects, replaced_channels(layer.module), padding_left(layer.module))
 
 
 def _exact(device: torch.device) -> torch.dtype:

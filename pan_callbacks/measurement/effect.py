@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pan_callbacks._runtime import moved_to
 from pan_callbacks.layers import PaddedLayer
-from pan_callbacks.measurement.hooks import replaced_channels
+from pan_callbacks.measurement.hooks import padding_left, replaced_channels
 from pan_callbacks.padding import Axis, Geometry, source
 
 
@@ -171,7 +171,8 @@ class MeanEffect:
 
     def __init__(self, layer: PaddedLayer, geometry: Geometry, x: Tensor) -> None:
         self._layer, self._geometry = layer, geometry
-        self._weight, self._masked = layer.weight(x).detach(), replaced_channels(layer.module)
+        self._weight = layer.weight(x).detach()
+        self._masked, self._left = replaced_channels(layer.module), padding_left(layer.module)
         self._exact = torch.float64 if x.device.type != "mps" else torch.float32
         self._where = moved_to(sources_of(geometry, layer.mode), x.device)
         self._sum = torch.zeros(x.shape[1], self._where.shape[1], device=x.device, dtype=self._exact)
@@ -204,11 +205,18 @@ class MeanEffect:
         layer, geometry = self._layer, self._geometry
         options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
         effects = mean_padding_effects(mean, self._weight.to(self._exact), geometry, **options)
-        return dict(zip(geometry.borders, without(effects, self._masked), strict=True))
+        return dict(zip(geometry.borders, without(effects, self._masked, self._left), strict=True))
 
 
-def without(effects: Tensor, masked: Tensor | None) -> Tensor:
-    """Return effects with 0 for channels that a mask has cut off: they have none any more."""
+def without(effects: Tensor, masked: Tensor | None, left: float = 1.0) -> Tensor:
+    """Return effects with 0 for channels that a mask has cut off: they have none any more.
+
+    Args:
+        effects: Effects of a layer's own padding (..., channels).
+        masked: Channels that are cut off, None for none.
+        left: How much of the padding remains in the others.
+    """
+    effects = effects if left == 1 else left * effects
     return effects if masked is None else effects.index_fill(-1, masked.to(effects.device), 0.0)
 
 

@@ -6,6 +6,7 @@ check. It holds no tensor, no module and no trainer, so that models stay picklab
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,12 +36,28 @@ class ReplacingHook:
         """The channels that are replaced now, None if none are."""
         return None
 
+    @property
+    def padding_left(self) -> float:
+        """How much of the layer's own padding remains in the channels that are not replaced."""
+        return 1.0
 
-def replaced_channels(conv: nn.Module) -> Tensor | None:
-    """Return the output channels of a convolution that a hook replaces now, None if none are."""
+
+def replaced_channels(conv: nn.Module, but: ReplacingHook | None = None) -> Tensor | None:
+    """Return the output channels of a convolution that a hook replaces now, None if none are.
+
+    Args:
+        conv: The convolution.
+        but: A hook that does not count.
+    """
     hooks: list[object] = list(conv._forward_hooks.values())
-    found = (hook.replaced for hook in hooks if isinstance(hook, ReplacingHook))
+    found = (hook.replaced for hook in hooks if isinstance(hook, ReplacingHook) and hook is not but)
     return next((channels for channels in found if channels is not None), None)
+
+
+def padding_left(conv: nn.Module) -> float:
+    """Return how much of a convolution's own padding remains in the channels that no hook replaces, 1 for all of it."""
+    hooks: list[object] = list(conv._forward_hooks.values())
+    return math.prod(hook.padding_left for hook in hooks if isinstance(hook, ReplacingHook))
 
 
 class LayerProbe:

@@ -72,5 +72,6 @@ class _Neutral:
         neutral = neutral_output(self._layer, args[0] if args else kwargs["input"], output)
         masked = replaced_channels(conv)
         if masked is not None:  # what a mask has put there has no padding
+            masked = masked.to(output.device)
             neutral = neutral.index_copy(1, masked, output.index_select(1, masked))
         return neutral

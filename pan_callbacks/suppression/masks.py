@@ -41,10 +41,13 @@ class ChannelMask(nn.Module):
         mode: ``"zero"``, ``"mean"`` or ``"neutral"``, see :func:`masked`.
         mean: What stands for each of the channels in mode ``"mean"`` (one value a channel).
         pad: What pads the convolution's input, if anything does.
+        share: How much of the padding becomes neutral in mode ``"neutral"``, 0 to 1.
     """
 
     channels: Tensor
     fill: Tensor
+    share: Tensor
+    _partly = False  # also in what was saved before there were shares
 
     def __init__(
         self,
@@ -53,14 +56,17 @@ class ChannelMask(nn.Module):
         mode: str,
         mean: Tensor | None = None,
         pad: Pad | None = None,
+        share: float = 1.0,
     ) -> None:
         super().__init__()
-        self.mode = mode
+        self.mode, self._partly = mode, share < 1
         parameter = next(conv.parameters())  # not the weight, which a parametrisation computes when it is read
         device, dtype = parameter.device, parameter.dtype
         fill = torch.zeros(len(channels)) if mode != "mean" or mean is None else mean
         self.register_buffer("channels", torch.tensor(channels, dtype=torch.long, device=device))
         self.register_buffer("fill", fill.to(device, dtype))
+        if self._partly:
+            self.register_buffer("share", torch.tensor(share, device=device, dtype=dtype))
         self._pad = (pad,)  # in a tuple, so that it does not become a submodule of the mask
 
     def forward(self, conv: Convolution, x: Tensor, output: Tensor) -> Tensor:
@@ -76,8 +82,13 @@ class ChannelMask(nn.Module):
         if self.channels.device != output.device:  # a mask for a while does not move with the model
             self.to(output.device)
         if self.mode == "neutral":
-            own = output.index_select(1, self.channels)
-            replaced = neutral_output(PaddedLayer(conv, self._pad[0]), x, own, self.channels)
+            whole = len(self.channels) == conv.out_channels
+            own = output if whole else output.index_select(1, self.channels)
+            layer = PaddedLayer(conv, self._pad[0])
+            replaced = neutral_output(layer, x, own, None if whole else self.channels)
+            replaced = torch.lerp(own, replaced, self.share.to(own.dtype)) if self._partly else replaced
+            if whole:
+                return replaced
         else:
             fill = self.fill.view(-1, *(1,) * dimensions(conv))
             replaced = fill.expand(output.shape[0], -1, *output.shape[2:])  # len() would fix it in exports
@@ -216,18 +227,20 @@ def mask_permanently(
     return build_in(model, targets(report, neurons), mode)
 
 
-def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> nn.Module:
-    """Do what :func:`mask_permanently` does, for targets that are known."""
+def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str, share: float = 1.0) -> nn.Module:
+    """Do what :func:`mask_permanently` does, for targets that are known, and a share of their padding."""
     if any(isinstance(module, ChannelMask) for module in model.modules()):
         raise PANError("this model has permanent masks already; mask the model that it was made from, or a new copy")
     model = copy.deepcopy(model)
-    for conv, mask in build_masks(model, wanted, mode).items():
+    for conv, mask in build_masks(model, wanted, mode, share).items():
         conv.register_module(_SUBMODULE, mask)
         MaskHook(mask).attach(conv)
     return model
 
 
-def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> dict[Convolution, ChannelMask]:
+def build_masks(
+    model: nn.Module, wanted: Mapping[str, Target], mode: str, share: float = 1.0
+) -> dict[Convolution, ChannelMask]:
     """Return masks for the convolutions of a model, on the devices that they are on; nothing is attached.
 
     Raises:
@@ -252,7 +265,7 @@ def build_masks(model: nn.Module, wanted: Mapping[str, Target], mode: str) -> di
             mean = target.mean[list(target.channels)]
         if mode != "neutral" and len(target.channels) == conv.out_channels:
             warnings.warn(f"mode={mode!r} masks all {conv.out_channels} channels of layer {name}", stacklevel=4)
-        masks[conv] = ChannelMask(conv, target.channels, mode, mean, pad)
+        masks[conv] = ChannelMask(conv, target.channels, mode, mean, pad, share)
     return masks
 
 

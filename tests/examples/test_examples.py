@@ -343,8 +343,8 @@ class TestConfigs:
     @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
     def test_a_config_names_the_monitor_and_what_it_is_named_after(self, config):
         callbacks = yaml.safe_load(config.read_text())["trainer"]["callbacks"]
-        suppression = {"penalty": ["pan_callbacks.PANPenalty"], "mask": ["pan_callbacks.PANMask"]}
-        expected = ["pan_callbacks.PANMonitor", *suppression.get(config.stem, [])]
+        suppression = {"penalty": ["PANPenalty"], "mask": ["PANMask"], "dropout": ["PaddingDropout"]}
+        expected = [f"pan_callbacks.{name}" for name in ("PANMonitor", *suppression.get(config.stem, []))]
         assert [callback["class_path"] for callback in callbacks] == expected
 
 
