@@ -179,7 +179,11 @@ class EntryCall:
     def run(self) -> None:
         """Run the module until it ends or a listener stops it."""
         with suppress(StopForward):
-            getattr(self.module, self.method)(*self.args, **self.kwargs)
+            self.answer()
+
+    def answer(self) -> Any:
+        """Run the module to its end, and return what it gives."""
+        return getattr(self.module, self.method)(*self.args, **self.kwargs)
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
