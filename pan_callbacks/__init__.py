@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from pan_callbacks.errors import PANError as PANError
     from pan_callbacks.measurement.metrics import BorderBias as BorderBias
     from pan_callbacks.measurement.metrics import PaddingAwareness as PaddingAwareness
+    from pan_callbacks.measurement.reliance import reliance as reliance
     from pan_callbacks.measurement.scan import scan as scan
     from pan_callbacks.reports.impact_report import ImpactReport as ImpactReport
     from pan_callbacks.reports.layer_report import LayerReport as LayerReport
     from pan_callbacks.reports.pan_report import PANReport as PANReport
     from pan_callbacks.reports.pans import PAN as PAN
+    from pan_callbacks.reports.reliance import Reliance as Reliance
     from pan_callbacks.suppression.dropout import padding_dropout as padding_dropout
     from pan_callbacks.suppression.impact import impact as impact
     from pan_callbacks.suppression.masks import mask_permanently as mask_permanently
@@ -38,6 +40,8 @@ _WHERE = {
     "PaddingAwareness": "measurement.metrics",
     "BorderBias": "measurement.metrics",
     "scan": "measurement.scan",
+    "reliance": "measurement.reliance",
+    "Reliance": "reports.reliance",
     "impact": "suppression.impact",
     "ImpactReport": "reports.impact_report",
     "masked": "suppression.masks",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -32,6 +32,7 @@ class Trace:
         layer: The padded layer, None if it is none or has no border.
         geometry: Its geometry at this size, if it is one.
         why_not: Why it cannot be measured.
+        pad: What pads its input, measured or not; None if nothing does but the convolution itself.
     """
 
     output_size: tuple[int, ...]
@@ -39,6 +40,7 @@ class Trace:
     layer: PaddedLayer | None = None
     geometry: Geometry | None = None
     why_not: Reason | None = None
+    pad: Pad | None = None
 
 
 def trace(
@@ -65,7 +67,7 @@ def trace(
 
     def listen(name: str, layer_call: LayerCall) -> None:
         pad, watch.resting = pads.pad_of(layer_call), True
-        sites[name, calls[name]] = _trace_site(layer_call, pad, axes)
+        sites[name, calls[name]] = replace(_trace_site(layer_call, pad, axes), pad=pad)
         watch.resting = False
         calls[name] += 1
         if until and sites.keys() >= set(until):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from pan_callbacks.errors import PANError
+from pan_callbacks.measurement.answers import are_probabilities, probabilities
 from pan_callbacks.reports.impact_report import ClassChanges
 
 _Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
@@ -268,21 +269,3 @@ class Outcome:
                 raise PANError(f"{self.name} does not give one number, which a table of changes needs")
             values.update(value=float(value), interval=None)
         return found
-
-
-def probabilities(answer: Tensor, ready: bool | None = None) -> Tensor:
-    """Return probabilities (images, classes) from logits, or from probabilities themselves.
-
-    Args:
-        answer: What a classifier answers (images, classes).
-        ready: Whether these are probabilities; seen by their sums, within the rounding of bfloat16, if None.
-    """
-    answer = answer.double()
-    if ready is None:
-        ready = are_probabilities(answer)
-    return answer if ready else answer.softmax(1)
-
-
-def are_probabilities(answer: Tensor) -> bool:
-    """Return whether no value is negative and each image's sum to one, within the rounding of bfloat16."""
-    return bool((answer >= 0).all()) and bool(((answer.double().sum(1) - 1).abs() < 0.01).all())
