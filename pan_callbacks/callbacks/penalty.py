@@ -43,20 +43,19 @@ class PANPenalty(Callback):
     Args:
         weight: Weight of the penalty once it is warmed up: a number, or a function that returns one for the progress of
             training from 0 to 1, as a :class:`~pan_callbacks.Schedule` does. It is asked at 0, 0.5 and 1 first.
-        kind: ``"both"``, ``"effect"`` or ``"moments"``, see :class:`~pan_callbacks.PaddingBiasPenalty`.
         layers: Glob or globs over module names; None for all padded convolutions.
         only_pans: Penalise just the neurons that a :class:`~pan_callbacks.PANMonitor` of the same Trainer found last.
         start_epoch: First epoch with a penalty.
         warmup_epochs: Epochs over which the weight grows in a straight line from 0.
-        every_n_steps: Add it every n-th step, n times as heavy: the same on average at a fraction of the cost. Layers
-            that do not run in every step are penalised in every n-th of those in which they run.
-        max_images: Images of a batch that are looked at.
+        every_n_steps: Add it every n-th step. Layers that do not run in every step are penalised in every n-th of those
+            in which they run.
+        max_images: Images of a batch that are measured.
 
     Raises:
         ValueError: If an argument is out of range.
         PANError: At the start of fit, if no layer can be penalised, ``only_pans`` finds no monitor, the strategy shards
-            the weights that ``kind`` needs, the monitor measures no layer that is to be penalised, or a function is the
-            weight of a training without an end; in training, if that gives no weight, or where the penalty would be
+            the weights, the monitor measures no layer that is to be penalised, or a function is the weight of a
+            training without an end; in training, if that gives no weight, or where the penalty would be
             lost (a reentrant checkpoint, a model compiled and run before, manual optimization without
             ``manual_backward``, a layer that was replaced or lost its hooks).
     """
@@ -66,7 +65,6 @@ class PANPenalty(Callback):
     def __init__(
         self,
         weight: weights.Weight = 0.1,
-        kind: str = "both",
         layers: str | list[str] | None = None,
         only_pans: bool = False,
         start_epoch: int = 0,
@@ -75,14 +73,14 @@ class PANPenalty(Callback):
         max_images: int = 16,
     ) -> None:
         super().__init__()
-        check_arguments(kind, max_images, every_n_steps)
+        check_arguments(max_images, every_n_steps)
         weights.check(weight, start_epoch, warmup_epochs)
-        self.weight, self.kind, self.layers, self.only_pans = weight, kind, layers, only_pans
+        self.weight, self.layers, self.only_pans = weight, layers, only_pans
         self.start_epoch, self.warmup_epochs = start_epoch, warmup_epochs
         self.every_n_steps, self.max_images = every_n_steps, max_images
         self._penalty: PaddingBiasPenalty | None = None
         self._neurons: dict[str, list[int]] = {}
-        self._missed: dict[str, int] = {}
+        self._state: dict[str, Any] = {}
         self._module = Remembered()
         self._restored = False
         self._tags = Tags(PANPenalty, "pan_penalty/loss")
@@ -96,16 +94,16 @@ class PANPenalty(Callback):
     @property
     def state_key(self) -> str:
         """What distinguishes two penalties in one checkpoint."""
-        return self._generate_state_key(kind=self.kind, layers=self.layers)
+        return self._generate_state_key(layers=self.layers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the neurons of ``only_pans``, how the layers' schedules stand, and whether the weight has settled."""
-        missed = self._missed if self._penalty is None else self._penalty.missed
-        return {"neurons": self._neurons, "missed": missed, "settled": self._settled}
+        """Return the neurons of ``only_pans``, how each layer stands, and whether the weight has settled."""
+        layers = self._state if self._penalty is None else self._penalty.state()
+        return {"neurons": self._neurons, "layers": layers, "settled": self._settled}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the neurons and the schedules of a checkpoint."""
-        self._neurons, self._missed = state_dict["neurons"], state_dict.get("missed", {})
+        """Go on with the neurons and the layers of a checkpoint."""
+        self._neurons, self._state = state_dict["neurons"], state_dict.get("layers", {})
         self._settled = state_dict.get("settled", self._settled)
         self._restored = True
 
@@ -132,17 +130,18 @@ class PANPenalty(Callback):
         weights.check_schedule(trainer, self.weight)
         self._tags.take_number(trainer, self)
         if not self._restored and not self._module.is_(pl_module):
-            self._neurons, self._missed = {}, {}  # of another model, in an earlier fit
+            self._neurons, self._state = {}, {}  # of another model, in an earlier fit
             self._settled = not weights.varies(self.weight, self.start_epoch, self.warmup_epochs)
         self._module = Remembered(pl_module)
         strategy = type(trainer.strategy).__name__
-        if self.kind != "moments" and any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
-            raise PANError(f"{strategy} shards the weights that kind={self.kind!r} needs; use kind='moments'")
+        if any(name in strategy for name in ("FSDP", "DeepSpeed", "ModelParallel")):
+            raise PANError(
+                f"{strategy} shards the kernels, which PANPenalty needs whole; PaddingDropout() and "
+                "PANMask(which='all') do without"
+            )
         neurons = self._neurons if self.only_pans else None
-        self._penalty = PaddingBiasPenalty(
-            pl_module, self.kind, self.layers, neurons, self.max_images, self.every_n_steps
-        )
-        self._penalty.resume(self._missed)
+        self._penalty = PaddingBiasPenalty(pl_module, self.layers, neurons, self.max_images, self.every_n_steps)
+        self._penalty.resume(self._state)
         self._penalty.rest()
         self._ever_ran = self._told_of_nothing = self._told_of_idle = False
         self._told_of, self._outweighed = set(), Outweighed()
@@ -152,7 +151,7 @@ class PANPenalty(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over a checkpoint that came late; warn of what a loader without a length makes of the weight."""
         if self._restored:  # some strategies load it after on_fit_start, and in a resumed epoch none begins
-            self._attached.resume(self._missed)
+            self._attached.resume(self._state)
             if self.only_pans:
                 self._penalise(pl_module, self._neurons)
                 warn_if_behind(trainer, "PANPenalty(only_pans=True)")
@@ -229,7 +228,7 @@ class PANPenalty(Callback):
         loss = loss_of(output)
         if not pl_module.automatic_optimization or not isinstance(loss, Tensor):
             return output
-        total = self._added(pl_module, loss, lambda: penalty.take(loss, only=True))
+        total = self._added(pl_module, loss, penalty.take)
         return output if total is loss else with_loss(output, total)
 
     def _around_backward(
@@ -248,11 +247,10 @@ class PANPenalty(Callback):
         self._ever_ran = True
         value = take()
         self._told_of |= warn_of_left_out(self._attached, self._told_of)
-        on_average = None if value is None else value.detach() / self.every_n_steps
-        self._outweighed.add(loss, on_average, self._weight_now)
-        if value is None or on_average is None:
+        self._outweighed.add(loss, value, self._weight_now)
+        if value is None:
             return loss
-        self._log(pl_module, on_average, self._weight_now)
+        self._log(pl_module, value.detach(), self._weight_now)
         return loss + self._weight_now * value
 
     def _log(self, pl_module: LightningModule, value: Tensor | float, weight: float) -> None:
@@ -290,6 +288,6 @@ class PANPenalty(Callback):
         self._around.clear()
         self._arrivals.clear()
         if self._penalty is not None:
-            self._missed = self._penalty.missed
+            self._state = self._penalty.state()
             self._penalty.detach()
         self._penalty = None

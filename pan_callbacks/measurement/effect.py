@@ -6,6 +6,7 @@ paddings, and the layer is not run again.
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any
 
@@ -102,8 +103,7 @@ def mean_padding_effects(
 ) -> Tensor:
     """Return the mean of :func:`padding_effect` over positions, of every side, for little more than reading the kernel.
 
-    What a tap adds on average is its weight times the mean difference of the two paddings at the inputs that it reads
-    from there. So the kernel is multiplied once with those means, and with nothing if no padding is read.
+    The kernel is multiplied once with what :func:`padding_by_tap` returns, and with nothing if no padding is read.
 
     Args:
         x: Layer input without padding (1, in channels, height, width); of several images their mean, as the effect is
@@ -116,6 +116,27 @@ def mean_padding_effects(
 
     Returns:
         (sides, out channels), for the sides that have a border, in the order of :data:`SIDES`.
+    """
+    by_tap = padding_by_tap(x, geometry, mode=mode, value=value, groups=groups)
+    return torch.einsum("sgk,gok->sgo", by_tap, weight.reshape(groups, len(weight) // groups, -1)).flatten(1)
+
+
+def padding_by_tap(
+    x: Tensor, geometry: Geometry, *, mode: str = "zeros", value: float = 0.0, groups: int = 1
+) -> Tensor:
+    """Return what a layer's own padding adds to the input that each tap of a kernel reads, on average over positions.
+
+    What a tap adds to the output is its weight times that: 0 for taps that read no padding.
+
+    Args:
+        x: As for :func:`mean_padding_effects`.
+        geometry: Likewise.
+        mode: Likewise.
+        value: Likewise.
+        groups: Likewise.
+
+    Returns:
+        (sides, groups, in channels / groups * taps), for the sides that have a border, in the order of :data:`SIDES`.
     """
     axes = geometry.axes
     inputs = [torch.arange(-axis.before, axis.size + axis.after) for axis in axes]
@@ -133,10 +154,8 @@ def mean_padding_effects(
             seen.append(F.unfold(part, kernel, stride=stride, dilation=dilation).mean(-1))
         else:
             seen.append(_mean_window(part, axes))
-    if not seen:
-        return x.new_zeros(0, len(weight))
-    by_tap = torch.cat(seen).view(len(seen), groups, -1)  # mean difference that each tap reads
-    return torch.einsum("sgk,gok->sgo", by_tap, weight.reshape(groups, len(weight) // groups, -1)).flatten(1)
+    taps = x.shape[1] * math.prod(kernel)
+    return torch.cat(seen).view(len(seen), groups, -1) if seen else x.new_zeros(0, groups, taps // groups)
 
 
 @lru_cache(maxsize=1024)

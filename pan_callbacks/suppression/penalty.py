@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,26 +17,23 @@ from pan_callbacks.suppression.pad_calls import PadCalls
 from pan_callbacks.suppression.presence import Presence
 from pan_callbacks.suppression.taps import Tap, may_be_padded, not_penalised, reentrant, unpadded
 
-KINDS = ("both", "effect", "moments")
-
 
 class PaddingBiasPenalty(nn.Module):
-    """Mean price of the border behaviour that a model showed in its last forward.
+    """Price of how far padding moves the neurons of a model, of those that it moves further than a margin.
 
-    Hooks on the padded convolutions keep, of every forward with gradients, the border strips of a few images and a
-    sample of the interior; the call of the penalty turns them into one number and forgets them.
+    The price of a neuron is half of the squared distance of its kernel from the nearest one that padding moves no
+    further than the margin (:mod:`~pan_callbacks.suppression.price`), times a strength that is found on the way
+    (:mod:`~pan_callbacks.suppression.strength`). As with weight decay, it has a gradient in the layer's own kernel
+    alone, which does not depend on how many layers and neurons there are besides. Hooks on the padded convolutions
+    measure on a few images what padding adds to their inputs, and how much their readings vary.
 
     Args:
         model: Model to penalise; it is not made a submodule, so parameters and state dict stay its own.
-        kind: ``"effect"``: what the layer's own padding adds on average, against neutral padding of the same input,
-            which no position-dependent content can sway. ``"moments"``: the border's mean and standard deviation
-            against the reference's, which also reaches neurons that inherit the border from earlier layers.
-            ``"both"``, the default: their sum, which won on every task tried.
         layers: Glob or globs over layer names; None for all.
         neurons: Layer name to channels, to penalise these alone; ``report.neurons_by_layer()`` gives those of a report.
-        max_images: Images of a batch whose border strips are looked at, the first ones.
-        every_n_steps: Look at every n-th step only, and count it n times: a gradient without bias at a fraction of
-            the cost. Of a layer that does not run in every step, every n-th of those in which it runs.
+        max_images: Images of a batch that are measured, the first ones. 16 give 64 readings of an edge.
+        every_n_steps: Look at every n-th step only, at a fraction of the cost: the strength makes up for it. Of a layer
+            that does not run in every step, every n-th of those in which it runs.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -52,15 +50,14 @@ class PaddingBiasPenalty(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        kind: str = "both",
         layers: str | Iterable[str] | None = None,
         neurons: Mapping[str, Sequence[int]] | None = None,
         max_images: int = 16,
         every_n_steps: int = 1,
     ) -> None:
         super().__init__()
-        check_arguments(kind, max_images, every_n_steps)
-        self.kind, self.max_images, self.every_n_steps = kind, max_images, every_n_steps
+        check_arguments(max_images, every_n_steps)
+        self.max_images, self.every_n_steps = max_images, every_n_steps
         self._layers = [layers] if isinstance(layers, str) else layers if layers is None else list(layers)
         found, self._apart = may_be_padded(model, self._layers), not_penalised(model, self._layers)
         if not found:
@@ -76,7 +73,7 @@ class PaddingBiasPenalty(nn.Module):
         self._attach(model, found)
 
     def _tap(self, name: str) -> Tap:
-        return Tap(name, self.kind, self.max_images, self._pads, self._pad_calls.scope)
+        return Tap(name, self.max_images, self._pads, self._pad_calls.scope)
 
     def _attach(self, model: nn.Module, found: Mapping[str, Convolution]) -> None:
         """Put hooks on some convolutions, and on the pad modules that have none."""
@@ -185,16 +182,16 @@ class PaddingBiasPenalty(nn.Module):
         self._in_step = False
         self._pads.watch(False)
 
-    @property
-    def missed(self) -> dict[str, int]:
-        """By how many steps the schedules of layers are late that do not run in every step, for a checkpoint."""
-        return {name: tap.missed for name, tap in self._taps.items() if tap.missed}
+    def state(self) -> dict[str, Any]:
+        """Return by how many steps each layer's schedule is late, and its strengths, for a checkpoint."""
+        return {name: {"missed": tap.missed, **tap.strength.state()} for name, tap in self._taps.items()}
 
-    def resume(self, missed: Mapping[str, int]) -> None:
-        """Go on with the schedules that :attr:`missed` told; layers that are no longer there are left out."""
-        for name, steps in missed.items():
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`state` told; layers that are no longer there are left out."""
+        for name, of_layer in state.items():
             if name in self._taps:
-                self._taps[name].missed = steps % self.every_n_steps
+                self._taps[name].missed = of_layer["missed"] % self.every_n_steps
+                self._taps[name].strength.resume(of_layer)
 
     @property
     def idle(self) -> bool:
@@ -227,7 +224,7 @@ class PaddingBiasPenalty(nn.Module):
     def left_out(self) -> dict[str, str]:
         """Return layer name to the reason why this step has no penalty for it, for layers that ran and were due."""
         taps = {name: tap for name, tap in self._taps.items() if tap.looking and tap.ran}
-        why = {name: tap.nothing or "frozen: its output needs no gradient" for name, tap in taps.items()}
+        why = {name: tap.nothing or "frozen: its kernel needs no gradient" for name, tap in taps.items()}
         apart = {} if self.idle or self._neurons is not None else self._apart
         return {name: why[name] for name, tap in taps.items() if tap.frozen or tap.nothing and not tap.seen} | apart
 
@@ -242,8 +239,8 @@ class PaddingBiasPenalty(nn.Module):
             loss: Penalise just the calls that this loss was computed from; None for all.
 
         Returns:
-            Sum over layers of the mean over neurons of the sum over sides of the price, a float32 scalar with
-            gradient; 0 in a step that is not due.
+            Sum over neurons of their price, of a layer that was called several times the mean of its calls: a float32
+            scalar with gradient; 0 in a step that is not due.
 
         Raises:
             PANError: If the step is due and no penalised layer ran with gradients, or one is no longer there.
@@ -258,20 +255,16 @@ class PaddingBiasPenalty(nn.Module):
         self.begin(self._step + 1)
         return torch.zeros(()) if value is None else value
 
-    def take(self, loss: Tensor | None = None, only: bool = False) -> Tensor | None:
+    def take(self, loss: Tensor | None = None) -> Tensor | None:
         """Return the penalty of what was seen, which is then forgotten; None if that is nothing.
 
         Args:
             loss: Take just the calls that this loss was computed from, and keep the others: if several networks run
-                before several backward passes, each is penalised once, with its own.
-            only: Whether there is no other loss. Then the others are taken, too, but for those of which a backward
-                pass, which the loss does without, finds no more what it needs: it was written over in place.
+                before several backward passes, each is penalised once, with its own. None for all.
         """
         nodes = None if loss is None else nodes_of(loss.grad_fn)
-        prices, intact = list[Tensor](), set(nodes or ())
-        for tap in self._taps.values():
-            prices += tap.prices(tap.take(nodes, only, intact))
-        return self.every_n_steps * torch.stack(prices).sum() if prices else None
+        prices = [price for tap in self._taps.values() for price in tap.prices(tap.take(nodes))]
+        return torch.stack(prices).sum() if prices else None
 
     def check_checkpoint(self, loss: Tensor) -> None:
         """Raise PANError if the layers that are looked for ran inside a reentrant checkpoint that made this loss.
@@ -290,10 +283,8 @@ class PaddingBiasPenalty(nn.Module):
         self._pad_calls.detach()
 
 
-def check_arguments(kind: str, max_images: int, every_n_steps: int) -> None:
+def check_arguments(max_images: int, every_n_steps: int) -> None:
     """Raise ValueError for an argument out of range, naming it."""
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is unknown; choose one of {', '.join(KINDS)}")
     for name, value in (("max_images", max_images), ("every_n_steps", every_n_steps)):
         if value < 1 or value != int(value):
             raise ValueError(f"{name}={value!r}: a whole number from 1 on is needed")

@@ -1,112 +1,175 @@
 """What the border behaviour of one layer costs.
 
-Neuron by neuron and side by side a gap is compared with the spread of the reference, the inner half of the same map,
-and priced with ``log(1 + gap² / variance)``: zero if there is no gap, the same at every gain of the channel, and
-flat enough at the far end that a few strong padding aware neurons do not drown the task (docs/suppression.md).
+The padding effect of a neuron is linear in its kernel: the kernel times what padding adds to the inputs that its taps
+read, on average. So the kernels that padding does not move by more than a margin lie between two parallel planes, and
+the price of a kernel is half of its squared distance from there, on the side where that is largest. Its gradient is
+the way back: never longer than the kernel, nothing for a kernel within the margin, and no content is priced, since
+what a kernel does where it reads no padding does not enter (docs/suppression.md has what else was tried).
+
+The margin is said in the currency of the contrast. Padding that shifts readings by less than the shortest interval
+that holds a share of them separates less than that share of border from interior.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.layers import Pad, PaddedLayer
+from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.measurement.calls import LayerCall
-from pan_callbacks.measurement.effect import mean_padding_effects
-from pan_callbacks.padding import Geometry
+from pan_callbacks.measurement.effect import padding_by_tap
+from pan_callbacks.padding import Geometry, Position
+from pan_callbacks.reports.pans import LEAST_SHIFT
+from pan_callbacks.suppression.strength import Strength
 
-#: Variance is never taken for less than this share of the squared gap: a constant channel has a finite price.
-FLOOR = 1e-4
-#: Nor for less than this share of the layer's median: the gradient of a price that no gain changes grows as the channel
-#: fades, and a filter that is all but dead would get more of it than all the others (docs/suppression.md).
-DEAD = 1e-6
-#: What the price of a moment counts against that of an effect: so that one weight suits every kind.
-MOMENT_SHARE = 0.2
+#: Contrast that a layer's own padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a
+#: few images may be wrong, and by what neurons inherit besides (docs/suppression.md has other margins).
+MARGIN = 0.3
+#: Shift that is allowed in any case, in the layer's typical spread. A third of the smallest that makes a PAN: on flat
+#: backgrounds readings at the border do not vary at all, and what several layers add is inherited together.
+LEAST_ALLOWED = LEAST_SHIFT / 3
+#: Readings of a side that it takes to say how they vary; of fewer (a corner, in a small batch) those inside stand in.
+FEWEST = 8
+#: Positions along each axis of a border that are read.
+POSITIONS = 4
 
 
 @dataclass
-class CallView:
-    """What is kept of one call of a layer until the penalty is computed: small tensors with gradient.
+class Yardstick:
+    """What the padding of a layer does at one size of its input, and how far that may go; without gradient.
 
-    They are made by slicing, averaging and copying alone, which saves nothing for the backward pass: activation
-    checkpointing counts what is saved.
+    Args:
+        by_tap: What padding adds to the input that each tap reads, on average (sides, groups, taps).
+        allowed: Padding effect that costs nothing (sides, channels).
+    """
+
+    by_tap: Tensor
+    allowed: Tensor
+
+    def price(self, weight: Tensor, strength: Strength, sides: tuple[str, ...]) -> Tensor:
+        """Return the price of every neuron (channels,).
+
+        Args:
+            weight: Kernel (out channels, in channels / groups, rows, columns), float32, with gradient.
+            strength: Of the layer's neurons; it learns what was found.
+            sides: Names of the sides.
+        """
+        groups = self.by_tap.shape[1]
+        kernels = weight.reshape(groups, len(weight) // groups, -1)
+        effect = torch.cat([F.linear(*one) for one in zip(self.by_tap.unbind(1), kernels, strict=True)], 1)
+        size = self.by_tap.norm(dim=2)  # how far the effect moves if the kernel moves by 1
+        size = torch.where(size > 0, size, 1.0).repeat_interleave(kernels.shape[1], 1)  # no effect, and no 0 / 0
+        beyond = F.relu(effect.abs() - self.allowed) / size
+        strengths = strength.update((effect.sign() * (beyond > 0)).detach(), sides)
+        return strengths * beyond.amax(0).square() / 2
+
+
+@dataclass
+class Sample:
+    """What a yardstick is made of: slices of a call, copied and without gradient.
 
     Args:
         layer: The convolution with its padding.
         geometry: Its geometry at this size.
-        reference: Inner half of some maps, at most 8×8 positions (images, channels, rows, columns).
-        strips: Side to border strip of the same maps, for ``"moments"``.
-        mean_input: Mean over the images of the layer's input (1, in channels, height, width), for ``"effect"``.
-        node: What computed the output, in the graph of the backward pass; None in a compiled graph.
-        parameters: Those that the convolution had in this call, for ``"effect"``: ``torch.func.functional_call`` gives
-            it others for the time of a call. None if nobody looked.
+        mean_input: Mean over the images of the layer's input (1, in channels, height, width).
+        inner: Readings of the inner half (channels, readings).
+        border: Readings of each side that has a border, likewise.
     """
 
     layer: PaddedLayer
     geometry: Geometry
-    reference: Tensor
-    strips: dict[str, Tensor]
-    mean_input: Tensor | None
-    node: Any
-    parameters: dict[str, nn.Parameter] | None
+    mean_input: Tensor
+    inner: Tensor
+    border: list[Tensor]
 
     @classmethod
-    def of(cls, call: LayerCall, pad: Pad | None, node: Any, kind: str, max_images: int) -> CallView | None:
-        """Return what is kept of a call; None if the map has no interior to compare its border with.
+    def of(cls, call: LayerCall, layer: PaddedLayer, geometry: Geometry, max_images: int) -> Sample:
+        """Take it of the first images of a call."""
+        x, output = layer.unpadded(call.x)[:max_images].detach(), call.output[:max_images].detach()
+        border = [_readings(output, where) for where in geometry.borders.values()]
+        mean = x.mean(0, keepdim=True, dtype=torch.float32)
+        return cls(layer, geometry, mean, _readings(output, geometry.inner), border)
+
+    @torch.no_grad()
+    def yardstick(self) -> Yardstick:
+        """Measure how far padding moves the layer's neurons, and how far it may."""
+        layer = self.layer
+        options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
+        by_tap = padding_by_tap(self.mean_input, self.geometry, **options)
+        allowed = [shortest(one if one.shape[1] >= FEWEST else self.inner, MARGIN) for one in self.border]
+        least = LEAST_ALLOWED * self.inner.std(1, correction=0).median()
+        found = torch.stack(allowed).clamp_min(least) if allowed else by_tap.new_zeros(0, len(self.inner))
+        finite = by_tap.isfinite().all() & found.isfinite().all()  # not so in a step that a gradient scaler skips
+        return Yardstick(torch.where(finite, by_tap, 0.0), torch.where(finite, found, torch.inf))
+
+
+@dataclass
+class CallView:
+    """What is kept of one call of a layer until the penalty is computed.
+
+    Args:
+        layer: The convolution with its padding.
+        sides: Names of the sides that have a border.
+        shape: Shape of one image as the convolution received it.
+        node: What computed the output, in the graph of the backward pass; None in a compiled graph.
+        parameters: Those that the convolution had in this call: ``torch.func.functional_call`` gives it others for the
+            time of a call. None if nobody looked.
+        measured: By what it is to be measured.
+    """
+
+    layer: PaddedLayer
+    sides: tuple[str, ...]
+    shape: tuple[int, ...]
+    node: Any
+    parameters: dict[str, nn.Parameter] | None
+    measured: Yardstick | Sample
+
+    @classmethod
+    def of(cls, call: LayerCall, layer: PaddedLayer, node: Any, max_images: int) -> CallView | None:
+        """Return what is kept of a call; None if the map has no border, or no interior to compare it with.
 
         Args:
             call: The call.
-            pad: What pads the convolution's input, None if it pads itself.
+            layer: The convolution with its padding.
             node: What computed the output, in the graph of the backward pass.
-            kind: Kind of penalty.
-            max_images: Images whose strips are kept.
+            max_images: Images that it is measured on.
         """
-        layer = PaddedLayer(call.conv, pad)
-        x, output = layer.unpadded(call.x), call.output
-        geometry = layer.geometry(*x.shape[2:])
-        some = output[:max_images]
-        reference = _copied(some[(slice(None), slice(None), *geometry.inner)])
-        if reference.numel() == 0 or geometry.output_size != tuple(output.shape[2:]):
+        geometry = layer.geometry(*layer.unpadded(call.x).shape[2:])
+        empty = any(one.start >= one.stop for one in geometry.inner)
+        if len(call.output) == 0 or empty or geometry.output_size != tuple(call.output.shape[2:]):
             return None
-        strips: dict[str, Tensor] = {}
-        if kind != "effect":
-            strips = {side: _copied(some[(slice(None), slice(None), *at)]) for side, at in geometry.borders.items()}
-        mean_input = x.mean(0, keepdim=True, dtype=torch.float32) if kind != "moments" else None
-        given = None if mean_input is None or torch.compiler.is_compiling() else dict(call.conv.named_parameters())
-        return cls(layer, geometry, reference, strips, mean_input, node, given)
+        sample = Sample.of(call, layer, geometry, max_images)
+        if torch.compiler.is_compiling():  # as little in its graph as can be
+            return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, None, sample)
+        given = dict(call.conv.named_parameters())
+        return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, given, sample.yardstick())
 
-    def price(self, channels: Tensor | None) -> Tensor | None:
-        """Return the price of this call, a scalar; None if no side has a border.
+    def price(self, strength: Strength, channels: Tensor | None) -> Tensor | None:
+        """Return the price of this call, the sum over its neurons; None if no side has a border.
 
         Args:
-            channels: The neurons to average over, None for all.
+            strength: Of the layer's neurons; it learns what was found.
+            channels: The neurons to add up, None for all.
         """
-        with torch.autocast(self.reference.device.type, enabled=False):
-            variance, mean = torch.var_mean(self.reference, _but_channels(self.reference), correction=0)
-            scale = torch.maximum(variance, DEAD * variance.detach().median())
-            prices = [MOMENT_SHARE * price(_moment_gap(s, mean, variance), scale) for s in self.strips.values()]
-            if self.mean_input is not None:
-                prices += price(self._mean_effects(self.mean_input).square(), scale).unbind()
-            if not prices:
-                return None
-            of_neurons = torch.stack(prices).sum(0)
-            return (of_neurons if channels is None else of_neurons[channels.to(of_neurons.device)]).mean()
+        if not self.sides:
+            return None
+        measured = self.measured.yardstick() if isinstance(self.measured, Sample) else self.measured
+        device = measured.by_tap.device
+        with torch.autocast(device.type, enabled=False):
+            of_neurons = measured.price(self._weight(device).float(), strength, self.sides)
+            return (of_neurons if channels is None else of_neurons[channels.to(of_neurons.device)]).sum()
 
-    def _mean_effects(self, mean_input: Tensor) -> Tensor:
-        """Mean padding effect (sides, channels)."""
-        layer = self.layer
-        weight = self._weight(mean_input.to(next(layer.module.parameters()).dtype)).float()
-        return mean_padding_effects(
-            mean_input, weight, self.geometry, mode=layer.mode, value=layer.value, groups=layer.module.groups
-        )
-
-    def _weight(self, x: Tensor) -> Tensor:
+    def _weight(self, device: torch.device) -> Tensor:
         """Return the kernel that the convolution had in this call."""
         conv = self.layer.module
+        # for kernels that must be observed
+        x = torch.zeros(1, *self.shape, device=device, dtype=next(conv.parameters()).dtype)
         own, given = dict(conv.named_parameters()), self.parameters
         try:
             if given is None or all(own.get(name) is parameter for name, parameter in given.items()):
@@ -117,7 +180,7 @@ class CallView:
         except Exception as error:  # of a forward of somebody else's
             raise PANError(
                 f"the kernel of a {type(conv).__name__} cannot be read, as its forward does not take a map alone "
-                f"({type(error).__name__}: {error}); use kind='moments', or leave the layer out with layers="
+                f"({type(error).__name__}: {error}); leave the layer out with layers=, or use PaddingDropout"
             ) from error
 
 
@@ -133,38 +196,24 @@ class _Kernel(nn.Module):
         return self._layer.weight(x)
 
 
-def price(squared_gap: Tensor, variance: Tensor) -> Tensor:
-    """Return ``log(1 + gap² / variance)``, with a finite value and gradient if the variance is 0.
+def shortest(readings: Tensor, share: float) -> Tensor:
+    """Return the length of the shortest interval that holds a share of the readings of each neuron (channels,).
+
+    If all readings are shifted by that much, the contrast between before and after is that share at most.
 
     Args:
-        squared_gap: Any shape.
-        variance: Of the reference, broadcast to it.
+        readings: (channels, readings).
+        share: In (0, 1).
 
     Example:
-        >>> price(torch.tensor([0.0, 4.0]), torch.tensor([0.0, 1.0]))
-        tensor([0.0000, 1.6091])
+        >>> shortest(torch.tensor([[0.0, 1.0, 2.0, 2.5, 9.0]]), 0.6)
+        tensor([1.5000])
     """
-    scale = variance + FLOOR * squared_gap
-    safe = torch.where(scale > 0, scale, 1.0)  # both are 0: no gap, no price, and no 0 / 0 in the gradient
-    return torch.log1p(squared_gap / safe)
+    ordered, last = readings.sort(1).values, math.ceil(share * readings.shape[1]) - 1
+    return (ordered[:, last:] - ordered[:, : readings.shape[1] - last]).amin(1)
 
 
-def _moment_gap(strip: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """Squared 2-Wasserstein distance (channels,) of two normal distributions with these moments."""
-    own_variance, own_mean = torch.var_mean(strip, _but_channels(strip), correction=0)
-    return (own_mean - mean).square() + (_root(own_variance) - _root(variance)).square()
-
-
-def _but_channels(maps: Tensor) -> list[int]:
-    return [0, *range(2, maps.ndim)]
-
-
-def _root(variance: Tensor) -> Tensor:
-    """Square root with gradient 0 at 0."""
-    positive = variance > 0
-    return torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
-
-
-def _copied(part: Tensor) -> Tensor:
-    """Return a copy in float32 that does not keep alive what it is a part of."""
-    return part.to(torch.float32, copy=True)
+def _readings(output: Tensor, where: Position) -> Tensor:
+    """Return readings of a part of a map (channels, images * positions), copied, at a few positions of each axis."""
+    some = (slice(one.start, one.stop, max(one.step or 1, -(-(one.stop - one.start) // POSITIONS))) for one in where)
+    return output[(slice(None), slice(None), *some)].transpose(0, 1).flatten(1).to(torch.float32, copy=True)

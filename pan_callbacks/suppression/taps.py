@@ -14,15 +14,15 @@ from pan_callbacks.layers import Convolution, convolutions, dimensions, pad_modu
 from pan_callbacks.measurement.calls import LayerCall, why_no_map
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.measurement.transforms import is_transformed, untransformed
-from pan_callbacks.suppression.graph import is_spoiled, node_of, nodes_of
+from pan_callbacks.suppression.graph import node_of
 from pan_callbacks.suppression.pad_calls import PadScope, callers
 from pan_callbacks.suppression.presence import channels_of
-from pan_callbacks.suppression.price import CallView
+from pan_callbacks.suppression.price import CallView, Sample
+from pan_callbacks.suppression.strength import Strength
 
 _UNSEEN = Reason(
     "no padding that is seen: a call of F.pad in code that runs compiled is not; use nn.ZeroPad2d", Skip.NO_PADDING
 )
-_SPOILED = "the loss is not computed from it, and what a gradient of its own needs was written over in place"
 
 
 class Tap:
@@ -30,7 +30,6 @@ class Tap:
 
     Args:
         name: Name of the layer.
-        kind: Kind of the penalty.
         max_images: Images of a batch that are looked at.
         pads: Knows which pad feeds a call.
         scope: Knows whether it sees every call of ``F.pad``; None if there is none.
@@ -43,13 +42,15 @@ class Tap:
         ever_ran: Whether it did in any.
         ran_blind: Whether it ran without, while it looked.
         missed: Steps in which it did not run, by which its schedule is late; as far as that matters to the schedule.
-        nothing: Why the last call left nothing to see, or nothing was taken of what it left.
+        nothing: Why the last call left nothing to see.
         frozen: Whether no gradient can come of the last call.
         channels: The neurons to penalise, None for all.
+        strength: How strongly its neurons are drawn back.
     """
 
-    def __init__(self, name: str, kind: str, max_images: int, pads: PadTracker, scope: PadScope | None) -> None:
-        self.name, self.kind, self.max_images, self.pads, self.scope = name, kind, max_images, pads, scope
+    def __init__(self, name: str, max_images: int, pads: PadTracker, scope: PadScope | None) -> None:
+        self.name, self.max_images, self.pads, self.scope = name, max_images, pads, scope
+        self.strength = Strength()
         self.channels: Tensor | None = None
         self.nothing: str | None = None
         self.ever_ran, self.frozen, self.missed = False, False, 0
@@ -84,7 +85,7 @@ class Tap:
             self.ran = self.ever_ran = True
             if not self.looking:
                 return
-            self.frozen = isinstance(output, Tensor) and not output.requires_grad
+            self.frozen = not any(parameter.requires_grad for parameter in conv.parameters())
             self.nothing = _why_no_map(conv, args, kwargs, output)
             if self.nothing:
                 return
@@ -94,46 +95,30 @@ class Tap:
                 if outside is None:
                     raise _lost_in_a_transform(self.name)
                 call = outside
-                self.frozen = not call.output.requires_grad
-            view = self._view(call, None if compiling else node_of(call.output))
+            view = None if self.frozen else self._view(call, None if compiling else node_of(call.output))
             if view is not None:
                 self.seen.append(view)
 
-    def take(self, nodes: Collection[Any] | None, only: bool, intact: set[Any]) -> list[CallView]:
-        """Return the views to penalise with a loss, and keep the others, or forget them; see the penalty's ``take``.
+    def take(self, nodes: Collection[Any] | None) -> list[CallView]:
+        """Return the views to penalise with a loss, and keep the others.
 
         Args:
             nodes: What the loss was computed by, None for all that was seen.
-            only: Whether there is no other loss.
-            intact: Nodes of which, and of all that they were computed by, nothing was written over; takes more.
         """
-        taken, kept = [], []
+        taken, kept = list[CallView](), list[CallView]()
         for view in self.seen:
-            if is_transformed(view.reference):  # a compiled graph let it out
+            if isinstance(view.measured, Sample) and is_transformed(view.measured.inner):  # a compiled graph let it out
                 raise _lost_in_a_transform(self.name)
-            # nobody can tell of a compiled graph, which keeps what it needs
-            belongs = nodes is None or view.node is None or view.node in nodes
-            if belongs or only and self._is_intact(view, intact):
-                taken.append(view)
-            elif only:
-                self.nothing = _SPOILED
-            else:
-                kept.append(view)
+            # nobody can tell of a compiled graph
+            (taken if nodes is None or view.node is None or view.node in nodes else kept).append(view)
         self.seen, self.nothing = kept, None if taken else self.nothing
         return taken
-
-    @staticmethod
-    def _is_intact(view: CallView, intact: set[Any]) -> bool:
-        own = nodes_of(view.node, but=intact)
-        if is_spoiled(own):
-            return False
-        intact |= own
-        return True
 
     def prices(self, views: Sequence[CallView]) -> list[Tensor]:
         """Return the price of each call, as its share of the layer's; none of one without a border."""
         try:
-            return [price / len(views) for view in views if (price := view.price(self.channels)) is not None]
+            prices = [view.price(self.strength, self.channels) for view in views]
+            return [price / len(views) for price in prices if price is not None]
         except PANError as error:
             raise PANError(f"layer {self.name}: {error}") from error
 
@@ -142,7 +127,7 @@ class Tap:
         self.nothing = why_unpadded(call.conv, pad)
         if pad is None and self.nothing and self.scope and (self.scope.blind or torch.compiler.is_compiling()):
             self.nothing = _UNSEEN
-        view = None if self.nothing else CallView.of(call, pad, node, self.kind, self.max_images)
+        view = None if self.nothing else CallView.of(call, call.layer(pad), node, self.max_images)
         if view is None and self.nothing is None:
             size = tuple(call.output.shape[2:])
             self.nothing = f"no interior to compare with in its map of {'×'.join(map(str, size))}"
