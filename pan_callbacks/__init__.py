@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pan_callbacks.suppression.impact import impact as impact
     from pan_callbacks.suppression.masks import mask_permanently as mask_permanently
     from pan_callbacks.suppression.masks import masked as masked
+    from pan_callbacks.suppression.neutralise import neutralise as neutralise
     from pan_callbacks.suppression.penalty import PaddingBiasPenalty as PaddingBiasPenalty
     from pan_callbacks.suppression.schedules import Schedule as Schedule
 
@@ -46,6 +47,7 @@ _WHERE = {
     "ImpactReport": "reports.impact_report",
     "masked": "suppression.masks",
     "mask_permanently": "suppression.masks",
+    "neutralise": "suppression.neutralise",
     "padding_dropout": "suppression.dropout",
     "PANReport": "reports.pan_report",
     "LayerReport": "reports.layer_report",
