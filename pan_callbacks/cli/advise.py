@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pan_callbacks.analysis.advise import advise
 from pan_callbacks.cli.options import AdviseOptions
-from pan_callbacks.cli.process import Process, groups_of
+from pan_callbacks.cli.process import Process, groups_of, interruptible
 from pan_callbacks.cli.resolve import (
     assumptions,
     check_apart,
@@ -67,19 +67,29 @@ def resolve(options: AdviseOptions) -> AdviseJob:
 
 
 def measure(job: AdviseJob) -> Advice:
-    """Measure and decide; what could not be read is among the notes."""
+    """Measure and decide; what could not be read is among the notes.
+
+    Raises:
+        KeyboardInterrupt: If the user asked for an end: numbers of some of the images are no advice.
+    """
     options, process = job.options, Process(job.options)
     job.loaded.model.float().to(process.device)
-    found = advise(
-        job.loaded.model,
-        job.source,
-        max_images=options.max_images,
-        threshold=job.threshold,
-        groups=groups_of,
-        progress=process.shows_progress,
-        impact_images=options.impact_images,
-        tolerance=options.tolerance,
-    )
+    with interruptible({"advise": job.source}) as sources:
+        batches = sources["advise"]
+        try:
+            found = advise(
+                job.loaded.model,
+                batches,
+                max_images=options.max_images,
+                threshold=job.threshold,
+                groups=groups_of,
+                progress=process.shows_progress,
+                impact_images=options.impact_images,
+                tolerance=options.tolerance,
+            )
+        finally:
+            if batches.stopped:
+                raise KeyboardInterrupt("interrupted: nothing was written")
     skipped = job.source.skipped
     if not skipped:
         return found

@@ -289,9 +289,6 @@ class _Files:
     preprocessing: Preprocessing
     groups: list[int] | None = None
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
     def __getitem__(self, index: int) -> tuple[Tensor, int | None, int | None] | _Unreadable:
         path = self.paths[index]
         try:

@@ -83,9 +83,6 @@ class _Crops:
     groups: list[int]  # the picture that each is of
     preprocessing: Preprocessing
 
-    def __len__(self) -> int:
-        return len(self.boxes)
-
     def __getitem__(self, index: int) -> tuple[Tensor, None, int]:
         crop, mode = self.boxes[index], self.preprocessing.interpolation
         image = F.interpolate(crop, self.preprocessing.size, mode=mode, antialias=True, align_corners=False)[0]

@@ -76,6 +76,29 @@ def test_images_that_cannot_be_read_are_counted_and_named(unlabelled, tmp_path):
     assert ran.code == 0 and "1 images were left out, the first: text.png" in ran.out
 
 
+STOPPING = """
+import signal
+from tests.support.factories import Plain
+
+class Stopping(Plain):
+    asked = False
+
+    def forward(self, images):
+        if len(images) == 20 and not Stopping.asked:
+            Stopping.asked = True
+            signal.raise_signal(signal.SIGINT)
+        return super().forward(images)
+"""
+
+
+def test_ctrl_c_ends_it_without_an_advice(unlabelled, tmp_path):
+    (tmp_path / "stopping.py").write_text(STOPPING)
+    options = ("--images", unlabelled, "--size", 32, "--batch-size", 20, "--out", tmp_path / "out")
+    ran = run("advise", f"{tmp_path / 'stopping.py'}:Stopping", *options)
+    assert ran.code == 1 and "stopping after this batch" in ran.err and "interrupted: nothing was written" in ran.err
+    assert ran.out == "" and not list((tmp_path / "out").iterdir())
+
+
 def test_quiet_says_nothing(classes):
     assert advised("RedAtTheTop", classes, "--quiet") == Ran(0, "", "")
 
