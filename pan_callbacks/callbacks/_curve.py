@@ -16,7 +16,7 @@ from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.scan import check_measured
 from pan_callbacks.measurement.unseen import why_nothing
 from pan_callbacks.reports._state import report_from_state, report_state
-from pan_callbacks.reports.entries import TOTALS, entry_of, missing_layers, scalars, why_missing
+from pan_callbacks.reports.entries import FLIPS, TOTALS, entry_of, missing_layers, scalars, why_missing
 from pan_callbacks.reports.history import History
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -118,7 +118,8 @@ class Curve:
         why = why_missing(self.report, entry)
         if why is not None:
             warnings.warn(why, stacklevel=2)
-        self.scalars = scalars(self.report, entry)
+        kept = {FLIPS: math.nan} if FLIPS in self.scalars else {}  # whoever watches it finds it in every epoch
+        self.scalars = kept | scalars(self.report, entry)
         self._show.epoch(trainer, self.report, self.history.entries)
         return self.scalars
 

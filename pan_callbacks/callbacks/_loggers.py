@@ -123,6 +123,7 @@ def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> Layout:
     return {
         "Padding aware neurons": {
             "count": ["Margin", ["pan/count", "pan/count_low", "pan/count_high"]],
+            "reliance on padding": _chart("padding/", ("reliance", "flips")),
             "of these": _chart("pan/", ("count", "visible", "nascent", "inherited", "both", "neither")),
             "reads the padding": _chart("pan/", ("reads_padding", "count")),
             "born and gone": _chart("pan/", ("born", "gone")),

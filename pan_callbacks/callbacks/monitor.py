@@ -28,7 +28,9 @@ class PANMonitor(Callback):
 
     During validation it takes the images that pass anyway, and runs a copy of the model on their middle. Weights,
     random states, outputs and the user's metrics stay what they are without it, no image is read that validation does
-    not read, and an error of its own ends the measurement, not the training.
+    not read, and an error of its own ends the measurement, not the training. ``padding/reliance`` says beside the count
+    how far the answers move with all padding neutral: two more forwards of the probed images, as ``every_n_epochs`` and
+    ``max_images`` allow.
 
     The first point of every curve is the network before its first step: random weights distinguish a border, too. It is
     measured on the images of the first validation, with a copy of the network as it was.
@@ -214,8 +216,6 @@ class PANMonitor(Callback):
         self._detach()
 
     on_exception = teardown  # type: ignore[assignment]  # the exception in place of the stage
-
-    # --- what to do ------------------------------------------------------------------------------------------------
 
     def _is_another_run(self, trainer: Trainer, pl_module: LightningModule) -> bool:
         """Whether a fit begins something new: another model, or a Trainer that has made no step."""

@@ -80,6 +80,7 @@ def table(entries: Sequence[Entry]) -> Table:
     modes = list(dict.fromkeys(mode for entry in entries if entry.impact for mode in entry.impact.modes))
     head = [
         *("report", "model", *_ABOUT, "PANs", "95 %", "certain", "visible", "neurons", "share"),
+        *("reliance", "class changes"),
         *("read the padding", *ORIGINS, "excited", "inhibited"),
         *("mixed", "early", "middle", "late", "top", "bottom", "left", "right", "corner alone", "border bias"),
         *(f"masked, {mode}" for mode in modes),
@@ -98,7 +99,7 @@ def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
     cells += [str(report.count), "-" if math.isnan(low) else f"{low:.0f} … {high:.0f}"]
     certain = math.nan if math.isnan(low) else float(sum(pan.certain for pan in report.pans))
     cells += [_whole(certain), _whole(report.visible), str(report.neurons)]
-    cells += [f"{report.fraction:.2%}", _whole(report.readers)]
+    cells += [f"{report.fraction:.2%}", *_reliance(report), _whole(report.readers)]
     cells += [str(origins[name]) for name in ORIGINS]
     cells += [str(signs[name]) for name in ("excited", "inhibited", "mixed")]
     cells += [str(depths.get(name, 0)) for name in ("early", "middle", "late")]
@@ -108,6 +109,15 @@ def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
         known = entry.impact is not None and mode in entry.impact.modes
         cells.append(_change(entry.impact, mode) if entry.impact is not None and known else "-")
     return tuple(cells)
+
+
+def _reliance(report: PANReport) -> tuple[str, str]:
+    """How far answers move with all padding neutral, by which distance, and how many classes change."""
+    found = report.reliance
+    if found is None:
+        return "-", "-"
+    interval = "" if found.interval is None else f" ({found.interval[0]:.2g} … {found.interval[1]:.2g})"
+    return f"{found.value:.2g}{interval}, {found.distance}", "-" if found.flips is None else f"{found.flips:.1%}"
 
 
 def _whole(number: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -89,6 +89,8 @@ class EntryCall:
         args: Its arguments.
         kwargs: Its keyword arguments.
         method: Name of the method that is called.
+        within: The call around it that gives the network's answer, on the same images; None if it does so itself.
+        features: Whether the answer is known to be none of the network: what others of its parts go on with.
     """
 
     name: str
@@ -96,6 +98,13 @@ class EntryCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     method: str = "__call__"
+    within: EntryCall | None = None
+    features: bool = False
+
+    @property
+    def answering(self) -> EntryCall:
+        """The call that gives the network's answer."""
+        return self if self.within is None else self.within
 
     @property
     def has_images(self) -> bool:
@@ -174,7 +183,7 @@ class EntryCall:
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> EntryCall:
         args, kwargs = _changed(self.args, change), _changed(self.kwargs, change)
-        return EntryCall(self.name, self.module, args, kwargs, self.method)
+        return replace(self, args=args, kwargs=kwargs)
 
     def run(self) -> None:
         """Run the module until it ends or a listener stops it."""

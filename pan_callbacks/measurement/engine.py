@@ -81,7 +81,7 @@ class Measurement:
         self._forwards = OurForwards(self.layers, pads, self.settings.reference, shard, shadow, with_hooks)
         self._collectors: dict[str, LayerCollector] = {}
         self._found: Mapping[str, LayerCollector] = {}  # of all processes, once there is a report
-        self._entered: dict[str, str] = {}  # modules that images entered by, to the method that was called
+        self._entered: dict[str, tuple[str, nn.Module]] = {}  # what images entered by: the method, and what answers
         self._visit: Visit | None = None
         self._late: EntryCall | None = None  # what goes on and is measured when it has ended
         self._sample: EntryCall | None = None
@@ -165,11 +165,11 @@ class Measurement:
             notes: What a reader should know besides.
         """
         ended = [f"the measurement ended early: {self.failure}"] if self.failure else []
-        mine = Part(self._collectors, self._intake.grouping, tuple(notes), self.failure is not None)
+        answers, failed = self._forwards.answers, self.failure is not None
+        mine = Part(self._collectors, self._intake.grouping, answers, tuple(notes), failed)
         found = together(mine, self.layers, self._shard, device_of(self.model))
         self._found, self.failed_anywhere = found.collectors, found.failed
-        collected = self._selected, self._found, self._forwards
-        return report_of(self.model, *collected, self.settings, found.images, found.notes, ended)
+        return report_of(self.model, self._selected, self._forwards, self.settings, found, ended)
 
     def readings(self, layer: str, side: str) -> tuple[Tensor, Tensor]:
         """Return border and reference readings of a layer on a side, (n, channels) and (m, channels).
@@ -222,15 +222,15 @@ class Measurement:
         Raises:
             PANError: If the model cannot be copied.
         """
-        alone = [*self._entered.values()] == ["__call__"]  # images enter by this part of it alone
-        part = self._probes.entry_modules[next(iter(self._entered))] if alone else self.model
+        ways = [*self._entered.values()]
+        part = ways[0][1] if [method for method, _ in ways] == ["__call__"] else self.model
         shadow = self._forwards.resting_copy(self.model, part)
         return Measurement(self.model, self.settings, self._shard, self._tolerant, shadow)
 
     @property
     def doors(self) -> dict[str, nn.Module]:
         """Modules that may take images from us, by name: those that took some before, then the smallest first."""
-        plain = [name for name, method in self._entered.items() if method == "__call__"]
+        plain = [name for name, (method, _) in self._entered.items() if method == "__call__"]
         return {name: self._probes.entry_modules[name] for name in (*plain, *self._entrance.candidates)}
 
     def _left(self, call: EntryCall) -> None:
@@ -282,7 +282,7 @@ class Measurement:
             return None  # no layer is part of it
         if self._entered and call.name not in self._entered and self._entrance.is_part(call):
             self._forwards.alone.add(call.name)
-        self._entered.setdefault(call.name, call.method)
+        self._entered.setdefault(call.name, (call.method, call.answering.module))
         if self._sample is None:
             with torch.inference_mode(False):  # to be used outside of it, too
                 self._sample = call.first(SAMPLE_IMAGES).copied()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -56,6 +56,10 @@ def modules_above(model: nn.Module, name: str) -> dict[str, nn.Module]:
     return {path: modules[path] for depth in range(len(parts)) if (path := ".".join(parts[:depth])) in modules}
 
 
+def _weights(module: nn.Module) -> set[int]:
+    return {*map(id, module.parameters())}
+
+
 @dataclass(frozen=True)
 class _Open:
     """A call that is going on, and its first image as it was."""
@@ -86,6 +90,7 @@ class Entrance:
 
     def __init__(self, model: nn.Module, layers: Iterable[str]) -> None:
         entries = entry_modules(model, layers)
+        self._model = model
         self.smallest = next(iter(entries), "")
         self._above = modules_above(model, self.smallest) if entries else {}
         self.modules = {**self._above, **entries}
@@ -125,9 +130,9 @@ class Entrance:
             return
         entering = call if call.name == self.smallest or not self._open else self._unchanged(self._open[-1])
         if entering is not None and entering.has_images:
-            self._inside, self.heard = entering, True
+            self._inside, self.heard = self._with_answer(entering), True
             if self.began is not None:
-                self.began(entering)
+                self.began(self._inside)
 
     def leave(self, call: EntryCall) -> None:
         """Take note of a call that ends."""
@@ -141,6 +146,25 @@ class Entrance:
         """Return a call that ends, if no image entered within it: compiled code may not tell of what it runs."""
         mine = next((one for one in self._open if one.call.name == call.name), None)
         return None if self.heard or mine is None else self._unchanged(mine)
+
+    def _with_answer(self, entering: EntryCall) -> EntryCall:
+        """Return the call that images enter by, with what is known of the one that gives the network's answer.
+
+        That is the innermost call that goes on and holds all weights that any of them holds: what an outer one adds has
+        none.
+        """
+        outer = [one for one in self._open if one.call.method == "__call__" and one.call is not entering]
+        answering = entering
+        if outer and not _weights(outer[0].call.module) <= _weights(entering.module):
+            whole = _weights(outer[0].call.module)
+            inner = next(one for one in reversed(outer) if whole <= _weights(one.call.module))
+            answering = self._unchanged(inner) or entering
+        if len(answering.images) != len(entering.images):
+            answering = entering
+        own = _weights(answering.module)
+        trained = (p for p in self._model.parameters() if p.requires_grad and p.ndim > 1)  # a scale is no head
+        features = self.is_part(entering) or any(id(p) not in own for p in trained)
+        return replace(entering, within=None if answering is entering else answering, features=features)
 
     def _unchanged(self, one: _Open) -> EntryCall | None:
         """Return a call that goes on; None if its images were changed in place since, as is expected from then on."""

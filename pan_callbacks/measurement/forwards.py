@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
 from torch import nn
-from torch.nn.utils import parametrize
 
-from pan_callbacks._runtime import Shard
+from pan_callbacks._runtime import Shard, is_out_of_memory
 from pan_callbacks.layers import Convolution, PaddedLayer, PadModule, Reason, convolutions, why_unpadded
 from pan_callbacks.measurement.agreement import Agreement
-from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
+from pan_callbacks.measurement.answering import Answering
+from pan_callbacks.measurement.calls import EntryCall, Listener
 from pan_callbacks.measurement.collector import LayerCollector
+from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.measurement.lines import HowMeasured
 from pan_callbacks.measurement.neutral import padding_neutral
 from pan_callbacks.measurement.pads import name_of_pad
 from pan_callbacks.measurement.plans import Plan
 from pan_callbacks.measurement.reference import plan
-from pan_callbacks.measurement.shadow import InPlace, Shadow
+from pan_callbacks.measurement.shadow import InCopy, InPlace, Shadow
 from pan_callbacks.measurement.sharded import is_sharded, refuse
-from pan_callbacks.measurement.standins import is_foreign
 from pan_callbacks.measurement.tail import Tail
 from pan_callbacks.measurement.tails import tails, traits_of, weights_of
 from pan_callbacks.measurement.trace import Site, trace
@@ -45,6 +45,7 @@ class OurForwards:
 
     Attributes:
         notes: What a reader should know of how the forwards were run, by the entry that it is about.
+        answers: How far they move with all padding neutral.
         alone: Entries that are called with what other parts of the model made of the images.
         with_hooks: See above; becomes true if his hooks change what layers give.
     """
@@ -70,6 +71,7 @@ class OurForwards:
         self._checked: set[str] = set()  # entries whose own forward was compared with that of the copy
         self.notes: dict[str, str] = {}
         self.alone: set[str] = set()
+        self.answers = Answering()
         self.with_hooks = with_hooks
 
     @property
@@ -80,6 +82,7 @@ class OurForwards:
     def begin(self) -> None:
         """Forget copies, and what was noted of the forwards that were run in them."""
         self.forget_copies()
+        self.answers.begin()
         for key in [key for key in self.notes if key == "neutral" or key.startswith("weights of ")]:
             del self.notes[key]
 
@@ -89,6 +92,7 @@ class OurForwards:
             self._note_other_weights(name, "a mixture")
         self._shadows.clear()
         self._followed.clear()
+        self.answers.forget_copies()
         if self._given is not None:
             self._given.rest()
 
@@ -123,7 +127,7 @@ class OurForwards:
             return self._given
         if call.name not in self._shadows:
             try:
-                self._shadows[call.name] = Shadow(call.module, self._layers, with_hooks=self.with_hooks)
+                self._shadows[call.name] = self._copy(call)
             except Exception as error:  # whatever a class of somebody else's makes impossible
                 self.notes[call.name] = (
                     f"forwards of ours ran in {call.name or 'the model'} itself, which cannot be copied ({error}); "
@@ -131,6 +135,13 @@ class OurForwards:
                 )
                 self._shadows[call.name] = InPlace(call.module, self._layers)
         return self._shadows[call.name]
+
+    def _copy(self, call: EntryCall) -> Shadow:
+        """Return a copy of what answers, or if that cannot be copied of what images enter by."""
+        if call.within is not None:
+            with suppress(Exception):
+                return Shadow(call.within.module, self._layers, with_hooks=self.with_hooks)
+        return Shadow(call.module, self._layers, with_hooks=self.with_hooks)
 
     def is_current(self, call: EntryCall) -> bool:
         """Whether a call is made with the weights of the copy, which are those of the first call since a start."""
@@ -164,7 +175,7 @@ class OurForwards:
     def listener(self, visit: Visit, collectors: Mapping[str, LayerCollector]) -> tuple[Listener, set[str]]:
         """Return who listens to the user's own forward, and to which layers."""
         call, shadow = visit.call, self.shadow(visit.call)
-        reading = _InCopy(Reading(visit.plan.own, visit, visit.images, collectors, ours=False), shadow)
+        reading = InCopy(Reading(visit.plan.own, visit, visit.images, collectors, ours=False), shadow)
         if call.name in self._checked or not (shadow.left_behind or self.with_hooks):
             return reading, {name for name, _ in visit.plan.own.reads}
         with shadow.running():
@@ -193,6 +204,7 @@ class OurForwards:
         self._shadows.clear()
         self._plans.clear()
         self._checked.clear()
+        self.answers.begin()
         return False
 
     def run(self, visit: Visit, collectors: Mapping[str, LayerCollector], own: bool = False) -> None:
@@ -217,11 +229,28 @@ class OurForwards:
                     continue
                 call = images.call if forward.make is None else images.call.seen(forward.make, forward.offset)
                 call = shadow.call(call.copied() if visit.plan.in_place else call)
-                shadow.probes.listen(Reading(forward, visit, images, collectors), {name for name, _ in forward.reads})
+                ours = forward is not visit.plan.own
+                reading = Reading(forward, visit, images, collectors, ours)
+                shadow.probes.listen(reading, {name for name, _ in forward.reads})
                 if forward.neutral:
                     self._run_neutral(call, visit, shadow)
+                elif forward is visit.plan.own:
+                    self._run_own(call, visit, shadow)
                 else:
                     call.run()
+            if not own:
+                self.answers.take(visit, shadow)
+
+    def _run_own(self, call: EntryCall, visit: Visit, shadow: Shadow | InPlace) -> None:
+        """Run the model's own forward to its end, and see how far its answer relies on padding."""
+        answer = None
+        try:
+            with quietly(call.module):  # so that the random state is the same when it is run without padding
+                answer = call.answer()
+        except Exception as error:
+            if visit.missing or is_out_of_memory(error):
+                raise  # else all that is measured has passed
+        self.answers.take(visit, shadow, None if visit.call.within else answer)
 
     def _follow(self, visit: Visit, shadow: Shadow | InPlace) -> None:
         """Find the tails of the sites; of those that are known from an epoch before, the weights alone are others."""
@@ -264,23 +293,3 @@ class OurForwards:
                         return HowMeasured(site, known, None, pad, self._tails.get((str(entry), (layer, number))))
             skipped = skipped or current.skipped.get(name)
         return HowMeasured(None, geometry, skipped)
-
-
-class _InCopy:
-    """Hands on what passes the user's layers with the copies of these, for whoever has to run one once more.
-
-    Args:
-        listener: Who gets it.
-        shadow: The copy.
-    """
-
-    def __init__(self, listener: Listener, shadow: Shadow | InPlace) -> None:
-        self._listener, self._shadow = listener, shadow
-
-    def __call__(self, name: str, call: LayerCall) -> None:
-        """Is called with what passes a layer."""
-        twin = cast(nn.Conv2d, self._shadow.of(call.conv))
-        # its weight may be what code of somebody's makes of it, of random numbers perhaps
-        made = parametrize.is_parametrized(twin) or not is_foreign(type(twin))
-        with self._shadow.running() if made else nullcontext():
-            self._listener(name, replace(call, conv=twin))

@@ -9,16 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pan_callbacks._runtime import moved_to
 from pan_callbacks.measurement.answers import distance_of, exact, moved
 from pan_callbacks.reports.estimate import share_of
 from pan_callbacks.reports.pans import GROUPS, quantiles
 from pan_callbacks.reports.reliance import CLASSES, RELATIVE, Reliance
 
 _ROUNDING = 1e-12  # of a sum of squares in 64 bits
+#: What is between 0 and 1 is added up in multiples of this, in whole numbers, whose sum has no order; enough for eight
+#: million images.
+_UNIT = 2.0**-40
+_SHAPES = "the answers to some images have another shape than those to others"
 
 
 class Movement:
-    """Collects how far the answers to images move.
+    """Collects how far the answers to images move, summed over the images of each group.
 
     Attributes:
         why_not: Why nothing can be said of all images; empty if something can.
@@ -26,7 +31,7 @@ class Movement:
     Example:
         >>> moves = Movement()
         >>> before, after = torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [9.0, 0.0]])
-        >>> moves.add(before, after, torch.zeros(2, 3, 8, 8), torch.arange(2), torch.arange(2))
+        >>> moves.add(before, after, torch.zeros(2, 3, 8, 8), torch.arange(2))
         >>> found, why = reliance_of([moves.state()], independent=2)
         >>> round(found.value, 3), found.flips
         (0.25, 0.0)
@@ -34,45 +39,47 @@ class Movement:
 
     def __init__(self) -> None:
         self.why_not = ""
-        self._distance = ""
-        self._shape: tuple[int, ...] = ()  # of an answer that is no class scores
-        self._values: list[Tensor] = []
-        self._numbers: list[Tensor] = []
-        self._groups: list[Tensor] = []
+        self._kind: list[Any] = []  # how answers are compared, and the shape of those that are no class scores
+        self._sums: Tensor | None = None  # groups × what is summed, of which the first are images
         self._total: Tensor | None = None  # of the answers that are no class scores
 
-    def add(
-        self, before: Tensor, after: Tensor, images: Tensor, numbers: Tensor, groups: Tensor, features: bool = False
-    ) -> None:
+    @property
+    def begun(self) -> bool:
+        """Whether there were images, or something that failed with them."""
+        return self._sums is not None or bool(self.why_not)
+
+    def add(self, before: Tensor, after: Tensor, images: Tensor, groups: Tensor, features: bool = False) -> None:
         """Add the answers to some images.
 
         Args:
             before: As the network is (images, ...).
             after: With another one, likewise.
             images: What was answered to (images, channels, height, width).
-            numbers: Number of each image among those of all processes (images,).
             groups: Group that each is in, below :data:`~pan_callbacks.reports.pans.GROUPS` (images,).
             features: Whether the answer is known to be none of a classifier.
         """
         distance = distance_of(before, images, features)
-        shape = tuple(before.shape[1:]) if distance == RELATIVE else ()
-        if self._values and (distance, shape) != (self._distance, self._shape):
-            self.why_not = self.why_not or "the answers to some images have another shape than those to others"
+        kind = [distance, *(before.shape[1:] if distance == RELATIVE else ())]
+        if self._sums is not None and kind != self._kind:
+            self.why_not = self.why_not or _SHAPES
             return
-        self._distance, self._shape = distance, shape
-        self._values.append(moved(before, after, distance))
-        self._numbers.append(numbers)
-        self._groups.append(groups)
+        self._kind = kind
+        values = moved(before, after, distance)
+        finite = values.isfinite().all(1) if distance == RELATIVE else values[:, [0, 2, 3]].isfinite().all(1)
+        values = torch.cat([torch.ones_like(values[:, :1]), ~finite[:, None], values], 1)
+        if distance != RELATIVE:
+            values = (values.nan_to_num(0.0, 0.0, 0.0) / _UNIT).round().long()
+        of = torch.arange(GROUPS)[:, None] == groups
+        sums = (moved_to(of, values.device)[:, :, None] * values).sum(1)
+        self._sums = sums if self._sums is None else self._sums + sums
         if distance == RELATIVE:
             total = exact(before).sum(0)
             self._total = total if self._total is None else self._total + total
 
     def state(self) -> dict[str, Any]:
         """Return what another process has to know for :func:`reliance_of`."""
-        state: dict[str, Any] = {"why_not": self.why_not, "distance": self._distance, "shape": list(self._shape)}
-        for name, parts in (("values", self._values), ("numbers", self._numbers), ("groups", self._groups)):
-            state[name] = torch.cat(parts).cpu() if parts else None
-        return {**state, "total": None if self._total is None else self._total.cpu()}
+        sums, total = (None if one is None else one.cpu() for one in (self._sums, self._total))
+        return {"why_not": self.why_not, "kind": self._kind, "sums": sums, "total": total}
 
 
 def reliance_of(states: Sequence[dict[str, Any]], independent: int) -> tuple[Reliance | None, str]:
@@ -86,71 +93,91 @@ def reliance_of(states: Sequence[dict[str, Any]], independent: int) -> tuple[Rel
         The reliance, and an empty text; or None, and why it is not known (empty if there was no image).
     """
     why_not = [state["why_not"] for state in states if state["why_not"]]
-    states = [state for state in states if state["values"] is not None]
+    states = [state for state in states if state["sums"] is not None]
     if why_not or not states:
         return None, (why_not or [""])[0]
-    if any((state["distance"], state["shape"]) != (states[0]["distance"], states[0]["shape"]) for state in states):
-        return None, "the answers to some images have another shape than those to others"
-    numbers, values, groups = (torch.cat([state[name] for state in states]) for name in ("numbers", "values", "groups"))
-    order = numbers.argsort(stable=True)  # of any number of processes the same
-    values, groups, distance = values[order].double(), groups[order], states[0]["distance"]
+    if any(state["kind"] != states[0]["kind"] for state in states):
+        return None, _SHAPES
+    sums, distance = sum(state["sums"] for state in states), states[0]["kind"][0]
+    unit = 1.0 if distance == RELATIVE else _UNIT
+    images, broken, *values = (sums.double() * unit).unbind(1)
+    if bool(broken.any()):
+        return None, "the network answers with NaN or infinity to some images"
+    count = int(images.sum())
     if distance == RELATIVE:
-        return _relative(values, groups, sum(state["total"].double() for state in states))
-    moves = values[:, 1] if bool(values[:, 3].all()) else values[:, 0]
-    if not bool(moves.isfinite().all()):
-        return None, _NOT_FINITE
-    flips, interval = values[:, 2], _interval(values[:, 2], groups, 1.0)
+        moves, squares = values
+        return _relative(images, moves, squares, sum(state["total"].double() for state in states))
+    as_logits, as_they_are, flips, looks = values
+    moved_by = Mean(as_they_are if bool((looks == images).all()) else as_logits, images)
+    flipped = Mean(flips, images)
+    interval = flipped.interval(1.0)
     if distance == CLASSES and interval is not None:
-        interval = _of_share(flips, interval, groups, independent)
-    value = moves.mean().clamp(0, 1)
-    return Reliance(
-        distance, float(value), _interval(moves, groups, 1.0), float(flips.mean()), interval, len(moves)
-    ), ""
+        interval = flipped.interval_of_share(independent)
+    return Reliance(distance, moved_by.value, moved_by.interval(1.0), flipped.value, interval, count), ""
 
 
-_NOT_FINITE = "the network answers with NaN or infinity to some images"
-
-
-def _relative(values: Tensor, groups: Tensor, total: Tensor) -> tuple[Reliance | None, str]:
-    moves, squares = values.unbind(1)
-    if not bool(values.isfinite().all()):
-        return None, _NOT_FINITE
-    square = float(squares.mean())
-    spread = square - float((total / len(moves)).square().sum())
+def _relative(images: Tensor, moves: Tensor, squares: Tensor, total: Tensor) -> tuple[Reliance | None, str]:
+    count = float(images.sum())
+    square = float(squares.sum()) / count
+    spread = square - float((total / count).square().sum())
     if spread <= _ROUNDING * square:
         if bool((moves > 0).any()):
             return None, "the network gives all images one and the same answer, with which a change cannot be compared"
         spread = 1.0
+    found = Mean(moves / math.sqrt(spread), images)
+    interval = found.interval()
     # as exact as answers are: sums of several processes differ in the last of their 64 bits
-    moves = moves / float(torch.tensor(math.sqrt(spread), dtype=torch.float32))
-    return Reliance(RELATIVE, float(moves.mean()), _interval(moves, groups), None, None, len(moves)), ""
+    ends = None if interval is None else (_single(interval[0]), _single(interval[1]))
+    return Reliance(RELATIVE, _single(found.value), ends, None, None, int(count)), ""
 
 
-def _interval(values: Tensor, groups: Tensor, most: float = math.inf) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean, by Student's t over groups of images; None for one group."""
-    error, present = _error(values, groups)
-    if present < 2:
-        return None
-    mean, reach = float(values.mean()), float(quantiles([present])) * error
-    return max(0.0, mean - reach), min(most, mean + reach)
+def _single(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float32))
 
 
-def _error(values: Tensor, groups: Tensor) -> tuple[float, int]:
-    """Return the standard error of a mean, from how far each group pulls it, and the number of groups."""
-    pulls = torch.zeros(GROUPS, dtype=values.dtype)
-    pulls.index_add_(0, groups, (values - values.mean()) / len(values))
-    present = int((torch.bincount(groups, minlength=GROUPS) > 0).sum())
-    return float((pulls.square().sum() * present / max(1, present - 1)).sqrt()), present
+class Mean:
+    """A mean over images, and how sure it is.
 
+    Args:
+        sums: Sum over the images of each group (groups,).
+        images: Number of images of each (groups,).
 
-def _of_share(flips: Tensor, interval: tuple[float, float], groups: Tensor, independent: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of images, which is never without a width (Wilson 1927).
-
-    Of images that belong together the share is that of as many as would have its error (Korn and Graubard 1998).
+    Example:
+        >>> found = Mean(torch.tensor([1.0, 0.0, 1.0, 1.0]), torch.ones(4))
+        >>> found.value, [round(end, 2) for end in found.interval(most=1.0)]
+        (0.75, [0.0, 1.0])
     """
-    share, n = float(flips.mean()), float(len(flips))
-    if independent < n:
-        error, _ = _error(flips, groups)
-        n = min(n, share * (1 - share) / error**2) if error > 0 else float(independent)
-    wilson = share_of(share, n)
-    return wilson.low, wilson.high
+
+    def __init__(self, sums: Tensor, images: Tensor) -> None:
+        self.count = float(images.sum())
+        self.value = float(sums.sum()) / self.count
+        pulls = (sums - images * self.value) / self.count
+        self._groups = int((images > 0).sum())
+        self.error = math.nan
+        if self._groups > 1:
+            self.error = math.sqrt(float(pulls.square().sum()) * self._groups / (self._groups - 1))
+
+    def interval(self, most: float = math.inf) -> tuple[float, float] | None:
+        """Return its 95 % interval, by Student's t over groups of images; None for one group.
+
+        Args:
+            most: Its largest value; the smallest is 0.
+        """
+        if self._groups < 2:
+            return None
+        reach = float(quantiles([self._groups])) * self.error
+        return max(0.0, self.value - reach), min(most, self.value + reach)
+
+    def interval_of_share(self, independent: int) -> tuple[float, float]:
+        """Return its 95 % interval if it is a share of images, which is never without a width (Wilson 1927).
+
+        Of images that belong together it is that of as many as would have its error (Korn and Graubard 1998).
+
+        Args:
+            independent: How many images say something that others do not.
+        """
+        share, n = self.value, self.count
+        if independent < n:
+            n = min(n, share * (1 - share) / self.error**2) if self.error > 0 else float(independent)
+        wilson = share_of(share, n)
+        return wilson.low, wilson.high

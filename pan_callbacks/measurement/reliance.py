@@ -117,11 +117,11 @@ class _Work:
                 yield min(len(images), largest or len(images))
                 self.grouping.expect(None if names is None else names[: len(images)].copy)
                 first = self.grouping.first(self._shard.number(number), len(images), self.images)
-                numbers, of = self.grouping.numbers(first, len(images)), self.grouping.of(images, "", first)
+                of = self.grouping.of(images, "", first)
                 call = shadow.call(EntryCall("", self._model, (images,), {}))
                 with shadow.running():
                     layers = padded_layers(call) if layers is None else layers
-                    self.movement.add(*both_answers(call, layers, largest), images, numbers, of)
+                    self.movement.add(*both_answers(call, layers, None, largest), images, of)
                 self.images += len(images)
                 advance(len(images))
                 if self.images >= self._most:
@@ -147,7 +147,9 @@ def padded_layers(call: EntryCall) -> list[PaddedLayer]:
     return [one for one in layers if why_unpadded(one.module, one.pad) is None and one.mode == "zeros"]
 
 
-def both_answers(call: EntryCall, layers: list[PaddedLayer], largest: int | None = None) -> tuple[Tensor, Tensor]:
+def both_answers(
+    call: EntryCall, layers: list[PaddedLayer], before: Tensor | None = None, largest: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Return what a module answers as it is, and with the padding of some layers neutral.
 
     Both forwards start with the same random state. If there are no such layers the answers are the same.
@@ -155,12 +157,13 @@ def both_answers(call: EntryCall, layers: list[PaddedLayer], largest: int | None
     Args:
         call: Its call, which may write into its input.
         layers: What :func:`padded_layers` found.
+        before: What it answers as it is, if that is known.
         largest: Images in one forward, at most; None for all of them.
 
     Raises:
         PANError: If the answers cannot be compared.
     """
-    before = _answer(call, largest)
+    before = _answer(call, largest) if before is None else before
     if not layers:
         return before, before
     with padding_neutral(layers):

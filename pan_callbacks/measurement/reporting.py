@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from torch import nn
 
 from pan_callbacks.layers import Convolution, why_unpadded
-from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.findings import Images, finding_of
 from pan_callbacks.measurement.finite import left_out
 from pan_callbacks.measurement.forwards import OurForwards
 from pan_callbacks.measurement.lines import line_of
 from pan_callbacks.measurement.settings import Settings
+from pan_callbacks.measurement.together import Together
 from pan_callbacks.measurement.unseen import NO_MODULE, why_nothing
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
@@ -24,11 +24,9 @@ FEW_IMAGES = 32
 def report_of(
     model: nn.Module,
     selected: Mapping[str, Convolution],
-    collectors: Mapping[str, LayerCollector],
     forwards: OurForwards,
     settings: Settings,
-    behind: Images,
-    notes: Iterable[str] = (),
+    found: Together,
     ended: Iterable[str] = (),
 ) -> PANReport:
     """Return the report of what was collected; if the work is shared every rank calls it.
@@ -36,14 +34,13 @@ def report_of(
     Args:
         model: The model.
         selected: Convolutions that the report is about, by name.
-        collectors: What collected, for those that can be measured.
         forwards: Knows how they were measured.
         settings: What was asked.
-        behind: The images.
-        notes: What a reader should know besides.
+        found: What is known of the images, and of the answers to them, and what a reader should know besides.
         ended: Why the measurement ended early, if it did.
     """
     lines: dict[str, LayerReport] = {}
+    collectors, behind = found.collectors, found.images
     broken: set[int] = set()
     for name, conv in selected.items():
         how = forwards.how_measured(name)
@@ -57,11 +54,12 @@ def report_of(
     few = [f"only {probed} probed: intervals are wide"] if 1 < images < FEW_IMAGES else []
     alone = f"only {probed} probed: chance adds to every contrast, and no interval is known"
     few += [alone] if images == 1 else _alike(behind)
-    remarks = (*few, *notes, *left_out(broken), *forwards.remarks, *ended)
-    report = PANReport(lines, settings.threshold, settings.reference, remarks)
+    remarks = (*few, *found.notes, *left_out(broken), *forwards.remarks, *ended)
+    asked = settings.threshold, settings.reference
+    report = PANReport(lines, *asked, remarks, found.reliance)
     if report.neurons or any(NO_MODULE in note for note in remarks):  # which says enough
         return report
-    return PANReport(lines, settings.threshold, settings.reference, (*remarks, why_nothing(model, report)))
+    return PANReport(lines, *asked, (*remarks, why_nothing(model, report)), found.reliance)
 
 
 def _alike(images: Images) -> list[str]:

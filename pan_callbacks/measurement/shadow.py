@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.batches import device_of
-from pan_callbacks.measurement.calls import EntryCall
+from pan_callbacks.measurement.calls import EntryCall, LayerCall, Listener
 from pan_callbacks.measurement.copying import Copier, Memo
 from pan_callbacks.measurement.hooks import (
     FORWARD_HOOKS,
@@ -28,6 +30,7 @@ from pan_callbacks.measurement.hooks import (
     quietly,
 )
 from pan_callbacks.measurement.sharded import divides, is_sharded, keeps_parts, undivided, whole_weights
+from pan_callbacks.measurement.standins import is_foreign
 from pan_callbacks.measurement.undisturbed import undisturbed
 
 _HOOKS = {name: value for name, value in vars(nn.Module()).items() if "hooks" in name}
@@ -216,6 +219,10 @@ class InPlace:
         """Return the module."""
         return twin
 
+    def holds(self, module: nn.Module) -> bool:
+        """Whether a module is below the one that forwards are run in."""
+        return any(self.of(module) is one for one in self._root.modules())
+
     def call(self, call: EntryCall) -> EntryCall:
         """Return the call on the module as it is before it was compiled."""
         return EntryCall(call.name, self.of(call.module), call.args, call.kwargs, call.method)
@@ -229,6 +236,26 @@ class InPlace:
                 yield
             finally:
                 self.probes.detach()
+
+
+class InCopy:
+    """Hands on what passes the user's layers with the copies of these, for whoever has to run one once more.
+
+    Args:
+        listener: Who gets it.
+        shadow: The copy.
+    """
+
+    def __init__(self, listener: Listener, shadow: Shadow | InPlace) -> None:
+        self._listener, self._shadow = listener, shadow
+
+    def __call__(self, name: str, call: LayerCall) -> None:
+        """Is called with what passes a layer."""
+        twin = cast(nn.Conv2d, self._shadow.of(call.conv))
+        # its weight may be what code of somebody's makes of it, of random numbers perhaps
+        made = parametrize.is_parametrized(twin) or not is_foreign(type(twin))
+        with self._shadow.running() if made else nullcontext():
+            self._listener(name, replace(call, conv=twin))
 
 
 def is_lazy(module: nn.Module) -> bool:

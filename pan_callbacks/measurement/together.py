@@ -12,11 +12,13 @@ from torch import Tensor
 from pan_callbacks._runtime import ALONE, Shard, several
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Convolution
+from pan_callbacks.measurement.answering import Answering, said
 from pan_callbacks.measurement.coding import Code
 from pan_callbacks.measurement.collector import LayerCollector
 from pan_callbacks.measurement.exchange import of_all
 from pan_callbacks.measurement.findings import Images
 from pan_callbacks.measurement.grouping import Grouping, found
+from pan_callbacks.reports.reliance import Reliance
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +28,14 @@ class Part:
     Args:
         collectors: What collected, by layer.
         grouping: Which of its images belong together.
+        answers: What is known of the answers, of :class:`~pan_callbacks.measurement.answering.Answering`.
         notes: What a reader of the report should know.
         failed: Whether its measurement ended early.
     """
 
     collectors: Mapping[str, LayerCollector]
     grouping: Grouping
+    answers: Answering
     notes: tuple[str, ...] = ()
     failed: bool = False
 
@@ -39,11 +43,11 @@ class Part:
         """Return what another process has to know, whatever is wrong here: it waits for it."""
         state: dict[str, Any] = {"notes": self.notes, "failed": self.failed, "wrong": ""}
         try:
-            state["images"] = self.grouping.state()
+            state["images"], state["answers"] = self.grouping.state(), self.answers.state()
             state["layers"] = {name: one.state() for name, one in self.collectors.items()} if shared else {}
         except Exception as error:  # memory that runs out, say
             wrong = str(error) if isinstance(error, PANError) else f"{type(error).__name__}: {error}"
-            state |= {"wrong": wrong, "images": Grouping(ALONE).state(), "layers": {}}
+            state |= {"wrong": wrong, "images": Grouping(ALONE).state(), "answers": Answering().state(), "layers": {}}
         return state
 
 
@@ -54,12 +58,14 @@ class Together:
     Args:
         collectors: What they collected, by layer.
         images: What is known of their images.
+        reliance: How far the answers to them rely on padding, None if that is not known.
         notes: What a reader of the report should know, each once.
         failed: Whether a measurement ended early in any of them.
     """
 
     collectors: Mapping[str, LayerCollector]
     images: Images
+    reliance: Reliance | None
     notes: tuple[str, ...]
     failed: bool
 
@@ -93,6 +99,7 @@ def together(part: Part, layers: Mapping[str, Convolution], shard: Shard, device
             for one in parts:
                 merged[name].merge(one)
         collectors = merged
-    notes = dict.fromkeys(note for state in states for note in state["notes"])
     images = found(state["images"] for state in states)
-    return Together(collectors, images, tuple(notes), any(state["failed"] for state in states))
+    reliance, remarks = said([state["answers"] for state in states], images)
+    notes = dict.fromkeys([*(note for state in states for note in state["notes"]), *remarks])
+    return Together(collectors, images, reliance, tuple(notes), any(state["failed"] for state in states))

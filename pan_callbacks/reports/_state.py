@@ -11,6 +11,7 @@ from torch import Tensor
 from pan_callbacks.layers import Reason, Skip
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.reliance import Reliance
 
 
 def report_state(report: PANReport | None) -> dict[str, Any] | None:
@@ -25,6 +26,7 @@ def report_state(report: PANReport | None) -> dict[str, Any] | None:
         "threshold": report.threshold,
         "reference": report.reference,
         "notes": list(report.notes),
+        "reliance": None if report.reliance is None else report.reliance.to_dict(),
         "layers": {name: _line_state(line) for name, line in report.layers.items()},
     }
 
@@ -38,7 +40,9 @@ def report_from_state(state: Mapping[str, Any] | None) -> PANReport | None:
     if state is None:
         return None
     lines = {name: _line(line) for name, line in state["layers"].items()}
-    return PANReport(lines, state["threshold"], state["reference"], tuple(state["notes"]))
+    known = state.get("reliance")  # not in early checkpoints
+    reliance = None if known is None else Reliance.from_dict(known)
+    return PANReport(lines, state["threshold"], state["reference"], tuple(state["notes"]), reliance)
 
 
 def _line_state(line: LayerReport) -> dict[str, Any]:

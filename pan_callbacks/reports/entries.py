@@ -20,6 +20,8 @@ _Total = Literal[
     "neither",
     "visible",
     "readers",
+    "reliance",
+    "flips",
     "born",
     "gone",
 ]
@@ -27,9 +29,9 @@ _Total = Literal[
 _NEVER_COUNTED = {Skip.POINTWISE, Skip.NO_PADDING, Skip.PADDED_TWICE}
 
 
-_Perhaps = Literal["count_low", "count_high", "visible", "readers"]
+_Perhaps = Literal["count_low", "count_high", "visible", "readers", "reliance", "flips"]
 #: Figures that an entry has only if they are known.
-_PERHAPS: tuple[_Perhaps, ...] = ("count_low", "count_high", "visible", "readers")
+_PERHAPS: tuple[_Perhaps, ...] = ("count_low", "count_high", "visible", "readers", "reliance", "flips")
 #: Tags of what is logged of any network, so that whoever watches one finds it, to the figures of an entry.
 TOTALS: Mapping[str, _Total] = {
     "pan/count": "count",
@@ -42,9 +44,14 @@ TOTALS: Mapping[str, _Total] = {
     "pan/neither": "neither",
     "pan/visible": "visible",
     "pan/reads_padding": "readers",
+    "padding/reliance": "reliance",
     "pan/born": "born",
     "pan/gone": "gone",
 }
+
+
+#: Tag of the share of images whose class changes without padding: logged of networks that answer with classes.
+FLIPS = "padding/flips"
 
 
 class _Figures(TypedDict):
@@ -88,6 +95,10 @@ class Entry(_Figures, total=False):
         count_high: Its upper end.
         visible: PANs that the next layer sees.
         readers: Neurons that read the padding, PANs or not.
+        reliance: How far the answers move with all padding neutral, see
+            :class:`~pan_callbacks.reports.reliance.Reliance`.
+        flips: Share of the images whose class changes then; only there of answers that are classes.
+        distance: How the answers were compared.
         missing: Layers that the count lacks though other epochs have them, see :func:`missing_layers`; only there if
             there are any.
     """
@@ -96,6 +107,9 @@ class Entry(_Figures, total=False):
     count_high: float
     visible: float
     readers: float
+    reliance: float
+    flips: float
+    distance: str
     missing: list[str]
 
 
@@ -181,7 +195,11 @@ def entry_of(
         entry["nascent"] = entry["inherited"] = entry["both"] = entry["neither"] = math.nan
         entry["sides"] = dict.fromkeys(entry["sides"], math.nan)
         return entry
-    figures = *report.interval, report.visible, report.readers
+    relies, flips = math.nan, math.nan
+    if report.reliance is not None:
+        entry["distance"], relies = report.reliance.distance, report.reliance.value
+        flips = math.nan if report.reliance.flips is None else report.reliance.flips
+    figures = *report.interval, report.visible, report.readers, relies, flips
     for key, value in zip(_PERHAPS, figures, strict=True):
         if not math.isnan(value):
             entry[key] = value
@@ -208,6 +226,8 @@ def scalars(report: PANReport, entry: Entry) -> dict[str, float]:
         **{f"pan_side/{side}": count for side, count in entry["sides"].items()},
         "border_bias/mean": entry["border_bias"],
     }
+    if report.reliance is not None and report.reliance.flips is not None:
+        totals[FLIPS] = entry.get("flips", math.nan)
     missing = entry.get("missing")
     if not missing:
         every = {tag: float(value) for tag, value in (totals | of_layers).items()}

@@ -16,6 +16,7 @@ from pan_callbacks.padding import ALL_SIDES, SIDES
 from pan_callbacks.reports.counts import interval, readers
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pans import ORIGINS, PAN
+from pan_callbacks.reports.reliance import Reliance
 
 
 class Findings:
@@ -26,6 +27,7 @@ class Findings:
         threshold: Absolute contrast from which a neuron is a PAN.
         reference: The reference that was asked for.
         notes: Sentences a reader of the figures should know, for instance that few images were seen.
+        reliance: How far the network's answers move with all padding neutral; None if that is not known.
 
     Attributes:
         sides: Names of the sides, eight of them, and front and back if a layer is one in three dimensions.
@@ -39,17 +41,19 @@ class Findings:
         threshold: float = 0.8,
         reference: str = "crop",
         notes: tuple[str, ...] = (),
+        reliance: Reliance | None = None,
     ) -> None:
         self.layers: Mapping[str, LayerReport] = MappingProxyType(dict(layers))
         self.threshold = threshold
         self.reference = reference
         self.notes = tuple(notes)
+        self.reliance = reliance
         if any(line.sides != SIDES for line in self.layers.values()):
             self.sides = ALL_SIDES
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Say of what a copy is made: the lines cannot be written to, and so not be copied as they are."""
-        return type(self), (dict(self.layers), self.threshold, self.reference, self.notes)
+        return type(self), (dict(self.layers), self.threshold, self.reference, self.notes, self.reliance)
 
     def contrast(self, layer: str) -> Tensor:
         """Return the signed contrast of a layer (:attr:`sides`, channels), NaN if a side has no border."""

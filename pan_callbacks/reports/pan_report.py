@@ -6,10 +6,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pan_callbacks.padding import ALL_SIDES, SIDES
-from pan_callbacks.reports._fields import number, one_of, record, several, shown, text, wrong
+from pan_callbacks.reports._fields import maybe, number, one_of, record, several, shown, text, wrong
 from pan_callbacks.reports._json import check_schema, read_json, write_json
 from pan_callbacks.reports.findings import Findings
 from pan_callbacks.reports.layer_report import REFERENCES, LayerReport
+from pan_callbacks.reports.reliance import Reliance
 from pan_callbacks.reports.summary import summary_of
 from pan_callbacks.reports.tables import pan_table
 
@@ -27,6 +28,7 @@ class PANReport(Findings):
         threshold: Absolute contrast from which a neuron is a PAN.
         reference: The reference that was asked for.
         notes: Sentences a reader of the figures should know, for instance that few images were seen.
+        reliance: How far the network's answers move with all padding neutral; None if that is not known.
     """
 
     def summary(self) -> str:
@@ -78,6 +80,7 @@ class PANReport(Findings):
             "reference": self.reference,
             "notes": list(self.notes),
             "sides": list(self.sides),
+            "reliance": None if self.reliance is None else self.reliance.to_dict(),
             "layers": [{"name": name, **layer.to_dict()} for name, layer in self.layers.items()],
         }
 
@@ -98,7 +101,7 @@ class PANReport(Findings):
                 layers[name] = line
         except ValueError as error:
             raise ValueError(f"a damaged PAN report: {error}") from error
-        return cls(layers, values["threshold"], values["reference"], values["notes"])
+        return cls(layers, values["threshold"], values["reference"], values["notes"], values["reliance"])
 
     def __repr__(self) -> str:
         figures = f"count={self.count}, neurons={self.neurons}, threshold={self.threshold:g}"
@@ -123,7 +126,8 @@ _FIELDS = record(
         "reference": one_of(*REFERENCES),
         "notes": several(text),
         "sides": _the_sides,
+        "reliance": maybe(Reliance.from_dict),
         "layers": several(_line_from_dict),
     },
-    later={"sides": list(SIDES)},
+    later={"sides": list(SIDES), "reliance": None},
 )

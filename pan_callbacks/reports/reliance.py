@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,14 +74,6 @@ class Reliance:
             ValueError: If the data are damaged; the message names the field and its value.
         """
         return cls(**_FIELDS(data, where))
-
-
-def figures(reliance: Reliance | None) -> Mapping[str, float]:
-    """Return what is logged: ``reliance``, and ``flips`` if there are classes; nothing if it is not known."""
-    if reliance is None:
-        return {}
-    flips = {} if reliance.flips is None else {"flips": reliance.flips}
-    return {"reliance": reliance.value, **flips}
 
 
 _SHARE = number(0, 1)

@@ -28,6 +28,7 @@ def summary_of(report: Findings) -> str:
     lines = [
         "; ".join(count) + ".",
         _how_sure(report),
+        "" if report.reliance is None else report.reliance.in_words(),
         "by side: " + ", ".join(f"{side} {n}" for side, n in report.count_by("side").items() if n)
         if report.pans
         else "",

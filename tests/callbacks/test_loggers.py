@@ -74,7 +74,15 @@ class TestTensorBoard:
         layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
         assert [category.title for category in layout.category] == ["Padding aware neurons", "Border bias"]
         titles = [chart.title for chart in layout.category[0].chart]
-        assert titles == ["count", "of these", "reads the padding", "born and gone", "by side", "by layer"]
+        assert titles == [
+            "count",
+            "reliance on padding",
+            "of these",
+            "reads the padding",
+            "born and gone",
+            "by side",
+            "by layer",
+        ]
         (band,) = layout.category[0].chart[0].margin.series
         assert (band.value, band.lower, band.upper) == ("pan/count", "pan/count_low", "pan/count_high")
         origins = [f"pan/{name}$" for name in ("count", "visible", "nascent", "inherited", "both", "neither")]

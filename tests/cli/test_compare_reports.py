@@ -15,6 +15,7 @@ from pan_callbacks.cli.compare import Entry, notes, read_entry, table, write
 from pan_callbacks.reports.impact_report import Arm, ImpactReport
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.reliance import Reliance
 from tests.support.synthetic import layer
 
 
@@ -50,12 +51,20 @@ class TestTable:
             {
                 **{"report": "runs/a", "model": "resnet18", "weights": "-", "images": "-", "preprocessing": "-"},
                 **{"PANs": "4", "95 %": "-", "certain": "-", "visible": "-", "neurons": "40", "share": "10.00%"},
+                **{"reliance": "-", "class changes": "-"},
                 **{"read the padding": "-", "both": "0", "neither": "0"},
                 **{"nascent": "3", "inherited": "1", "excited": "1", "inhibited": "2", "mixed": "1"},
                 **{"early": "3", "middle": "0", "late": "1"},
                 **{"top": "3", "bottom": "1", "left": "1", "right": "0", "corner alone": "1", "border bias": "0.50"},
             }
         ]
+
+    def test_reliance_stands_beside_the_count_with_its_distance(self):
+        of_classes = Reliance("total variation", 0.125, (0.1, 0.15), 0.25, (0.2, 0.3), 64)
+        of_numbers = Reliance("relative change", 0.5, None, None, None, 1)
+        found = rows(*(Entry("a", "", report(reliance=one), None) for one in (of_classes, of_numbers)))
+        cells = [(row["PANs"], row["reliance"], row["class changes"]) for row in found]
+        assert cells == [("4", "0.12 (0.1 … 0.15), total variation", "25.0%"), ("4", "0.5, relative change", "-")]
 
     def test_nothing_measured_is_no_error(self):
         row = rows(Entry("a", "", PANReport({"fc": LayerReport(4, (1, 1), skipped="1×1 kernel")}), None))[0]

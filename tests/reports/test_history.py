@@ -15,6 +15,7 @@ from pan_callbacks.reports.entries import scalars as tags_and_values
 from pan_callbacks.reports.history import History
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.reliance import Reliance
 
 NAN = math.nan
 
@@ -348,7 +349,7 @@ def test_tags_are_those_of_the_documentation():
         f"pan/{key}" for key in ("count", "fraction", "nascent", "inherited", "both", "neither", "born", "gone")
     }
     expected |= {f"pan/{key}" for key in ("both", "neither", "count_low", "count_high", "visible", "reads_padding")}
-    expected |= {f"pan_side/{side}" for side in SIDES}
+    expected |= {"padding/reliance"} | {f"pan_side/{side}" for side in SIDES}
     expected |= {"pan_layer/stem", "pan_layer/body.0"}
     expected |= {"border_bias/mean", "border_bias/stem", "border_bias/body.0"}
     assert set(scalars(found)) == expected
@@ -384,7 +385,17 @@ def test_scalars_are_floats():
 def test_what_is_not_known_of_a_layer_is_not_logged_and_of_the_network_is_nan():
     found = PANReport({"a": layer(NAN, border_bias=NAN), "b": layer(0.9)})
     unknown = {tag for tag, value in scalars(found).items() if math.isnan(value)}
-    assert unknown == {"pan/count_low", "pan/count_high", "pan/visible", "pan/reads_padding"}
+    assert unknown == {"pan/count_low", "pan/count_high", "pan/visible", "pan/reads_padding", "padding/reliance"}
+
+
+def test_reliance_is_logged_beside_the_count_and_flips_only_of_classes():
+    lines = {"a": layer(0.9)}
+    of_classes = PANReport(lines, reliance=Reliance("total variation", 0.125, None, 0.25, None, 8))
+    of_numbers = PANReport(lines, reliance=Reliance("relative change", 0.5, None, None, None, 8))
+    assert (scalars(of_classes)["padding/reliance"], scalars(of_classes)["padding/flips"]) == (0.125, 0.25)
+    assert scalars(of_numbers)["padding/reliance"] == 0.5 and "padding/flips" not in scalars(of_numbers)
+    entry = History(0.8).add(of_classes, 0, 0)
+    assert (entry["reliance"], entry["flips"], entry["distance"]) == (0.125, 0.25, "total variation")
 
 
 def test_a_border_bias_that_is_missing_is_not_logged():

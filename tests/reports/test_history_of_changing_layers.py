@@ -125,7 +125,11 @@ def test_a_count_that_lacks_a_layer_measured_before_is_nan(reason):
     values = logged(history)
     whole = {f"pan/{key}" for key in ("count", "count_low", "count_high", "fraction", "born", "gone")}
     whole |= {f"pan/{key}" for key in ("nascent", "inherited", "both", "neither", "visible", "reads_padding")}
-    whole |= {f"pan_side/{side}" for side in SIDES} | {"border_bias/mean", "pan_layer/b", "border_bias/b"}
+    whole |= (
+        {"padding/reliance"}
+        | {f"pan_side/{side}" for side in SIDES}
+        | {"border_bias/mean", "pan_layer/b", "border_bias/b"}
+    )
     assert {tag for tag, value in values.items() if math.isnan(value)} == whole
     assert values["pan_layer/a"] == 1 and values["border_bias/a"] == 0.25
     entry = history.entries[-1]
