@@ -102,14 +102,18 @@ def written(effect: Effect | None, digits: int = 1, sign: str = "") -> str:
     """
     if effect is None:
         return NOTHING
-    middle = f"{effect.middle:{sign}.{digits}f}"
+    middle = f"{_rounded(effect.middle, digits):{sign}.{digits}f}"
     if not effect.has_interval:
         return middle
-    scale = 10**digits
-    low, high = math.floor(effect.low * scale - 1e-9) / scale, math.ceil(effect.high * scale + 1e-9) / scale
-    if effect.low == effect.high:  # a bootstrap of equal numbers: rounding would invent a width
-        low = high = round(effect.low, digits)
+    scale = 10**digits  # 1e-6 of a digit is an error of floating point
+    low = _rounded(math.floor(effect.low * scale + 1e-6) / scale, digits)
+    high = _rounded(math.ceil(effect.high * scale - 1e-6) / scale, digits)
     return f"{middle} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Rounds, without a zero that has a minus."""
+    return round(value, digits) + 0.0
 
 
 def lines(runs: Runs) -> str:
