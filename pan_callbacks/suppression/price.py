@@ -30,14 +30,14 @@ from pan_callbacks.suppression.strength import Strength
 
 #: Contrast that a layer's own padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a
 #: few images may be wrong, and by what neurons inherit besides (docs/suppression.md has other margins).
-MARGIN = 0.3
+MARGIN = 0.5
 #: Shift that is allowed in any case, in the layer's typical spread. A third of the smallest that makes a PAN: on flat
 #: backgrounds readings at the border do not vary at all, and what several layers add is inherited together.
 LEAST_ALLOWED = LEAST_SHIFT / 3
 #: Readings of a side that it takes to say how they vary; of fewer (a corner, in a small batch) those inside stand in.
 FEWEST = 8
 #: Positions along each axis of a border that are read.
-POSITIONS = 4
+POSITIONS = 3
 
 
 @dataclass
@@ -80,6 +80,7 @@ class Sample:
         mean_input: Mean over the images of the layer's input (1, in channels, height, width).
         inner: Readings of the inner half (channels, readings).
         border: Readings of each side that has a border, likewise.
+        beside: Readings of the nearest positions that read no padding, likewise.
     """
 
     layer: PaddedLayer
@@ -87,14 +88,16 @@ class Sample:
     mean_input: Tensor
     inner: Tensor
     border: list[Tensor]
+    beside: list[Tensor]
 
     @classmethod
     def of(cls, call: LayerCall, layer: PaddedLayer, geometry: Geometry, max_images: int) -> Sample:
         """Take it of the first images of a call."""
         x, output = layer.unpadded(call.x)[:max_images].detach(), call.output[:max_images].detach()
-        border = [_readings(output, where) for where in geometry.borders.values()]
         mean = x.mean(0, keepdim=True, dtype=torch.float32)
-        return cls(layer, geometry, mean, _readings(output, geometry.inner), border)
+        border = [_readings(output, where) for where in geometry.borders.values()]
+        beside = [_readings(output, _inward(where, geometry.clean)) for where in geometry.borders.values()]
+        return cls(layer, geometry, mean, _readings(output, geometry.inner), border, beside)
 
     @torch.no_grad()
     def yardstick(self) -> Yardstick:
@@ -102,7 +105,10 @@ class Sample:
         layer = self.layer
         options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
         by_tap = padding_by_tap(self.mean_input, self.geometry, **options)
-        allowed = [shortest(one if one.shape[1] >= FEWEST else self.inner, MARGIN) for one in self.border]
+        widths = [
+            shortest(one if one.shape[1] >= FEWEST else self.inner, MARGIN) for one in (*self.border, *self.beside)
+        ]
+        allowed = [(own + other) / 2 for own, other in zip(widths, widths[len(self.border) :], strict=False)]
         least = LEAST_ALLOWED * self.inner.std(1, correction=0).median()
         found = torch.stack(allowed).clamp_min(least) if allowed else by_tap.new_zeros(0, len(self.inner))
         finite = by_tap.isfinite().all() & found.isfinite().all()  # not so in a step that a gradient scaler skips
@@ -211,6 +217,14 @@ def shortest(readings: Tensor, share: float) -> Tensor:
     """
     ordered, last = readings.sort(1).values, math.ceil(share * readings.shape[1]) - 1
     return (ordered[:, last:] - ordered[:, : readings.shape[1] - last]).amin(1)
+
+
+def _inward(border: Position, clean: Position) -> Position:
+    """Return the positions nearest to a border that read no padding."""
+    return tuple(
+        slice(max(clean.start, min(one.start, clean.stop - 1)), min(clean.stop, max(one.stop, clean.start + 1)))
+        for one, clean in zip(border, clean, strict=True)
+    )
 
 
 def _readings(output: Tensor, where: Position) -> Tensor:

@@ -25,7 +25,7 @@ DECAY = 0.8
 #: What an overshoot leaves.
 OVERSHOT = 0.2
 #: Smallest and largest strength, so that neither is out of reach of the other for long.
-LEAST, MOST = 1e-3, 1e3
+LEAST, MOST = 1e-3, 30.0
 
 
 class Strength:
@@ -36,16 +36,18 @@ class Strength:
         self._signs: Tensor | None = None  # (all sides, channels), of the last effect beyond the margin
 
     def update(self, signs: Tensor, sides: tuple[str, ...]) -> Tensor:
-        """Return the strengths (channels,) for what was found in this step.
+        """Return the strengths (channels,) that hold in this step, and learn from what it found for the next one.
 
         Args:
             signs: 1 or -1 if padding moves a neuron beyond the margin, up or down, 0 if it does not (sides, channels).
             sides: Names of these sides.
 
         Example:
-            >>> strength, beyond = Strength(), torch.tensor([[1.0, 0.0, 1.0]])
-            >>> _ = strength.update(beyond, ("top",))
-            >>> strength.update(torch.tensor([[1.0, 0.0, -1.0]]), ("top",))
+            >>> strength, up, down = Strength(), torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, -1.0]])
+            >>> for signs in (up, down, down):
+            ...     print(strength.update(signs, ("top",)))
+            tensor([1., 1., 1.])
+            tensor([1.5000, 0.8000, 1.5000])
             tensor([2.2500, 0.6400, 0.3000])
         """
         value, known = self._value, self._signs
@@ -56,12 +58,9 @@ class Strength:
         overshot = (signs * known[where] < 0).any(0)
         found = torch.where(signs.any(0), GROWTH, DECAY)
         self._value = (value * torch.where(overshot, OVERSHOT, found)).clamp(LEAST, MOST)
-        self._signs = known.index_copy(0, torch.tensor(where, device=signs.device), self._last(signs, known[where]))
-        return self._value
-
-    @staticmethod
-    def _last(signs: Tensor, known: Tensor) -> Tensor:
-        return torch.where(signs == 0, known, signs)
+        last = torch.where(signs == 0, known[where], signs)
+        self._signs = known.index_copy(0, torch.tensor(where, device=signs.device), last)
+        return value
 
     def state(self) -> dict[str, Any]:
         """Return the strengths for a checkpoint."""
