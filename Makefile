@@ -74,10 +74,9 @@ bench-gpu: .venv/.bench
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	touch $@
 
-# an hour or more on two cores; what is done is kept in runs/suppression.jsonl
+# hours on two cores; what is done is kept in benchmarks/suppression/runs.jsonl, and written into docs/suppression_runs.md
 bench-suppression: $(INSTALLED)
 	$(SHARED_CORES) $(BIN)/python -m benchmarks.suppression
-	$(SHARED_CORES) $(BIN)/python -m benchmarks.suppression --study
 	$(SHARED_CORES) $(BIN)/python -m benchmarks.penalty_cost
 
 # half an hour on two cores; what is done is kept in runs/study.jsonl

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pan_callbacks.analysis.advise import advise as advise
     from pan_callbacks.callbacks.dropout import PaddingDropout as PaddingDropout
     from pan_callbacks.callbacks.mask import PANMask as PANMask
     from pan_callbacks.callbacks.monitor import PANMonitor as PANMonitor
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pan_callbacks.measurement.metrics import PaddingAwareness as PaddingAwareness
     from pan_callbacks.measurement.reliance import reliance as reliance
     from pan_callbacks.measurement.scan import scan as scan
+    from pan_callbacks.reports.advice import Advice as Advice
     from pan_callbacks.reports.impact_report import ImpactReport as ImpactReport
     from pan_callbacks.reports.layer_report import LayerReport as LayerReport
     from pan_callbacks.reports.pan_report import PANReport as PANReport
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pan_callbacks.suppression.impact import impact as impact
     from pan_callbacks.suppression.masks import mask_permanently as mask_permanently
     from pan_callbacks.suppression.masks import masked as masked
+    from pan_callbacks.suppression.neutralise import neutralise as neutralise
     from pan_callbacks.suppression.penalty import PaddingBiasPenalty as PaddingBiasPenalty
     from pan_callbacks.suppression.schedules import Schedule as Schedule
 
@@ -44,8 +47,11 @@ _WHERE = {
     "Reliance": "reports.reliance",
     "impact": "suppression.impact",
     "ImpactReport": "reports.impact_report",
+    "advise": "analysis.advise",
+    "Advice": "reports.advice",
     "masked": "suppression.masks",
     "mask_permanently": "suppression.masks",
+    "neutralise": "suppression.neutralise",
     "padding_dropout": "suppression.dropout",
     "PANReport": "reports.pan_report",
     "LayerReport": "reports.layer_report",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -20,15 +21,21 @@ from benchmarks.study.measures import (
     under,
     worth,
 )
-from benchmarks.study.training import FAMILIES, TRAININGS, family, fit, red_green_net, set_padding, trained
-from benchmarks.suppression import TASKS
+from benchmarks.study.training import FAMILIES, TRAININGS, family, trained
+from benchmarks.suppression.networks import red_green_net, set_padding
+from benchmarks.suppression.tasks import TASKS, placed
+from benchmarks.suppression.training import fit
 from examples.data import PLACED_MEAN, PLACED_STD, PlacedDigitsData
 from pan_callbacks import PANReport, masked, scan
 from pan_callbacks.suppression.targets import padded_channels
 
 Numbers = dict[str, float]
 SIZES = (32, 48, 64)
-RESPECTS_TASKS = {"digit": "digit", "both": "digit and place"}
+#: Each digit of the validation set at one place.
+RESPECTS_TASKS = {
+    "digit": replace(TASKS["digit"], data=placed("digit", normalised=False, draws=1)),
+    "both": replace(TASKS["digit and place"], data=placed("both", normalised=True, draws=1)),
+}
 
 
 def look(model: nn.Module, images: Tensor) -> PANReport:
@@ -89,7 +96,7 @@ def red_green(arm: str, seed: int) -> Numbers:
 def respects(arm: str, seed: int) -> Numbers:
     """What PANs cost or give: accuracy, at the border and in other sizes, when taken out, when the image moves."""
     short, how = arm.split("/")
-    task = TASKS[RESPECTS_TASKS[short]]
+    task = RESPECTS_TASKS[short]
     train, val, classes = task.data(seed)
     module = trained(task.network(sum(classes.values())), classes, train, val, how, task.epochs, task.lr)
     images, targets = val.images[:, None], val.targets.reshape(len(val), -1)
@@ -158,7 +165,7 @@ EXPERIMENTS: dict[str, tuple[Callable[[str, int], Numbers], tuple[str, ...], int
     ),
     "respects": (
         respects,
-        tuple(f"{task}/{how}" for task in RESPECTS_TASKS for how in ("zero", "effect penalty", "mask", "circular")),
+        tuple(f"{task}/{how}" for task in RESPECTS_TASKS for how in ("zero", "penalty", "mask", "circular")),
         3,
     ),
     "red_green": (red_green, tuple(TRAININGS), 5),

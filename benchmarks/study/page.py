@@ -7,6 +7,7 @@ from pathlib import Path
 
 from benchmarks.study import figures
 from benchmarks.study.answer import answer
+from benchmarks.study.earlier import shown
 from benchmarks.study.imagenet_section import section as imagenet
 from benchmarks.study.respects import PERFORMANCE, RESPECTS, respects
 from benchmarks.study.sections import RED_GREEN, families, red_green
@@ -85,7 +86,7 @@ SECTIONS = {
         red_green,
         {
             "red_green": (
-                lambda results: figures.red_green(results, RED_GREEN),
+                lambda results: figures.red_green(results, shown(results, "red_green", RED_GREEN)),
                 "accuracy at similar and swapped positions",
             )
         },
@@ -99,7 +100,9 @@ SECTIONS = {
             ),
             "safety": (
                 lambda results: figures.safety(
-                    results, {f"digit/{how}": name for how, name in RESPECTS.items()}, SHIFTS
+                    results,
+                    {f"digit/{how}": name for how, name in shown(results, "respects", RESPECTS).items()},
+                    SHIFTS,
                 ),
                 "movement of the answer when the camera moves and under patches, the digit alone",
             ),

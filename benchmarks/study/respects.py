@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from benchmarks.study.earlier import TRAININGS as EARLIER
+from benchmarks.study.earlier import shown
 from benchmarks.study.measures import FREE, MODES, TYPES
 from benchmarks.study.summary import Results, cell, less, table
 from benchmarks.study.tasks import NEAR, SHIFTS
@@ -11,7 +13,8 @@ RESPECTS = {
     "zero: as is": "zero padding",
     "zero: PANs": "PANs masked after training",
     "zero: padding": "all padding neutral after training",
-    "effect penalty: as is": 'trained with PANPenalty(kind="effect")',
+    "penalty: as is": "trained with PANPenalty()",
+    "effect penalty: as is": f"trained with {EARLIER['effect penalty']}",
     "mask: as is": "trained with PANMask()",
     "circular: as is": "circular padding",
 }
@@ -51,7 +54,7 @@ def _performance(results: Results) -> str:
         lines.append([f"{title}: all padding neutral", cell(padding, 100, sign="+"), "", ""])
     trained = []
     for task, name in TASKS.items():
-        for how, words in RESPECTS.items():
+        for how, words in shown(results, "respects", RESPECTS).items():
             arm, variant = how.split(": ")
             count = results.get("respects", f"{task}/{arm}", "pans") if variant == "as is" else {}
             pair = [
@@ -77,7 +80,7 @@ What each way of training reaches, accuracy in %:
 def _generalisation(results: Results) -> str:
     lines = []
     for task, name in TASKS.items():
-        for how, words in RESPECTS.items():
+        for how, words in shown(results, "respects", RESPECTS).items():
             arm, variant = how.split(": ")
             got = {
                 what: results.get("respects", f"{task}/{arm}", f"{variant}/{what}")
@@ -157,7 +160,7 @@ def _safety(results: Results) -> str:
                 *(cell(results.get("respects", f"{task}/{arm}", f"{variant}/{path}/{what}"), 100) for path in paths),
             ]
             for task, name in TASKS.items()
-            for how, words in RESPECTS.items()
+            for how, words in shown(results, "respects", RESPECTS).items()
             for arm, variant in [how.split(": ")]
         ]
         tables.append(f"{title}:\n\n{table(['', *head[1:]], lines)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from benchmarks.study.earlier import TRAININGS as EARLIER
+from benchmarks.study.earlier import shown
 from benchmarks.study.measures import TYPES
 from benchmarks.study.summary import BySeed, Results, cell, less, table
 from benchmarks.study.tasks import GAP
@@ -13,8 +15,7 @@ RED_GREEN = {
     "zero: padding": "zero padding, all made neutral after training",
     "mask: as is": "PANMask()",
     "penalty: as is": "PANPenalty()",
-    "effect penalty: as is": 'PANPenalty(kind="effect")',
-    "effect penalty ×10: as is": 'PANPenalty(kind="effect", weight=1)',
+    **{f"{arm}: as is": name for arm, name in EARLIER.items()},
     "reflect: as is": "reflect padding",
     "circular: as is": "circular padding",
 }
@@ -67,7 +68,7 @@ layers:
 def red_green(results: Results) -> str:
     lines = []
     plain = results.get("red_green", "zero", "as is/gap")
-    for key, name in RED_GREEN.items():
+    for key, name in shown(results, "red_green", RED_GREEN).items():
         arm, variant = key.split(": ")
         similar, swapped, gap = (
             results.get("red_green", arm, f"{variant}/{what}") for what in ("similar", "swapped", "gap")

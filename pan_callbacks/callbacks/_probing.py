@@ -10,7 +10,7 @@ from functools import partial
 from inspect import Parameter
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pan_callbacks.errors import PANError
@@ -133,9 +133,12 @@ def feed(
 
 def _take(measurement: Measurement, images: Tensor) -> bool:
     """Measure images by the first module that takes them; if none does, the measurement's failure says why."""
-    for name, module in measurement.doors.items():
+    doors = measurement.doors
+    outer = next(((name, door) for name, door in reversed(doors.items()) if _has_forward(door)), None)
+    for name, module in doors.items():
+        whole = None if outer is None or outer[1] is module else EntryCall(*outer, (images,), {})
         try:
-            measurement.measure(EntryCall(name, module, (images,), {}))
+            measurement.measure(EntryCall(name, module, (images,), {}, within=whole))
         except PANError:
             raise
         except Exception as error:  # a module that takes its images otherwise is no fault
@@ -144,6 +147,11 @@ def _take(measurement: Measurement, images: Tensor) -> bool:
             measurement.failure = None
             return True
     return False
+
+
+def _has_forward(module: nn.Module) -> bool:
+    """Whether a module may be called: a LightningModule whose steps call its parts, or a list of modules, may not."""
+    return type(module).forward.__qualname__ not in ("_forward_unimplemented", "LightningModule.forward")
 
 
 def _reader(batches: Iterable[Any]) -> Iterable[Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pan_callbacks import __version__
+from pan_callbacks.cli.options import AdviseOptions, CompareOptions, ImpactOptions, ModelOptions, SurveyOptions
 from pan_callbacks.reports._text import visible
 
 _EPILOG = """\
@@ -22,108 +23,10 @@ a Lightning checkpoint, safetensors. Exit codes: 0 done, 1 failed or interrupted
 
 
 @dataclass(frozen=True)
-class ImpactOptions:
-    """What ``impact`` is asked for besides the scan.
-
-    Args:
-        mode: Modes of the mask.
-        controls: Random draws of other neurons.
-        metric: Name of a torchmetrics class, None for accuracy.
-        report: An earlier report, in place of a new scan.
-        labelled: Whether the images come in folders of their classes.
-        max_images: Images to predict at most, None for all.
-    """
-
-    mode: tuple[str, ...]
-    controls: int
-    metric: str | None
-    report: Path | None
-    labelled: bool
-    max_images: int | None
-
-
-@dataclass(frozen=True)
-class SurveyOptions:
-    """What ``scan`` or ``impact`` is asked for; what is None the user left open.
-
-    Args:
-        model: Where the model comes from.
-        images: A folder, or ``"sample"``.
-        out: Folder to write to.
-        overwrite: Whether it may hold something.
-        weights: Where the weights come from.
-        num_classes: Outputs of the model.
-        size: Height and width of the images.
-        mean: Of each channel.
-        std: Of each channel.
-        layers: Globs over layer names.
-        reference: Of the contrast.
-        threshold: Contrast of a PAN.
-        max_images: Images to scan at most.
-        companion_images: Images for the other measures, and for the floor of the count.
-        group_by: What intervals count as one: ``"image"`` or ``"folder"``.
-        seed: Of images and controls.
-        batch_size: Images in a forward.
-        workers: Processes that read images.
-        accelerator: As Lightning names it.
-        devices: Processes on a machine.
-        num_nodes: Machines.
-        quiet: Whether to print nothing but errors.
-        from_shell: Whether the arguments are those of the process.
-        impact: What impact is asked for, None for a scan alone.
-    """
-
-    model: str
-    images: str
-    out: Path
-    overwrite: bool
-    weights: str
-    num_classes: int | None
-    size: int | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    layers: tuple[str, ...] | None
-    reference: str | None
-    threshold: float | None
-    max_images: int
-    companion_images: int
-    group_by: str
-    seed: int
-    batch_size: int
-    workers: int
-    accelerator: str
-    devices: int
-    num_nodes: int
-    quiet: bool
-    from_shell: bool
-    impact: ImpactOptions | None = None
-
-    @property
-    def processes(self) -> int:
-        """Processes in all."""
-        return self.devices * self.num_nodes
-
-
-@dataclass(frozen=True)
-class CompareOptions:
-    """What ``compare`` is asked for.
-
-    Args:
-        reports: Folders or files of reports.
-        out: Folder to write to, None for the terminal alone.
-        overwrite: Whether it may hold something.
-    """
-
-    reports: tuple[Path, ...]
-    out: Path | None
-    overwrite: bool
-
-
-@dataclass(frozen=True)
 class Command:
     """A command, and whether errors are to show where they came from."""
 
-    options: SurveyOptions | CompareOptions
+    options: SurveyOptions | AdviseOptions | CompareOptions
     debug: bool
 
 
@@ -137,38 +40,25 @@ def parse(argv: Sequence[str] | None, from_shell: bool) -> Command:
     args = _parser().parse_args(argv)
     if args.command == "compare":
         return Command(CompareOptions(tuple(args.reports), args.out, args.overwrite), args.debug)
+    common = {one.name: getattr(args, one.name) for one in fields(ModelOptions) if one.name != "from_shell"}
+    common |= {"from_shell": from_shell, "mean": _tuple(args.mean), "std": _tuple(args.std)}
+    if args.command == "advise":
+        options = AdviseOptions(**common, out=args.out, impact_images=args.impact_images, tolerance=args.tolerance)
+        return Command(options, args.debug)
     impact = None
     if args.command == "impact":
         labelled = not args.unlabelled and args.images != "sample"
         modes = tuple(args.mode)
         impact = ImpactOptions(modes, args.controls, args.metric, args.report, labelled, args.impact_images)
-    options = SurveyOptions(
-        model=args.model,
-        images=args.images,
+    survey = SurveyOptions(
+        **common,
         out=args.out,
-        overwrite=args.overwrite,
-        weights=args.weights,
-        num_classes=args.num_classes,
-        size=args.size,
-        mean=_tuple(args.mean),
-        std=_tuple(args.std),
         layers=_tuple(args.layers),
         reference=args.reference,
-        threshold=args.threshold,
-        max_images=args.max_images,
         companion_images=args.companion_images,
-        group_by=args.group_by,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        accelerator=args.accelerator,
-        devices=args.devices,
-        num_nodes=args.num_nodes,
-        quiet=args.quiet,
-        from_shell=from_shell,
         impact=impact,
     )
-    return Command(options, args.debug)
+    return Command(survey, args.debug)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -194,11 +84,11 @@ def _parser() -> argparse.ArgumentParser:
     shape: dict[str, Any] = {"epilog": _EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
     scan = commands.add_parser("scan", help="find and picture the PANs of a model", **shape)
-    _add_common(scan)
+    _add_survey(scan)
     scan.set_defaults(command="scan")
 
     impact = commands.add_parser("impact", help="the same, and what masking them changes", **shape)
-    _add_common(impact)
+    _add_survey(impact)
     more = impact.add_argument_group("impact")
     more.add_argument(
         "--mode",
@@ -214,6 +104,26 @@ def _parser() -> argparse.ArgumentParser:
     more.add_argument("--impact-images", type=_whole(1), help="images to predict at most (default all)")
     impact.set_defaults(command="impact")
 
+    advise = commands.add_parser(
+        "advise",
+        help="one paragraph: keep the padding, blind the model to it, or retrain",
+        description="Measures what the padding of a model does, and says what to do about it.",
+        epilog="Example: pan-callbacks advise torchvision:resnet18 --images ./val\n" + _EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what, _ = _add_common(advise)
+    advise.add_argument("--out", type=_path, help="folder for advice.json (default: the terminal alone)")
+    what.add_argument(
+        "--impact-images", type=_whole(1), default=1024, help="images whose answers are compared at most (default 1024)"
+    )
+    what.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.01,
+        help="what is small: of changed classes, of a loss of accuracy (default 0.01, one in a hundred)",
+    )
+    advise.set_defaults(command="advise", devices=1, num_nodes=1)
+
     compare = commands.add_parser("compare", help="one table over several reports", **shape)
     compare.add_argument("reports", nargs="+", type=_path, metavar="REPORT", help="a folder that scan or impact wrote")
     compare.add_argument("--out", type=_path, help="folder for compare.csv and report.html")
@@ -223,10 +133,30 @@ def _parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_survey(parser: argparse.ArgumentParser) -> None:
+    """Add the options of scan and impact."""
+    what, how = _add_common(parser)
+    parser.add_argument("--out", required=True, type=_path, help="folder for pans.json, pans.csv, figures, report.html")
+    what.add_argument("--layers", nargs="+", metavar="GLOB", help="layers to look at (default all)")
+    what.add_argument(
+        "--reference",
+        choices=("crop", "zoom", "windows", "mirror", "centre"),
+        help="of the contrast (default crop)",
+    )
+    what.add_argument(
+        "--companion-images",
+        type=_whole(0),
+        default=64,
+        help="images for the other measures and the floor of the count (default 64, 0: none)",
+    )
+    how.add_argument("--devices", type=_whole(1), default=1, help="processes, one a device (default 1)")
+    how.add_argument("--num-nodes", type=_whole(1), default=1, help="machines, each started as Lightning's docs say")
+
+
+def _add_common(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGroup, argparse._ArgumentGroup]:
+    """Add the options of every command that runs a model; return the groups of what is measured, and how."""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--images", required=True, help="a folder, or 'sample': crops of scikit-image's pictures")
-    parser.add_argument("--out", required=True, type=_path, help="folder for pans.json, pans.csv, figures, report.html")
     parser.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
     parser.add_argument("--weights", default="default", help="default, none, a package or a checkpoint (see below)")
     parser.add_argument("--num-classes", type=_whole(1), help="outputs, where the weights do not tell")
@@ -236,20 +166,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--std", type=float, nargs="+", help="deviation of each channel (default: the model's)")
     what = parser.add_argument_group("what is measured")
-    what.add_argument("--layers", nargs="+", metavar="GLOB", help="layers to look at (default all)")
-    what.add_argument(
-        "--reference",
-        choices=("crop", "zoom", "windows", "mirror", "centre"),
-        help="of the contrast (default crop)",
-    )
     what.add_argument("--threshold", type=float, help="contrast of a PAN (default 0.8)")
     what.add_argument("--max-images", type=_whole(1), default=256, help="images to scan at most (default 256)")
-    what.add_argument(
-        "--companion-images",
-        type=_whole(0),
-        default=64,
-        help="images for the other measures and the floor of the count (default 64, 0: none)",
-    )
     what.add_argument(
         "--group-by",
         choices=("image", "folder"),
@@ -263,10 +181,9 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--workers", type=_whole(0, 256), default=0, help="processes that read images (default 0: this one)"
     )
     how.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ... (as Lightning's Trainer)")
-    how.add_argument("--devices", type=_whole(1), default=1, help="processes, one a device (default 1)")
-    how.add_argument("--num-nodes", type=_whole(1), default=1, help="machines, each started as Lightning's docs say")
     how.add_argument("--quiet", action="store_true", help="no progress bar and no table")
     how.add_argument("--debug", action="store_true", help="show where an error came from")
+    return what, how
 
 
 def _path(text: str) -> Path:

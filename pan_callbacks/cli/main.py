@@ -1,4 +1,4 @@
-"""The command line: ``pan-callbacks scan``, ``impact`` and ``compare``."""
+"""The command line: ``pan-callbacks scan``, ``impact``, ``advise`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pan_callbacks import __version__
-from pan_callbacks.cli.arguments import CompareOptions, SurveyOptions, parse
+from pan_callbacks.cli.arguments import parse
+from pan_callbacks.cli.options import AdviseOptions, CompareOptions, SurveyOptions
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.reports._text import visible
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             if isinstance(command.options, CompareOptions):
                 return _compare(command.options)
+            if isinstance(command.options, AdviseOptions):
+                return _advise(command.options)
             return _survey(command.options)
         except KeyboardInterrupt as stop:
             return _fail(str(stop) or "interrupted", 1)
@@ -92,11 +95,11 @@ class _Measured:
 
 def _survey(options: SurveyOptions) -> int:
     from pan_callbacks.cli.process import Process
-    from pan_callbacks.cli.resolve import make_out, resolve
+    from pan_callbacks.cli.resolve import assumptions, make_out, resolve
     from pan_callbacks.measurement.unseen import why_nothing
 
     job = resolve(options)
-    for sentence in [] if options.quiet else job.assumptions():
+    for sentence in [] if options.quiet else assumptions(job.loaded, options):
         _say(f"note: {sentence}")
     process = Process(options)
     make_out(options.out)
@@ -231,4 +234,24 @@ def _compare(options: CompareOptions) -> int:
         make_out(options.out)
         compare.write(entries, options.out)
         terminal.print(visible(str(options.out / "report.html")), markup=False)
+    return 0
+
+
+# ---------------------------------------------------------------------------------------------------------- advise
+
+
+def _advise(options: AdviseOptions) -> int:
+    from pan_callbacks.cli import advise
+    from pan_callbacks.cli.output import console
+
+    job = advise.resolve(options)
+    for sentence in [] if options.quiet else job.notes:
+        _say(f"note: {sentence}")
+    advice = advise.measure(job)
+    if options.out is not None:
+        advice.save(options.out / advise.FILE)
+    if not options.quiet:
+        console().print(advice.summary(), markup=False, highlight=False, soft_wrap=True)
+    if advice.evidence.unpadded:
+        raise PANError(advice.evidence.unpadded)
     return 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pan_callbacks._runtime import Shard
-from pan_callbacks.cli.arguments import ImpactOptions, SurveyOptions
+from pan_callbacks.cli.options import ImpactOptions, ModelOptions
 from pan_callbacks.cli.resolve import Job
 from pan_callbacks.cli.survey import pictures_of
 from pan_callbacks.errors import PANError, UsageError
@@ -103,7 +103,7 @@ class Process:
         UsageError: If they are not there, or cannot be used from here.
     """
 
-    def __init__(self, options: SurveyOptions) -> None:
+    def __init__(self, options: ModelOptions) -> None:
         import torch
         from lightning_fabric import Fabric
 
@@ -141,7 +141,7 @@ class Process:
         first = next(iter(source))[0]
         shard = Shard(self.rank, self.world, len(source), first[:1], source.batch_size)
         try:
-            with scanned(model, batches, job.settings, shard, self.shows_progress, _groups_of) as (measurement, report):
+            with scanned(model, batches, job.settings, shard, self.shows_progress, groups_of) as (measurement, report):
                 try:
                     return Scanned(report, tuple(pictures_of(measurement, report)))
                 except Exception as error:  # pictures are not worth the report
@@ -183,7 +183,7 @@ class Process:
         return replace(found, notes=(*found.notes, few))
 
 
-def _groups_of(batch: Batch) -> list[Any] | None:
+def groups_of(batch: Batch) -> list[Any] | None:
     """Return the groups that the images of a batch belong to, None if each is its own."""
     from pan_callbacks.measurement.grouping import Number
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from torch import nn
 from torchmetrics import Metric
 
-from pan_callbacks.cli.arguments import SurveyOptions
+from pan_callbacks.cli.options import ModelOptions, SurveyOptions
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.layers import check_fits, convolutions, select
 from pan_callbacks.measurement.settings import Settings
@@ -45,20 +45,21 @@ class Job:
         """Names of the model's outputs, as far as they are known."""
         return class_names(self.sources["impact"].classes, self.loaded.outputs)
 
-    def assumptions(self) -> list[str]:
-        """Return what is taken for granted, for want of better knowledge."""
-        found, loaded, options = [], self.loaded, self.options
-        if not loaded.configured and options.weights == "default":
-            found.append(f"weights are {loaded.weights}: --weights FILE takes trained ones")
-        given = {"size": options.size, "mean": options.mean, "std": options.std}
-        missing = [name for name, value in given.items() if value is None]
-        if not loaded.configured and missing:
-            height, width = loaded.preprocessing.size
-            found.append(
-                f"the model does not say what images it expects: {height}×{width} px, with ImageNet's mean and "
-                f"deviation where there is no --{', --'.join(missing)}"
-            )
-        return found
+
+def assumptions(loaded: LoadedModel, options: ModelOptions) -> list[str]:
+    """Return what is taken for granted of a model, for want of better knowledge."""
+    found = []
+    if not loaded.configured and options.weights == "default":
+        found.append(f"weights are {loaded.weights}: --weights FILE takes trained ones")
+    given = {"size": options.size, "mean": options.mean, "std": options.std}
+    missing = [name for name, value in given.items() if value is None]
+    if not loaded.configured and missing:
+        height, width = loaded.preprocessing.size
+        found.append(
+            f"the model does not say what images it expects: {height}×{width} px, with ImageNet's mean and "
+            f"deviation where there is no --{', --'.join(missing)}"
+        )
+    return found
 
 
 def resolve(options: SurveyOptions) -> Job:
@@ -80,10 +81,7 @@ def resolve(options: SurveyOptions) -> Job:
     new_scan = options.layers, options.reference, options.threshold
     if impact and impact.report and any(given is not None for given in new_scan):
         raise UsageError("--report is of a scan that was made: --layers, --reference and --threshold are for a new one")
-    threshold = 0.8 if options.threshold is None else options.threshold
-    if not 0 < threshold < 1:
-        raise UsageError(f"--threshold {threshold:g} is not in (0, 1)")
-    loaded = normalised(load_model(options.model, options.weights, options.num_classes, options.size), options)
+    threshold, loaded = threshold_of(options), model_of(options)
     check_layers(loaded.model, options.layers)
     metric = metric_of(impact.metric, loaded.outputs) if impact else None
     known = read_report(impact.report, loaded.model) if impact and impact.report else None
@@ -95,6 +93,19 @@ def resolve(options: SurveyOptions) -> Job:
     check_shares(sources, options.processes)
     settings = Settings(options.layers, options.reference or "crop", threshold, len(sources["scan"]))
     return Job(options, settings, loaded, sources, known, metric)
+
+
+def threshold_of(options: ModelOptions) -> float:
+    """Return the contrast of a PAN; UsageError if there is no such contrast."""
+    threshold = 0.8 if options.threshold is None else options.threshold
+    if not 0 < threshold < 1:
+        raise UsageError(f"--threshold {threshold:g} is not in (0, 1)")
+    return threshold
+
+
+def model_of(options: ModelOptions) -> LoadedModel:
+    """Load the model that was asked for, with the mean and deviation that were."""
+    return normalised(load_model(options.model, options.weights, options.num_classes, options.size), options)
 
 
 def check_out(out: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -165,7 +176,7 @@ def read_report(path: Path, model: nn.Module) -> PANReport:
     return report
 
 
-def normalised(loaded: LoadedModel, options: SurveyOptions) -> LoadedModel:
+def normalised(loaded: LoadedModel, options: ModelOptions) -> LoadedModel:
     """Return the model with the mean and deviation that were asked for."""
     channels = loaded.preprocessing.channels
     given: dict[str, tuple[float, ...]] = {}
@@ -192,7 +203,7 @@ def check_layers(model: nn.Module, layers: Sequence[str] | None) -> None:
         raise UsageError(f"--{error}") from error
 
 
-def image_source(options: SurveyOptions, loaded: LoadedModel, limit: int | None, labelled: bool) -> ImageSource:
+def image_source(options: ModelOptions, loaded: LoadedModel, limit: int | None, labelled: bool) -> ImageSource:
     """Return the images of ``--images``, as the model expects them."""
     from pan_callbacks.sources.images import folder_images
     from pan_callbacks.sources.sample import sample_images

@@ -51,22 +51,25 @@ class Answering:
         """
         shadow.probes.listen(None)
         call, moves = visit.call, self._movement
-        whole = call.answering.first(len(call.images))
         self._entry = self._entry if moves.begun else call.name
         if moves.why_not or call.name != self._entry:
             return
-        if not shadow.holds(whole.module):
-            moves.why_not = f"{whole.name or 'the model'}, which answers, cannot be copied"
-            return
         try:
-            twin = shadow.call(whole)
-            self._layers = padded_layers(twin) if self._layers is None else self._layers
-            before = None if answer is None else comparable(answer, whole.images)
-            before, after = halving(partial(self._both, twin, before), len(call.images))
-            moves.add(before, after, whole.images, visit.images.groups, call.features)
-            self._features |= call.features
+            self._compare(call.answering.first(len(call.images)), visit, shadow, call.features, answer)
         except Exception as error:  # whatever somebody's network does not bear
             moves.why_not = str(error) if isinstance(error, PANError) else f"{type(error).__name__}: {error}"
+
+    def _compare(
+        self, call: EntryCall, visit: Visit, shadow: Shadow | InPlace, features: bool, answer: Any = None
+    ) -> None:
+        if not shadow.holds(call.module):
+            raise PANError(f"{call.name or 'the model'}, which answers, cannot be copied")
+        twin = shadow.call(call)
+        self._layers = padded_layers(twin) if self._layers is None else self._layers
+        before = None if answer is None else comparable(answer, call.images)
+        before, after = halving(partial(self._both, twin, before), len(call.images))
+        self._movement.add(before, after, call.images, visit.images.groups, features)
+        self._features |= features
 
     def _both(self, call: EntryCall, before: Tensor | None, largest: int) -> tuple[Tensor, Tensor]:
         return both_answers(call, self._layers or [], before, largest)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pan_callbacks._runtime import moved_to
 from pan_callbacks.measurement.answers import distance_of, exact, moved
+from pan_callbacks.reports.estimate import share_of
 from pan_callbacks.reports.pans import GROUPS, quantiles
 from pan_callbacks.reports.reliance import CLASSES, RELATIVE, Reliance
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 _ROUNDING = 1e-12  # of a sum of squares in 64 bits
 #: What is between 0 and 1 is added up in multiples of this, in whole numbers, whose sum has no order; enough for eight
 #: million images.
@@ -179,6 +179,5 @@ class Mean:
         share, n = self.value, self.count
         if independent < n:
             n = min(n, share * (1 - share) / self.error**2) if self.error > 0 else float(independent)
-        square = _Z**2 / n
-        middle, reach = share + square / 2, _Z * math.sqrt(share * (1 - share) / n + square / (4 * n))
-        return max(0.0, (middle - reach) / (1 + square)), min(1.0, (middle + reach) / (1 + square))
+        wilson = share_of(share, n)
+        return wilson.low, wilson.high

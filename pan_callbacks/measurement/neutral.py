@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pan_callbacks.layers import Convolution, PaddedLayer, lifted, unlifted
 from pan_callbacks.measurement.hooks import replaced_channels
-from pan_callbacks.padding import convolve, neutral_pad
+from pan_callbacks.padding import Axis, Geometry, convolve, neutral_pad
+
+#: Share of a map below which what reads padding is computed in strips: of small maps one convolution costs less than
+#: several (CPU time of maps of 7 to 224 pixels, dense and depthwise kernels).
+_WORTH_IT = 0.15
 
 
 def neutral_output(layer: PaddedLayer, x: Tensor, own: Tensor, channels: Tensor | None = None) -> Tensor:
@@ -24,7 +31,7 @@ def neutral_output(layer: PaddedLayer, x: Tensor, own: Tensor, channels: Tensor 
         channels: Channels that are asked for; None for all.
 
     Returns:
-        The same shape as ``own``. Differentiable.
+        The same shape as ``own``: what reads no padding is that of ``own``, bit for bit. Differentiable.
     """
     conv = layer.module
     x, own = lifted(conv, x), lifted(conv, own)
@@ -36,9 +43,72 @@ def neutral_output(layer: PaddedLayer, x: Tensor, own: Tensor, channels: Tensor 
         if groups > 1:  # each channel becomes a group of its own, with the inputs that it reads
             group, inputs, groups = channels // (conv.out_channels // groups), weight.shape[1], len(channels)
             x = x.index_select(1, (group[:, None] * inputs + torch.arange(inputs, device=x.device)).flatten())
-    recomputed = convolve(neutral_pad(x, geometry), weight, bias, **layer.steps, groups=groups)
+    options = {**layer.steps, "groups": groups}
+
+    def convolved(x: Tensor) -> Tensor:
+        return convolve(x, weight, bias, **options).to(own.dtype)
+
     # inside nothing changes; the two differ there by rounding, and none should be added
-    return unlifted(conv, torch.where(geometry.reads_padding(own.device), recomputed.to(own.dtype), own))
+    if _strips_are_less(geometry):
+        return unlifted(conv, _with_border(convolved, x, own, geometry.axes))
+    recomputed = convolved(neutral_pad(x, geometry))
+    return unlifted(conv, torch.where(geometry.reads_padding(own.device), recomputed, own))
+
+
+def _strips_are_less(geometry: Geometry) -> bool:
+    """Whether outputs that read padding are few enough to be computed apart, and those of two opposite sides apart."""
+    if not all(isinstance(axis.size, int) for axis in geometry.axes):
+        return False  # an export for any size decides nothing by it
+    clean = math.prod(max(0, axis.outputs - axis.leading - axis.trailing) for axis in geometry.axes)
+    whole = math.prod(geometry.output_size)
+    return whole - clean < _WORTH_IT * whole
+
+
+def _with_border(convolved: Callable[[Tensor], Tensor], x: Tensor, own: Tensor, axes: tuple[Axis, ...]) -> Tensor:
+    """Return an output whose border is that of an input with neutral padding.
+
+    Args:
+        convolved: Convolves without padding.
+        x: What is to be padded on these axes, the last ones; on those before them as it is convolved (images, channels,
+            ...).
+        own: What is returned where no padding is read, on all axes (images, channels, ...).
+        axes: The axes.
+    """
+    if not axes:
+        return own
+    axis, dim = axes[0], own.ndim - len(axes)
+    parts = []
+    for first, count in ((0, axis.leading), (axis.outputs - axis.trailing, axis.trailing)):
+        if count:
+            strip = _read_by(x, axis, dim, first, count)
+            for number, other in enumerate(axes[1:], dim + 1):
+                strip = _padded(strip, other, number)
+            parts.append(convolved(strip))
+    count = axis.outputs - axis.leading - axis.trailing
+    inner = _with_border(
+        convolved, _read_by(x, axis, dim, axis.leading, count), own.narrow(dim, axis.leading, count), axes[1:]
+    )
+    return torch.cat([*parts[: axis.leading > 0], inner, *parts[axis.leading > 0 :]], dim)
+
+
+def _read_by(x: Tensor, axis: Axis, dim: int, first: int, count: int) -> Tensor:
+    """Return what some outputs in a row read of an axis, with neutral padding where they read padding of one side."""
+    start = first * axis.stride - axis.before
+    stop = start + (count - 1) * axis.stride + axis.extent + 1
+    before, after = max(0, -start), max(0, stop - axis.size)
+    low, high = max(0, min(start, axis.size - 1 - after)), min(axis.size, max(stop, before + 1))
+    part = x.narrow(dim, low, high - low)
+    if before or after:
+        part = _padded(part, replace(axis, size=high - low, before=before, after=after), dim, axis.neutral)
+    return part.narrow(dim, start - low + before, stop - start)
+
+
+def _padded(x: Tensor, axis: Axis, dim: int, mode: str | None = None) -> Tensor:
+    """Pad one axis neutrally."""
+    pads = [0, 0] * (x.ndim - 1 - dim) + [axis.before, axis.after]
+    if not any(pads):
+        return x
+    return F.pad(x, pads + [0, 0] * (dim - 2), mode=mode or axis.neutral)
 
 
 @contextmanager

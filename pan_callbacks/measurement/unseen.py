@@ -8,6 +8,7 @@ from collections import Counter
 from torch import nn
 from torch.jit import ScriptModule
 
+from pan_callbacks.errors import Skip
 from pan_callbacks.layers import select
 from pan_callbacks.reports.pan_report import PANReport
 
@@ -41,6 +42,19 @@ def why_nothing(model: nn.Module, report: PANReport) -> str:
         found.append(f"{len(names)} {kind} ({', '.join(dict.fromkeys(names))}): {_WAY_OUT[kind]}")
     found += [note for note in report.notes if NO_MODULE in note]
     return f"no padded convolution was measured: {'; '.join(found) or 'the model has no convolution'}"
+
+
+def has_no_padding(model: nn.Module, report: PANReport) -> bool:
+    """Whether a model of which nothing was measured has no padding, as opposed to some that cannot be measured.
+
+    Example:
+        >>> has_no_padding(nn.Linear(4, 2), PANReport({}))
+        True
+    """
+    if _others(model) or any(NO_MODULE in note for note in report.notes):
+        return False
+    none = (Skip.POINTWISE, Skip.NO_PADDING, Skip.TRANSPOSED)
+    return all(line.skip in none for line in report.layers.values())
 
 
 def _others(model: nn.Module) -> dict[str, list[str]]:

@@ -55,6 +55,13 @@ def text(value: Any, where: str) -> str:
     return value
 
 
+def truth(value: Any, where: str) -> bool:
+    """Read true or false."""
+    if not isinstance(value, bool):
+        raise wrong(where, value, "true or false")
+    return value
+
+
 def one_of(*values: str) -> Field:
     """Return the field of one of some texts."""
 

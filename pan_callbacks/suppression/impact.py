@@ -38,6 +38,9 @@ from pan_callbacks.suppression.masks import ChannelMask, MaskHook, build_masks, 
 from pan_callbacks.suppression.predictions import Outcome
 from pan_callbacks.suppression.targets import draw_controls, padded_channels, targets
 
+#: Is noted of a report without PANs.
+NO_PANS = "the report has no PANs: nothing was masked"
+
 
 def impact(
     model: nn.Module,
@@ -132,7 +135,7 @@ def _plan(
     if short:
         notes.append(f"controls are {short} neurons fewer than PANs: a layer has more PANs than other neurons")
     if not pans:
-        notes.append("the report has no PANs: nothing was masked")
+        notes.append(NO_PANS)
 
     def plan(kind: str, mode: str, neurons: Mapping[str, Sequence[int]], draw: int | None = None) -> _Plan:
         arm = Arm(kind, mode, sum(map(len, neurons.values())), math.nan, draw)

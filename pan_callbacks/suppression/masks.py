@@ -229,13 +229,23 @@ def mask_permanently(
 
 def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str, share: float = 1.0) -> nn.Module:
     """Do what :func:`mask_permanently` does, for targets that are known, and a share of their padding."""
+    refuse_masked(model)
+    model = copy.deepcopy(model)
+    attach_permanently(build_masks(model, wanted, mode, share))
+    return model
+
+
+def refuse_masked(model: nn.Module) -> None:
+    """Raise PANError if a model has permanent masks."""
     if any(isinstance(module, ChannelMask) for module in model.modules()):
         raise PANError("this model has permanent masks already; mask the model that it was made from, or a new copy")
-    model = copy.deepcopy(model)
-    for conv, mask in build_masks(model, wanted, mode, share).items():
+
+
+def attach_permanently(masks: Mapping[Convolution, ChannelMask]) -> None:
+    """Make masks a part of their convolutions."""
+    for conv, mask in masks.items():
         conv.register_module(_SUBMODULE, mask)
         MaskHook(mask).attach(conv)
-    return model
 
 
 def build_masks(

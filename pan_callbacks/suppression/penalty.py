@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,19 +20,20 @@ from pan_callbacks.suppression.taps import Tap, may_be_padded, not_penalised, re
 class PaddingBiasPenalty(nn.Module):
     """Price of how far padding moves the neurons of a model, of those that it moves further than a margin.
 
-    The price of a neuron is half of the squared distance of its kernel from the nearest one that padding moves no
-    further than the margin (:mod:`~pan_callbacks.suppression.price`), times a strength that is found on the way
-    (:mod:`~pan_callbacks.suppression.strength`). As with weight decay, it has a gradient in the layer's own kernel
-    alone, which does not depend on how many layers and neurons there are besides. Hooks on the padded convolutions
-    measure on a few images what padding adds to their inputs, and how much their readings vary.
+    The price of a neuron is the squared distance of its kernel from the nearest one that padding moves no further than
+    the margin (:mod:`~pan_callbacks.suppression.price`). As with weight decay, it has a gradient in the layer's own
+    kernel alone, which does not depend on how many layers and neurons there are besides; and in a backward pass of a
+    task it is no longer than the task's (:mod:`~pan_callbacks.suppression.cap`), so that no weight breaks a network.
+    Hooks on the padded convolutions measure on a few images what padding adds to their inputs, and how much their
+    readings vary.
 
     Args:
         model: Model to penalise; it is not made a submodule, so parameters and state dict stay its own.
         layers: Glob or globs over layer names; None for all.
         neurons: Layer name to channels, to penalise these alone; ``report.neurons_by_layer()`` gives those of a report.
         max_images: Images of a batch that are measured, the first ones. 16 give 64 readings of an edge.
-        every_n_steps: Look at every n-th step only, at a fraction of the cost: the strength makes up for it. Of a layer
-            that does not run in every step, every n-th of those in which it runs.
+        every_n_steps: Look at every n-th step only, at a fraction of the cost. Of a layer that does not run in every
+            step, every n-th of those in which it runs.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -98,7 +98,7 @@ class PaddingBiasPenalty(nn.Module):
         lost = self._hooks.lost()
         for name in lost:
             self._hooks.remove(name)
-            del self._taps[name]
+            self._taps.pop(name).cap.clear()
         for name in self._pad_hooks.lost():
             self._pad_hooks.remove(name)
         found = may_be_padded(model, self._layers)
@@ -182,16 +182,16 @@ class PaddingBiasPenalty(nn.Module):
         self._in_step = False
         self._pads.watch(False)
 
-    def state(self) -> dict[str, Any]:
-        """Return by how many steps each layer's schedule is late, and its strengths, for a checkpoint."""
-        return {name: {"missed": tap.missed, **tap.strength.state()} for name, tap in self._taps.items()}
+    @property
+    def missed(self) -> dict[str, int]:
+        """By how many steps the schedules of layers are late that do not run in every step, for a checkpoint."""
+        return {name: tap.missed for name, tap in self._taps.items() if tap.missed}
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on with what :meth:`state` told; layers that are no longer there are left out."""
-        for name, of_layer in state.items():
+    def resume(self, missed: Mapping[str, int]) -> None:
+        """Go on with the schedules that :attr:`missed` told; layers that are no longer there are left out."""
+        for name, steps in missed.items():
             if name in self._taps:
-                self._taps[name].missed = of_layer["missed"] % self.every_n_steps
-                self._taps[name].strength.resume(of_layer)
+                self._taps[name].missed = steps % self.every_n_steps
 
     @property
     def idle(self) -> bool:
@@ -278,6 +278,8 @@ class PaddingBiasPenalty(nn.Module):
     def detach(self) -> None:
         """Take the hooks off the model, and forget what was seen."""
         self.rest()
+        for tap in self._taps.values():
+            tap.cap.clear()
         self._hooks.clear()
         self._pad_hooks.clear()
         self._pad_calls.detach()

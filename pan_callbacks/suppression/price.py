@@ -26,7 +26,7 @@ from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.effect import padding_by_tap
 from pan_callbacks.padding import Geometry, Position
 from pan_callbacks.reports.pans import LEAST_SHIFT
-from pan_callbacks.suppression.strength import Strength
+from pan_callbacks.suppression.cap import Cap, CappedGradient
 
 #: Contrast that a layer's own padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a
 #: few images may be wrong, and by what neurons inherit besides (docs/suppression.md has other margins).
@@ -34,6 +34,9 @@ MARGIN = 0.5
 #: Shift that is allowed in any case, in the layer's typical spread. A third of the smallest that makes a PAN: on flat
 #: backgrounds readings at the border do not vary at all, and what several layers add is inherited together.
 LEAST_ALLOWED = LEAST_SHIFT / 3
+#: Of half the squared distance: at the default weight, 0.1, the gradient of a kernel that is far off is usually longer
+#: than what :mod:`~pan_callbacks.suppression.cap` allows, and shorter near the margin.
+SCALE = 100.0
 #: Readings of a side that it takes to say how they vary; of fewer (a corner, in a small batch) those inside stand in.
 FEWEST = 8
 #: Positions along each axis of a border that are read.
@@ -52,22 +55,26 @@ class Yardstick:
     by_tap: Tensor
     allowed: Tensor
 
-    def price(self, weight: Tensor, strength: Strength, sides: tuple[str, ...]) -> Tensor:
-        """Return the price of every neuron (channels,).
+    @torch.no_grad()
+    def price(self, kernel: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the price of a kernel, the sum over its neurons, and its gradient.
 
         Args:
-            weight: Kernel (out channels, in channels / groups, rows, columns), float32, with gradient.
-            strength: Of the layer's neurons; it learns what was found.
-            sides: Names of the sides.
+            kernel: (out channels, in channels / groups, rows, columns).
+            chosen: The neurons to add up, None for all.
         """
-        groups = self.by_tap.shape[1]
-        kernels = weight.reshape(groups, len(weight) // groups, -1)
-        effect = torch.cat([F.linear(*one) for one in zip(self.by_tap.unbind(1), kernels, strict=True)], 1)
+        groups, each = self.by_tap.shape[1], len(kernel) // self.by_tap.shape[1]
+        by_group = kernel.float().reshape(groups, each, -1)
+        effect = torch.einsum("sgk,gok->sgo", self.by_tap, by_group).flatten(1)
         size = self.by_tap.norm(dim=2)  # how far the effect moves if the kernel moves by 1
-        size = torch.where(size > 0, size, 1.0).repeat_interleave(kernels.shape[1], 1)  # no effect, and no 0 / 0
-        beyond = F.relu(effect.abs() - self.allowed) / size
-        strengths = strength.update((effect.sign() * (beyond > 0)).detach(), sides)
-        return strengths * beyond.amax(0).square() / 2
+        size = torch.where(size > 0, size, 1.0).repeat_interleave(each, 1)  # no effect, and no 0 / 0
+        away, side = (F.relu(effect.abs() - self.allowed) / size).max(0)
+        if chosen is not None:
+            away = away * torch.zeros_like(away).index_fill(0, chosen.to(away.device), 1.0)
+        back = SCALE * away * (effect.sign() / size).gather(0, side[None])[0]
+        on_side = torch.zeros_like(effect).scatter(0, side[None], back[None]).view(-1, groups, each)
+        gradient = torch.einsum("sgo,sgk->gok", on_side, self.by_tap).reshape(kernel.shape).to(kernel.dtype)
+        return SCALE / 2 * away.square().sum(), gradient
 
 
 @dataclass
@@ -121,7 +128,7 @@ class CallView:
 
     Args:
         layer: The convolution with its padding.
-        sides: Names of the sides that have a border.
+        has_border: Whether any side has one.
         shape: Shape of one image as the convolution received it.
         node: What computed the output, in the graph of the backward pass; None in a compiled graph.
         parameters: Those that the convolution had in this call: ``torch.func.functional_call`` gives it others for the
@@ -130,7 +137,7 @@ class CallView:
     """
 
     layer: PaddedLayer
-    sides: tuple[str, ...]
+    has_border: bool
     shape: tuple[int, ...]
     node: Any
     parameters: dict[str, nn.Parameter] | None
@@ -152,24 +159,32 @@ class CallView:
             return None
         sample = Sample.of(call, layer, geometry, max_images)
         if torch.compiler.is_compiling():  # as little in its graph as can be
-            return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, None, sample)
+            return cls(layer, bool(geometry.borders), tuple(call.x.shape[1:]), node, None, sample)
         given = dict(call.conv.named_parameters())
-        return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, given, sample.yardstick())
+        return cls(layer, bool(geometry.borders), tuple(call.x.shape[1:]), node, given, sample.yardstick())
 
-    def price(self, strength: Strength, channels: Tensor | None) -> Tensor | None:
+    def price(self, cap: Cap, channels: Tensor | None) -> Tensor | None:
         """Return the price of this call, the sum over its neurons; None if no side has a border.
 
         Args:
-            strength: Of the layer's neurons; it learns what was found.
+            cap: How long its gradient may be.
             channels: The neurons to add up, None for all.
         """
-        if not self.sides:
+        if not self.has_border:
             return None
         measured = self.measured.yardstick() if isinstance(self.measured, Sample) else self.measured
         device = measured.by_tap.device
         with torch.autocast(device.type, enabled=False):
-            of_neurons = measured.price(self._weight(device).float(), strength, self.sides)
-            return (of_neurons if channels is None else of_neurons[channels.to(of_neurons.device)]).sum()
+            kernel = self._weight(device)
+            price, gradient = measured.price(kernel.detach(), channels)
+            given = self.layer.module.parameters() if self.parameters is None else self.parameters.values()
+            learning = [parameter for parameter in given if parameter.requires_grad]
+            found = torch.autograd.grad(kernel, learning, gradient, allow_unused=True)
+            pairs = [(p, g) for p, g in zip(learning, found, strict=True) if g is not None]
+            cap.watch([parameter for parameter, _ in pairs])
+            gradients = tuple(one for _, one in pairs)
+            capped: Tensor = CappedGradient.apply(cap, price, gradients, *(p for p, _ in pairs))  # type: ignore[no-untyped-call]  # of torch
+            return capped
 
     def _weight(self, device: torch.device) -> Tensor:
         """Return the kernel that the convolution had in this call."""

@@ -14,11 +14,11 @@ from pan_callbacks.layers import Convolution, convolutions, dimensions, pad_modu
 from pan_callbacks.measurement.calls import LayerCall, why_no_map
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.measurement.transforms import is_transformed, untransformed
+from pan_callbacks.suppression.cap import Cap
 from pan_callbacks.suppression.graph import node_of
 from pan_callbacks.suppression.pad_calls import PadScope, callers
 from pan_callbacks.suppression.presence import channels_of
 from pan_callbacks.suppression.price import CallView, Sample
-from pan_callbacks.suppression.strength import Strength
 
 _UNSEEN = Reason(
     "no padding that is seen: a call of F.pad in code that runs compiled is not; use nn.ZeroPad2d", Skip.NO_PADDING
@@ -45,12 +45,12 @@ class Tap:
         nothing: Why the last call left nothing to see.
         frozen: Whether no gradient can come of the last call.
         channels: The neurons to penalise, None for all.
-        strength: How strongly its neurons are drawn back.
+        cap: How long the gradient of the penalty may be.
     """
 
     def __init__(self, name: str, max_images: int, pads: PadTracker, scope: PadScope | None) -> None:
         self.name, self.max_images, self.pads, self.scope = name, max_images, pads, scope
-        self.strength = Strength()
+        self.cap = Cap()
         self.channels: Tensor | None = None
         self.nothing: str | None = None
         self.ever_ran, self.frozen, self.missed = False, False, 0
@@ -117,7 +117,7 @@ class Tap:
     def prices(self, views: Sequence[CallView]) -> list[Tensor]:
         """Return the price of each call, as its share of the layer's; none of one without a border."""
         try:
-            prices = [view.price(self.strength, self.channels) for view in views]
+            prices = [view.price(self.cap, self.channels) for view in views]
             return [price / len(views) for price in prices if price is not None]
         except PANError as error:
             raise PANError(f"layer {self.name}: {error}") from error

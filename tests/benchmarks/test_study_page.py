@@ -144,6 +144,16 @@ def test_a_page_of_one_experiment_has_no_other_section(tmp_path):
     assert headings == ["The answer", "When position must not be used: red and green", "What this does not say"]
 
 
+def test_trainings_of_earlier_runs_are_shown_where_they_are_and_left_out_elsewhere():
+    rows = [row for row in made_up(0) if (row["experiment"], row["arm"]) == ("red_green", "penalty")]
+    earlier = [{**row, "arm": "effect penalty"} for row in rows]
+    name = 'PANPenalty(kind="effect")'
+    assert f"| {name} |" in text(Results([*rows, *earlier]), "study") and "weight=1" not in text(
+        Results([*rows, *earlier]), "study"
+    )
+    assert name not in text(Results(rows), "study")
+
+
 def test_differences_are_taken_within_a_seed():
     rows = [
         dict(experiment="e", arm=a, seed=s, seconds=1, numbers={"x": v})

@@ -1,0 +1,117 @@
+"""The gradient of a penalty, in a backward pass of a task never longer than a share of the task's.
+
+The same gradient that plain gradient descent with momentum turns into an overshoot is lost beside the task's under
+Adam, so no weight suits both, nor networks with and without normalisation. What all of them have in common as a measure
+is what the task itself does to a kernel in this very pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+#: Longest gradient of the penalty on a parameter, in lengths of the task's.
+SHARE = 1.0
+
+
+class Cap:
+    """Shortens what the penalty adds to the gradients of the parameters of one layer, when they arrive."""
+
+    def __init__(self) -> None:
+        self._watched: dict[int, tuple[Tensor, RemovableHandle]] = {}
+        self._ours: dict[int, Tensor] = {}
+        self._has_task: dict[int, Tensor] = {}
+
+    def watch(self, parameters: list[Tensor]) -> None:
+        """Look at the gradients of these from now on, and of no others."""
+        wanted = {id(parameter): parameter for parameter in parameters}
+        for number in self._watched.keys() - wanted.keys():
+            self._watched.pop(number)[1].remove()
+            self._has_task.pop(number, None)
+        for number in wanted.keys() - self._watched.keys():
+            hook = self._hook(number, wanted[number])
+            self._watched[number] = wanted[number], wanted[number].register_hook(hook)  # type: ignore[no-untyped-call]  # of torch
+
+    def clear(self) -> None:
+        """Look at nothing any more."""
+        self.watch([])
+        self._ours.clear()
+
+    def expect(self, parameter: Tensor, gradient: Tensor) -> None:
+        """Note what the penalty adds to the gradient of a parameter that comes next."""
+        number = id(parameter)
+        self._ours[number] = gradient + self._ours[number] if number in self._ours else gradient
+
+    def _hook(self, number: int, parameter: Tensor) -> Any:
+        def on_gradient(gradient: Tensor) -> Tensor | None:
+            ours = self._ours.pop(number, None)
+            if ours is None:
+                return None
+            before = parameter.grad if parameter.is_leaf else None
+            total, self._has_task[number] = capped(gradient, ours, before, self._has_task.get(number))
+            return total
+
+        return on_gradient
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Give a copy nothing to look at."""
+        return {"_watched": {}, "_ours": {}, "_has_task": {}}
+
+
+@torch.no_grad()
+def capped(
+    gradient: Tensor, ours: Tensor, before: Tensor | None = None, has_task: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the gradient of task and penalty, with that of the penalty no longer than allowed.
+
+    Args:
+        gradient: Of both together.
+        ours: What is of the penalty in it.
+        before: What earlier passes of this step left, for a penalty that has a backward pass of its own.
+        has_task: Whether there was ever a gradient of a task; None if nobody knows. While there was none, the gradient
+            of the penalty is all there is, and stays; where there was, and is none now, the kernel is dead, and rests.
+
+    Returns:
+        The gradient, and whether there was ever one of a task (a boolean scalar).
+
+    Example:
+        >>> task, ours = torch.tensor([3.0, 4.0]), torch.tensor([0.0, -50.0])
+        >>> capped(task + ours, ours)[0], capped(ours, ours)[0]
+        (tensor([ 3., -1.]), tensor([  0., -50.]))
+    """
+    task = gradient - ours
+    size, own = (torch.linalg.vector_norm(one, dtype=torch.float32) for one in (task, ours))
+    if before is not None:
+        size = torch.where(size > 0, size, torch.linalg.vector_norm(before, dtype=torch.float32))
+    has_task = size > 0 if has_task is None else has_task | (size > 0)
+    share = (SHARE * size / own.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1.0)
+    return task + torch.where(has_task, share, 1.0).to(ours.dtype) * ours, has_task
+
+
+class CappedGradient(torch.autograd.Function):
+    """Gives a price, and the parameters of a kernel their gradient, which a cap is told of."""
+
+    @staticmethod
+    def forward(ctx: Any, cap: Cap, price: Tensor, gradients: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
+        """Return the price, a scalar.
+
+        Args:
+            ctx: Of the function.
+            cap: Of the layer.
+            price: Scalar.
+            gradients: Of the price, one for each parameter.
+            parameters: What has the gradient.
+        """
+        ctx.cap, ctx.gradients, ctx.parameters = cap, gradients, parameters
+        return price.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the parameters."""
+        found = [(upstream[0] * gradient).to(gradient.dtype) for gradient in ctx.gradients]
+        for parameter, gradient in zip(ctx.parameters, found, strict=True):
+            ctx.cap.expect(parameter, gradient)
+        return None, None, None, *found
