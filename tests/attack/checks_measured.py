@@ -232,7 +232,7 @@ def two_monitors_do_not_log_their_mean(folder):
 
 @check(MEASURED)
 def two_penalties_do_not_log_their_mean(folder):
-    one, other = PANPenalty(weight=0.25, every_n_steps=1), PANPenalty(weight=1.0, kind="moments", every_n_steps=1)
+    one, other = PANPenalty(weight=0.25, every_n_steps=1), PANPenalty(weight=1.0, every_n_steps=1)
     try:
         trainer = quiet_trainer(folder, [one, other], max_epochs=1)
         trainer.fit(Module(), loader(data(12)), loader())

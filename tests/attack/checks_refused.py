@@ -146,7 +146,6 @@ refused("batches that can be read once", r"once", lambda f: PANMonitor(batches=i
 refused("a negative weight", r"weight=-1", lambda f: PANPenalty(weight=-1), ValueError)
 refused("a weight of NaN", r"weight=nan", lambda f: PANPenalty(weight=float("nan")), ValueError)
 refused("an infinite weight", r"weight=inf", lambda f: PANPenalty(weight=float("inf")), ValueError)
-refused("a kind of penalty that there is not", r"both", lambda f: PANPenalty(kind="most"), ValueError)
 refused("a mode of mask that there is not", r"neutral", lambda f: PANMask(mode="grey"), ValueError)
 refused("a mask refreshed never", r"refresh='never'", lambda f: PANMask(refresh="never"), ValueError)
 refused("a mask from epoch minus one", r"start_epoch=-1", lambda f: PANMask(start_epoch=-1), ValueError)

@@ -174,7 +174,7 @@ class ScheduledTwo(Scheduled, TwoOptimizers):
 )
 def test_gradients_are_those_of_an_explicit_loss_with_the_weight_of_the_schedule(tmp_path, kind, options):
     explicit, _ = fit(tmp_path, build(kind, True), epochs=4, **options)
-    added, _ = fit(tmp_path, build(kind), [PANPenalty(Schedule(0.6), kind="both", every_n_steps=1)], 4, **options)
+    added, _ = fit(tmp_path, build(kind), [PANPenalty(Schedule(0.6), every_n_steps=1)], 4, **options)
     without, _ = fit(tmp_path, build(kind), epochs=4, **options)
     for (name, a), b in zip(explicit.state_dict().items(), added.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7, msg=name)  # weights differ in the last bit of a double

@@ -27,7 +27,7 @@ from tests.support.lightning_models import SmallModule, dataset, loaders, traine
 
 WEIGHT = 0.3
 THRESHOLD = 0.3  # so low that the small network has something to find before it is trained
-OPTIONS = {"weight": WEIGHT, "kind": "both", "every_n_steps": 1}
+OPTIONS = {"weight": WEIGHT, "every_n_steps": 1}
 
 
 class Module(SmallModule):
@@ -109,7 +109,7 @@ def build(kind=Module, explicit=False, **attributes):
         setattr(module, name, value)
     if explicit:
         module.explicit = None
-        object.__setattr__(module, "explicit", PaddingBiasPenalty(module, "both"))
+        object.__setattr__(module, "explicit", PaddingBiasPenalty(module))
     return module
 
 
@@ -525,7 +525,6 @@ def test_bad_arguments_are_named(tmp_path):
     for kind, kwargs, match in (
         (PANPenalty, {"weight": -0.1}, "weight=-0.1 is negative"),
         (PANPenalty, {"weight": float("nan")}, "weight=nan"),
-        (PANPenalty, {"kind": "all"}, "kind='all' is unknown"),
         (PANPenalty, {"start_epoch": -1}, "start_epoch=-1"),
         (PANPenalty, {"warmup_epochs": -2}, "warmup_epochs=-2"),
         (PANPenalty, {"every_n_steps": 0}, "every_n_steps=0"),

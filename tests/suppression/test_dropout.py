@@ -193,9 +193,9 @@ def test_a_masked_channel_stays_masked_in_any_order(mode, inside):
 
 def penalty_of(model, x, dropped, before=True):
     """The penalty of one forward, made before or after the padding is dropped."""
-    penalty = PaddingBiasPenalty(model, "moments") if before else None
+    penalty = PaddingBiasPenalty(model) if before else None
     with padding_dropout(model, 1.0 if dropped else 0.0):
-        penalty = penalty or PaddingBiasPenalty(model, "moments")
+        penalty = penalty or PaddingBiasPenalty(model)
         model(x)
         value = penalty().detach()
     penalty.detach()

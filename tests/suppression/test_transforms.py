@@ -54,10 +54,9 @@ def penalised(net, call, **kwargs):
 
 
 @pytest.mark.parametrize("call", CALLS)
-@pytest.mark.parametrize("kind", ["both", "effect", "moments"])
-def test_what_vmap_maps_over_counts_as_images(call, kind):
-    expected, gradient = penalised(network(), lambda net, x: net(x), kind=kind, max_images=4)
-    value, found = penalised(network(), CALLS[call], kind=kind, max_images=4)
+def test_what_vmap_maps_over_counts_as_images(call):
+    expected, gradient = penalised(network(), lambda net, x: net(x), max_images=4)
+    value, found = penalised(network(), CALLS[call], max_images=4)
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
     for one, other in zip(found, gradient, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -107,18 +106,17 @@ def test_layers_under_a_transform_may_be_left_out():
 
 
 @pytest.mark.parametrize("change", [lambda conv: conv, parametrizations.weight_norm])
-@pytest.mark.parametrize("kind", ["both", "effect"])
-def test_the_kernel_is_the_one_that_functional_call_gives(change, kind):
+def test_the_kernel_is_the_one_that_functional_call_gives(change):
     net = nn.Sequential(change(nn.Conv2d(2, 4, 3, padding=1)))
     given = {name: (2 * p + 0.3).detach().requires_grad_() for name, p in net.named_parameters()}
-    penalty = PaddingBiasPenalty(net, kind)
+    penalty = PaddingBiasPenalty(net)
     functional_call(net, given, (IMAGES,))
     value = penalty()
     penalty.detach()
     value.backward()
     as_own = copy.deepcopy(net)
     as_own.load_state_dict(given)
-    expected = PaddingBiasPenalty(as_own, kind)
+    expected = PaddingBiasPenalty(as_own)
     as_own(IMAGES)
     wanted = expected()
     wanted.backward()
