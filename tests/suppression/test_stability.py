@@ -1,4 +1,4 @@
-"""A penalty never blows weights up: with any normalisation, optimizer and weight they stay within twice those without."""
+"""A penalty never blows weights up: whatever the network and optimizer, they stay within twice those without."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def largest_weight(norm: str, optimizer: str, weight: float, bf16: bool) -> floa
     generator = torch.Generator().manual_seed(1)
     rows, cols = torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij")
     phases = torch.stack([rows, cols, rows + cols, rows - cols])
-    for step in range(STEPS):
+    for _ in range(STEPS):
         labels = torch.randint(CLASSES, (12,), generator=generator)
         shift, noise = 6 * torch.rand(12, 1, 1, generator=generator), torch.randn(12, 12, 12, generator=generator)
         images = (2 + (phases[labels] + shift).sin() + 0.3 * noise)[:, None]
