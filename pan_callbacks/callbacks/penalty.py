@@ -80,7 +80,7 @@ class PANPenalty(Callback):
         self.every_n_steps, self.max_images = every_n_steps, max_images
         self._penalty: PaddingBiasPenalty | None = None
         self._neurons: dict[str, list[int]] = {}
-        self._missed: dict[str, int] = {}
+        self._layers: dict[str, Any] = {}
         self._module = Remembered()
         self._restored = False
         self._tags = Tags(PANPenalty, "pan_penalty/loss")
@@ -98,12 +98,12 @@ class PANPenalty(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the neurons of ``only_pans``, how the layers' schedules stand, and whether the weight has settled."""
-        missed = self._missed if self._penalty is None else self._penalty.missed
-        return {"neurons": self._neurons, "missed": missed, "settled": self._settled}
+        layers = self._layers if self._penalty is None else self._penalty.state()
+        return {"neurons": self._neurons, "layers": layers, "settled": self._settled}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the neurons and the schedules of a checkpoint."""
-        self._neurons, self._missed = state_dict["neurons"], state_dict.get("missed", {})
+        self._neurons, self._layers = state_dict["neurons"], state_dict.get("layers", {})
         self._settled = state_dict.get("settled", self._settled)
         self._restored = True
 
@@ -130,7 +130,7 @@ class PANPenalty(Callback):
         weights.check_schedule(trainer, self.weight)
         self._tags.take_number(trainer, self)
         if not self._restored and not self._module.is_(pl_module):
-            self._neurons, self._missed = {}, {}  # of another model, in an earlier fit
+            self._neurons, self._layers = {}, {}  # of another model, in an earlier fit
             self._settled = not weights.varies(self.weight, self.start_epoch, self.warmup_epochs)
         self._module = Remembered(pl_module)
         strategy = type(trainer.strategy).__name__
@@ -140,8 +140,10 @@ class PANPenalty(Callback):
                 "PANMask(which='all') do without"
             )
         neurons = self._neurons if self.only_pans else None
-        self._penalty = PaddingBiasPenalty(pl_module, self.layers, neurons, self.max_images, self.every_n_steps)
-        self._penalty.resume(self._missed)
+        self._penalty = PaddingBiasPenalty(
+            pl_module, self.layers, neurons, self.max_images, self.every_n_steps, beside_task=True
+        )
+        self._penalty.resume(self._layers)
         self._penalty.rest()
         self._ever_ran = self._told_of_nothing = self._told_of_idle = False
         self._told_of, self._outweighed = set(), Outweighed()
@@ -151,7 +153,7 @@ class PANPenalty(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over a checkpoint that came late; warn of what a loader without a length makes of the weight."""
         if self._restored:  # some strategies load it after on_fit_start, and in a resumed epoch none begins
-            self._attached.resume(self._missed)
+            self._attached.resume(self._layers)
             if self.only_pans:
                 self._penalise(pl_module, self._neurons)
                 warn_if_behind(trainer, "PANPenalty(only_pans=True)")
@@ -288,6 +290,6 @@ class PANPenalty(Callback):
         self._around.clear()
         self._arrivals.clear()
         if self._penalty is not None:
-            self._missed = self._penalty.missed
+            self._layers = self._penalty.state()
             self._penalty.detach()
         self._penalty = None

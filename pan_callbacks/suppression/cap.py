@@ -18,9 +18,15 @@ SHARE = 1.0
 
 
 class Cap:
-    """Shortens what the penalty adds to the gradients of the parameters of one layer, when they arrive."""
+    """Shortens what the penalty adds to the gradients of the parameters of one layer, when they arrive.
 
-    def __init__(self) -> None:
+    Args:
+        beside_task: Whether there is a task in every backward pass, so that a kernel which it has no gradient for gets
+            none of the penalty, from the first step on.
+    """
+
+    def __init__(self, beside_task: bool = False) -> None:
+        self._beside_task = beside_task
         self._watched: dict[int, tuple[Tensor, RemovableHandle]] = {}
         self._ours: dict[int, Tensor] = {}
         self._has_task: dict[int, Tensor] = {}
@@ -51,14 +57,15 @@ class Cap:
             if ours is None:
                 return None
             before = parameter.grad if parameter.is_leaf else None
-            total, self._has_task[number] = capped(gradient, ours, before, self._has_task.get(number))
+            known = ours.new_ones((), dtype=torch.bool) if self._beside_task else self._has_task.get(number)
+            total, self._has_task[number] = capped(gradient, ours, before, known)
             return total
 
         return on_gradient
 
     def __getstate__(self) -> dict[str, Any]:
         """Give a copy nothing to look at."""
-        return {"_watched": {}, "_ours": {}, "_has_task": {}}
+        return {**self.__dict__, "_watched": {}, "_ours": {}, "_has_task": {}}
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class PaddingBiasPenalty(nn.Module):
         max_images: Images of a batch that are measured, the first ones. 16 give 64 readings of an edge.
         every_n_steps: Look at every n-th step only, at a fraction of the cost. Of a layer that does not run in every
             step, every n-th of those in which it runs.
+        beside_task: Whether a task is in every backward pass. Then a kernel that it has no gradient for (before a norm
+            that begins with 0, or a dead one) gets none of the penalty; else it gets all of that until there is one.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -54,10 +57,11 @@ class PaddingBiasPenalty(nn.Module):
         neurons: Mapping[str, Sequence[int]] | None = None,
         max_images: int = 16,
         every_n_steps: int = 1,
+        beside_task: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(max_images, every_n_steps)
-        self.max_images, self.every_n_steps = max_images, every_n_steps
+        self.max_images, self.every_n_steps, self._beside_task = max_images, every_n_steps, beside_task
         self._layers = [layers] if isinstance(layers, str) else layers if layers is None else list(layers)
         found, self._apart = may_be_padded(model, self._layers), not_penalised(model, self._layers)
         if not found:
@@ -73,7 +77,7 @@ class PaddingBiasPenalty(nn.Module):
         self._attach(model, found)
 
     def _tap(self, name: str) -> Tap:
-        return Tap(name, self.max_images, self._pads, self._pad_calls.scope)
+        return Tap(name, self.max_images, self._beside_task, self._pads, self._pad_calls.scope)
 
     def _attach(self, model: nn.Module, found: Mapping[str, Convolution]) -> None:
         """Put hooks on some convolutions, and on the pad modules that have none."""
@@ -182,16 +186,16 @@ class PaddingBiasPenalty(nn.Module):
         self._in_step = False
         self._pads.watch(False)
 
-    @property
-    def missed(self) -> dict[str, int]:
-        """By how many steps the schedules of layers are late that do not run in every step, for a checkpoint."""
-        return {name: tap.missed for name, tap in self._taps.items() if tap.missed}
+    def state(self) -> dict[str, Any]:
+        """Return by how many steps each layer's schedule is late, and its strengths, for a checkpoint."""
+        return {name: {"missed": tap.missed, **tap.strength.state()} for name, tap in self._taps.items()}
 
-    def resume(self, missed: Mapping[str, int]) -> None:
-        """Go on with the schedules that :attr:`missed` told; layers that are no longer there are left out."""
-        for name, steps in missed.items():
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`state` told; layers that are no longer there are left out."""
+        for name, of_layer in state.items():
             if name in self._taps:
-                self._taps[name].missed = steps % self.every_n_steps
+                self._taps[name].missed = of_layer["missed"] % self.every_n_steps
+                self._taps[name].strength.resume(of_layer)
 
     @property
     def idle(self) -> bool:

@@ -27,6 +27,7 @@ from pan_callbacks.measurement.effect import padding_by_tap
 from pan_callbacks.padding import Geometry, Position
 from pan_callbacks.reports.pans import LEAST_SHIFT
 from pan_callbacks.suppression.cap import Cap, CappedGradient
+from pan_callbacks.suppression.strength import Strength
 
 #: Contrast that a layer's own padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a
 #: few images may be wrong, and by what neurons inherit besides (docs/suppression.md has other margins).
@@ -36,7 +37,7 @@ MARGIN = 0.5
 LEAST_ALLOWED = LEAST_SHIFT / 3
 #: Of half the squared distance: at the default weight, 0.1, the gradient of a kernel that is far off is usually longer
 #: than what :mod:`~pan_callbacks.suppression.cap` allows, and shorter near the margin.
-SCALE = 1000.0
+SCALE = 30.0
 #: Readings of a side that it takes to say how they vary; of fewer (a corner, in a small batch) those inside stand in.
 FEWEST = 8
 #: Positions along each axis of a border that are read.
@@ -56,25 +57,30 @@ class Yardstick:
     allowed: Tensor
 
     @torch.no_grad()
-    def price(self, kernel: Tensor, chosen: Tensor | None) -> tuple[Tensor, Tensor]:
+    def price(
+        self, kernel: Tensor, chosen: Tensor | None, strength: Strength, sides: tuple[str, ...]
+    ) -> tuple[Tensor, Tensor]:
         """Return the price of a kernel, the sum over its neurons, and its gradient.
 
         Args:
             kernel: (out channels, in channels / groups, rows, columns).
             chosen: The neurons to add up, None for all.
+            strength: Of the layer's neurons; it learns what is found.
+            sides: Names of the sides.
         """
         groups, each = self.by_tap.shape[1], len(kernel) // self.by_tap.shape[1]
         by_group = kernel.float().reshape(groups, each, -1)
         effect = torch.einsum("sgk,gok->sgo", self.by_tap, by_group).flatten(1)
         size = self.by_tap.norm(dim=2)  # how far the effect moves if the kernel moves by 1
         size = torch.where(size > 0, size, 1.0).repeat_interleave(each, 1)  # no effect, and no 0 / 0
-        away, side = (F.relu(effect.abs() - self.allowed) / size).max(0)
+        beyond = F.relu(effect.abs() - self.allowed) / size
+        scale, (away, side) = SCALE * strength.update(effect.sign() * beyond, sides), beyond.max(0)
         if chosen is not None:
             away = away * torch.zeros_like(away).index_fill(0, chosen.to(away.device), 1.0)
-        back = SCALE * away * (effect.sign() / size).gather(0, side[None])[0]
+        back = scale * away * (effect.sign() / size).gather(0, side[None])[0]
         on_side = torch.zeros_like(effect).scatter(0, side[None], back[None]).view(-1, groups, each)
         gradient = torch.einsum("sgo,sgk->gok", on_side, self.by_tap).reshape(kernel.shape).to(kernel.dtype)
-        return SCALE / 2 * away.square().sum(), gradient
+        return (scale / 2 * away.square()).sum(), gradient
 
 
 @dataclass
@@ -128,7 +134,7 @@ class CallView:
 
     Args:
         layer: The convolution with its padding.
-        has_border: Whether any side has one.
+        sides: Names of the sides that have a border.
         shape: Shape of one image as the convolution received it.
         node: What computed the output, in the graph of the backward pass; None in a compiled graph.
         parameters: Those that the convolution had in this call: ``torch.func.functional_call`` gives it others for the
@@ -137,7 +143,7 @@ class CallView:
     """
 
     layer: PaddedLayer
-    has_border: bool
+    sides: tuple[str, ...]
     shape: tuple[int, ...]
     node: Any
     parameters: dict[str, nn.Parameter] | None
@@ -159,24 +165,25 @@ class CallView:
             return None
         sample = Sample.of(call, layer, geometry, max_images)
         if torch.compiler.is_compiling():  # as little in its graph as can be
-            return cls(layer, bool(geometry.borders), tuple(call.x.shape[1:]), node, None, sample)
+            return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, None, sample)
         given = dict(call.conv.named_parameters())
-        return cls(layer, bool(geometry.borders), tuple(call.x.shape[1:]), node, given, sample.yardstick())
+        return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, given, sample.yardstick())
 
-    def price(self, cap: Cap, channels: Tensor | None) -> Tensor | None:
+    def price(self, cap: Cap, strength: Strength, channels: Tensor | None) -> Tensor | None:
         """Return the price of this call, the sum over its neurons; None if no side has a border.
 
         Args:
             cap: How long its gradient may be.
+            strength: Of the layer's neurons; it learns what is found.
             channels: The neurons to add up, None for all.
         """
-        if not self.has_border:
+        if not self.sides:
             return None
         measured = self.measured.yardstick() if isinstance(self.measured, Sample) else self.measured
         device = measured.by_tap.device
         with torch.autocast(device.type, enabled=False):
             kernel = self._weight(device)
-            price, gradient = measured.price(kernel.detach(), channels)
+            price, gradient = measured.price(kernel.detach(), channels, strength, self.sides)
             given = self.layer.module.parameters() if self.parameters is None else self.parameters.values()
             learning = [parameter for parameter in given if parameter.requires_grad]
             found = torch.autograd.grad(kernel, learning, gradient, allow_unused=True)

@@ -19,6 +19,7 @@ from pan_callbacks.suppression.graph import node_of
 from pan_callbacks.suppression.pad_calls import PadScope, callers
 from pan_callbacks.suppression.presence import channels_of
 from pan_callbacks.suppression.price import CallView, Sample
+from pan_callbacks.suppression.strength import Strength
 
 _UNSEEN = Reason(
     "no padding that is seen: a call of F.pad in code that runs compiled is not; use nn.ZeroPad2d", Skip.NO_PADDING
@@ -31,6 +32,7 @@ class Tap:
     Args:
         name: Name of the layer.
         max_images: Images of a batch that are looked at.
+        beside_task: Whether there is a task in every backward pass.
         pads: Knows which pad feeds a call.
         scope: Knows whether it sees every call of ``F.pad``; None if there is none.
 
@@ -46,11 +48,12 @@ class Tap:
         frozen: Whether no gradient can come of the last call.
         channels: The neurons to penalise, None for all.
         cap: How long the gradient of the penalty may be.
+        strength: How strongly its neurons are drawn back.
     """
 
-    def __init__(self, name: str, max_images: int, pads: PadTracker, scope: PadScope | None) -> None:
+    def __init__(self, name: str, max_images: int, beside_task: bool, pads: PadTracker, scope: PadScope | None) -> None:
         self.name, self.max_images, self.pads, self.scope = name, max_images, pads, scope
-        self.cap = Cap()
+        self.cap, self.strength = Cap(beside_task), Strength()
         self.channels: Tensor | None = None
         self.nothing: str | None = None
         self.ever_ran, self.frozen, self.missed = False, False, 0
@@ -116,8 +119,9 @@ class Tap:
 
     def prices(self, views: Sequence[CallView]) -> list[Tensor]:
         """Return the price of each call, as its share of the layer's; none of one without a border."""
+        self.strength.hold()
         try:
-            prices = [view.price(self.cap, self.channels) for view in views]
+            prices = [view.price(self.cap, self.strength, self.channels) for view in views]
             return [price / len(views) for price in prices if price is not None]
         except PANError as error:
             raise PANError(f"layer {self.name}: {error}") from error
