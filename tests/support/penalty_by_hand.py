@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pan_callbacks.suppression.price import FEWEST, LEAST_ALLOWED, MARGIN, POSITIONS
+from pan_callbacks.suppression.price import FEWEST, LEAST_ALLOWED, MARGIN, POSITIONS, SCALE
 
 PADS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 NAMES = [
@@ -36,8 +36,8 @@ class ByHand:
 
     @property
     def price(self) -> np.ndarray:
-        """Half of the squared distance on the farthest side (channels,): the price at strength 1."""
-        return np.max(list(self.distance.values()), axis=0) ** 2 / 2
+        """Half of the squared distance on the farthest side, as it is scaled (channels,)."""
+        return SCALE * np.max(list(self.distance.values()), axis=0) ** 2 / 2
 
     @property
     def gradient(self) -> np.ndarray:
@@ -47,7 +47,7 @@ class ByHand:
         ways = []
         for channel, side in enumerate(sides[i] for i in far):
             way = self.by_tap[side] * np.sign(self.effect[side][channel])
-            ways.append(self.distance[side][channel] * way / max(np.linalg.norm(way), 1e-300))
+            ways.append(SCALE * self.distance[side][channel] * way / max(np.linalg.norm(way), 1e-300))
         return np.stack(ways)
 
 
