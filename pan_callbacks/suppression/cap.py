@@ -90,12 +90,18 @@ def capped(
         (tensor([ 3., -1.]), tensor([  0., -50.]))
     """
     task = gradient - ours
-    size, own = (torch.linalg.vector_norm(one, dtype=torch.float32) for one in (task, ours))
+    size, own = _length(task), _length(ours)
     if before is not None:
-        size = torch.where(size > 0, size, torch.linalg.vector_norm(before, dtype=torch.float32))
+        size = torch.where(size > 0, size, _length(before).to(size.dtype))
     has_task = size > 0 if has_task is None else has_task | (size > 0)
     share = (SHARE * size / own.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1.0)
     return task + torch.where(has_task, share, 1.0).to(ours.dtype) * ours, has_task
+
+
+def _length(gradient: Tensor) -> Tensor:
+    """Return the length of a gradient, in 32 bits at least."""
+    length: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
+    return length
 
 
 class CappedGradient(torch.autograd.Function):

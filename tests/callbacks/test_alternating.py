@@ -33,7 +33,7 @@ class TakesTurns(Module):
         loss = F.cross_entropy(getattr(self, name)(batch[0]), batch[1])
         value = penalties[name]()
         if ran[name] % every == 0:
-            loss = loss + every * WEIGHT * value
+            loss = loss + WEIGHT * value
         ran[name] += 1
         return loss
 
@@ -62,7 +62,7 @@ class TwicePerStep(TakesTurns):
             name = self.runs(self.trainer.fit_loop.total_batch_idx)
             for x in (batch[0], batch[0].flip(-1)):
                 loss, value = F.cross_entropy(getattr(self, name)(x), batch[1]), penalties[name]()
-                self.manual_backward(loss + every * WEIGHT * value if ran[name] % every == 0 else loss)
+                self.manual_backward(loss + WEIGHT * value if ran[name] % every == 0 else loss)
             ran[name] += 1
         else:
             name = self.runs(self.trainer.fit_loop.total_batch_idx)

@@ -226,12 +226,12 @@ def test_every_n_steps_are_those_of_the_trainer_also_after_resuming(tmp_path):
     assert seen == [(step, step % 2 == 0) for step in range(6, 12)]
 
 
-def test_every_n_steps_add_n_times_the_penalty_in_those_steps_alone(tmp_path):
+def test_every_n_steps_add_the_penalty_in_those_steps_alone(tmp_path):
     class EverySecond(Module):
         def training_step(self, batch, batch_idx):
             loss = F.cross_entropy(self.network(batch[0]), batch[1])
             extra = self.explicit()
-            return loss + 2 * WEIGHT * extra if self.trainer.fit_loop.total_batch_idx % 2 == 0 else loss
+            return loss + WEIGHT * extra if self.trainer.fit_loop.total_batch_idx % 2 == 0 else loss
 
     explicit, _ = fit(tmp_path, build(EverySecond, True))
     added, _ = fit(tmp_path, build(), [PANPenalty(**{**OPTIONS, "every_n_steps": 2})])

@@ -36,7 +36,7 @@ class ByHand:
 
     @property
     def price(self) -> np.ndarray:
-        """The price (channels,): half of the squared distance on the farthest side, to scale."""
+        """Half of the squared distance on the farthest side, as it is scaled (channels,)."""
         return SCALE * np.max(list(self.distance.values()), axis=0) ** 2 / 2
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import pickle
 
@@ -191,11 +192,11 @@ def test_a_masked_channel_stays_masked_in_any_order(mode, inside):
     assert (found[:, [0, 2, 4]] != expected[:, [0, 2, 4]]).any()
 
 
-def penalty_of(model, x, dropped, before=True):
-    """The penalty of one forward, made before or after the padding is dropped."""
-    penalty = PaddingBiasPenalty(model) if before else None
-    with padding_dropout(model, 1.0 if dropped else 0.0):
-        penalty = penalty or PaddingBiasPenalty(model)
+def penalty_of(model, x, dropped=None, before=True):
+    """The penalty of the second layer in one forward, made before or after the padding of the first is dropped."""
+    penalty = PaddingBiasPenalty(model, layers="1") if before else None
+    with contextlib.nullcontext() if dropped is None else padding_dropout(model, dropped, layers="0"):
+        penalty = penalty or PaddingBiasPenalty(model, layers="1")
         model(x)
         value = penalty().detach()
     penalty.detach()
@@ -205,11 +206,26 @@ def penalty_of(model, x, dropped, before=True):
 @pytest.mark.parametrize("before", [True, False])
 def test_a_penalty_sees_what_the_network_sees_in_any_order(before):
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1)), images(size=(16, 16))
-    with pytest.warns(UserWarning, match="nothing to do"):
-        expected = penalty_of(nn.Sequential(twin(model[0])), x, dropped=False)
-    assert penalty_of(model, x, True, before) == pytest.approx(expected, rel=1e-4)
-    assert penalty_of(model, x, False, before) != pytest.approx(expected, rel=1e-2)
+    model = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1), nn.Conv2d(5, 3, 3, padding=1))
+    x = images(size=(16, 16)) / 2 + 2
+    expected = penalty_of(nn.Sequential(twin(model[0]), model[1]), x)
+    assert expected > 0.01
+    assert penalty_of(model, x, 1.0, before) == pytest.approx(expected, rel=1e-4)
+    assert penalty_of(model, x, before=before) != pytest.approx(expected, rel=1e-2)
+
+
+def test_a_penalty_of_the_layer_itself_is_the_same_in_any_order_and_goes_on():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Conv2d(4, 5, 3, padding=1)), images(size=(16, 16)) / 2 + 2
+    values = []
+    for before in (True, False):
+        penalty = PaddingBiasPenalty(model) if before else None
+        with padding_dropout(model, 1.0):
+            penalty = penalty or PaddingBiasPenalty(model)
+            model(x)
+            values.append(float(penalty()))
+        penalty.detach()
+    assert values[0] == values[1] > 0.01  # the kernel still reads what it would read of the padding
 
 
 @pytest.mark.parametrize("name", ["plain", "pad module"])

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from pan_callbacks import PaddingBiasPenalty, PANError, scan
 from tests.support import planted
 
-IMAGES = torch.randn(6, 2, 12, 12, generator=torch.Generator().manual_seed(0)) + 1
+IMAGES = torch.randn(6, 2, 12, 12, generator=torch.Generator().manual_seed(0)) / 2 + 2
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 PADS = {1: nn.ConstantPad1d, 2: nn.ConstantPad2d, 3: nn.ConstantPad3d}
 
@@ -120,6 +120,10 @@ def penalised(net, x=IMAGES, call=None, **kwargs):
 
 
 def assert_penalised_alike(one, other, **kwargs):
+    assert penalty_alike(one, other, **kwargs) > 0.01
+
+
+def penalty_alike(one, other, **kwargs):
     value, gradients, left = penalised(one, **kwargs)
     expected, wanted, _ = penalised(other, **kwargs)
     assert torch.equal(value, expected)
@@ -127,6 +131,7 @@ def assert_penalised_alike(one, other, **kwargs):
     assert all(torch.equal(gradients[name], wanted[name]) for name in wanted)
     assert left == {}
     assert torch.overrides._get_current_function_mode_stack() == []
+    return value
 
 
 def with_modules(pad=nn.ZeroPad2d, *args):
@@ -161,7 +166,7 @@ def test_a_forward_put_on_the_instance_is_seen():
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_in_one_two_and_three_dimensions(dims):
-    images = torch.randn(4, 2, *(9,) * dims, generator=torch.Generator().manual_seed(0)) + 1
+    images = torch.randn(4, 2, *(9,) * dims, generator=torch.Generator().manual_seed(0)) / 2 + 2
     assert_penalised_alike(Calling(dims), Net(PADS[dims](1, 0.0), PADS[dims](1, 0.0), dims), x=images)
 
 
@@ -176,7 +181,9 @@ def test_a_constant_other_than_zero():
 )
 def test_other_modes(mode, module):
     pad = functools.partial(F.pad, pad=(1, 1, 1, 1), mode=mode)
-    assert_penalised_alike(Net(pad, pad), with_modules(module))
+    x = IMAGES + torch.linspace(0, 30, 12)
+    value = penalty_alike(Net(pad, pad), with_modules(module), x=x)
+    assert value == 0 if mode == "reflect" else value > 0.01  # which is neutral
 
 
 @pytest.mark.parametrize(
@@ -191,6 +198,7 @@ def test_under_vmap_under_functional_call_and_on_a_single_image(call):
     value, _, left = penalised(one := ByMethod(), call=functools.partial(call, one))
     expected, _, _ = penalised(other := with_modules(), call=functools.partial(call, other))
     assert torch.equal(value, expected)
+    assert value > 0.01
     assert left == {}
 
 

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations
 from pan_callbacks import PaddingBiasPenalty, PANError, PANPenalty, masked, scan
 from tests.support.lightning_models import SmallModule, loaders, trainer
 
-IMAGES = torch.randn(6, 2, 12, 12, generator=torch.Generator().manual_seed(0)) + 1
+IMAGES = torch.randn(6, 2, 12, 12, generator=torch.Generator().manual_seed(0)) / 2 + 2
 
 
 def network() -> nn.Sequential:
@@ -58,6 +58,7 @@ def test_what_vmap_maps_over_counts_as_images(call):
     expected, gradient = penalised(network(), lambda net, x: net(x), max_images=4)
     value, found = penalised(network(), CALLS[call], max_images=4)
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert value > 0.01
     for one, other in zip(found, gradient, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
@@ -120,9 +121,13 @@ def test_the_kernel_is_the_one_that_functional_call_gives(change):
     as_own(IMAGES)
     wanted = expected()
     wanted.backward()
-    assert value == wanted
+    assert value == wanted > 0
     for name, parameter in as_own.named_parameters():
-        assert torch.equal(given[name].grad, parameter.grad), name
+        if name.endswith("bias"):
+            assert given[name].grad is parameter.grad is None
+        else:
+            assert torch.equal(given[name].grad, parameter.grad), name
+            assert parameter.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
