@@ -75,7 +75,8 @@ class Feeding:
     def learn(self, feed: Feed, call: LayerCall) -> None:
         """Find out what feeds the layer of a call that ended just now."""
         compiling = torch.compiler.is_compiling()
-        if not self._pads.watching or compiling and feed.seen:
+        changes = isinstance(feed.pad, CalledPad) and self._calls.scope.watching  # and not in a second run, say
+        if not self._pads.watching or feed.seen and not changes:
             return
         pad = self._pads.pad_of(call)
         reason = why_unpadded(call.conv, pad)

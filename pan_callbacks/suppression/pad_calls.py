@@ -33,6 +33,11 @@ class PadScope:
         self._pads, self.blind = pads, False
         self._open: list[tuple[int, PadWatch | None]] = []  # modules that run, by their identity
 
+    @property
+    def watching(self) -> bool:
+        """Whether calls are seen now: a module that makes some runs, and not once more for a backward pass."""
+        return any(watch is not None for _, watch in self._open)
+
     def enter(self, module: nn.Module, args: Any) -> None:
         """Is called by torch before the module's forward."""
         if torch.compiler.is_compiling() or not self._pads.watching or torch._C._current_graph_task_id() != -1:

@@ -165,9 +165,10 @@ def test_what_is_no_chance_is_refused(arguments, match):
         pass
 
 
-def test_an_activation_checkpoint_has_the_same_draws_in_its_second_run():
+@pytest.mark.parametrize("first", ["plain", "pad module", "call of F.pad"])
+def test_an_activation_checkpoint_has_the_same_draws_in_its_second_run(first):
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 2, 3, padding=1)), images()
+    model, x = nn.Sequential(LAYERS[first](), nn.Tanh(), nn.Conv2d(5, 2, 3, padding=1)), images()
     gradients = []
     with padding_dropout(model):
         for run in (model, lambda x: checkpoint(model, x, use_reentrant=False)):
