@@ -37,7 +37,7 @@ MARGIN = 0.5
 LEAST_ALLOWED = LEAST_SHIFT / 3
 #: Of half the squared distance: at the default weight, 0.1, the gradient of a kernel that is far off is usually longer
 #: than what :mod:`~pan_callbacks.suppression.cap` allows, and shorter near the margin.
-SCALE = 30.0
+SCALE = 300.0
 #: Readings of a side that it takes to say how they vary; of fewer (a corner, in a small batch) those inside stand in.
 FEWEST = 8
 #: Positions along each axis of a border that are read.
