@@ -103,7 +103,8 @@ def by_hand(conv, x, max_images: int = 16) -> ByHand:
         added = [patch(own, at) - patch(neutral, at) for at in itertools.product(*border)]
         by_tap = np.mean(added, axis=(0, 1))
         beside = [
-            sorted({min(axis.clean, key=lambda c, i=i: abs(c - i)) for i in one}) for axis, one in zip(axes, border, strict=True)
+            sorted({min(axis.clean, key=lambda c, i=i: abs(c - i)) for i in one})
+            for axis, one in zip(axes, border, strict=True)
         ]
         widths = [_shortest(seen if len(seen) >= FEWEST else inner) for seen in (readings(border), readings(beside))]
         effect, allowed = times_kernels(by_tap), np.maximum(np.mean(widths, axis=0), least)
