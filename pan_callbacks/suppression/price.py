@@ -183,6 +183,8 @@ class CallView:
         device = measured.by_tap.device
         with torch.autocast(device.type, enabled=False):
             kernel = self._weight(device)
+            if not kernel.requires_grad:  # what learns of the layer is not in it
+                return None
             price, gradient = measured.price(kernel.detach(), channels, strength, self.sides)
             given = self.layer.module.parameters() if self.parameters is None else self.parameters.values()
             learning = [parameter for parameter in given if parameter.requires_grad]

@@ -88,7 +88,7 @@ class Tap:
             self.ran = self.ever_ran = True
             if not self.looking:
                 return
-            self.frozen = not any(parameter.requires_grad for parameter in conv.parameters())
+            self.frozen = not any(one.requires_grad for name, one in conv.named_parameters() if name != "bias")
             self.nothing = _why_no_map(conv, args, kwargs, output)
             if self.nothing:
                 return

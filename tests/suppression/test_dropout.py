@@ -224,7 +224,7 @@ def test_a_penalty_of_the_layer_itself_is_the_same_in_any_order_and_goes_on():
         with padding_dropout(model, 1.0):
             penalty = penalty or PaddingBiasPenalty(model)
             model(x)
-            values.append(float(penalty()))
+            values.append(penalty().item())
         penalty.detach()
     assert values[0] == values[1] > 0.01  # the kernel still reads what it would read of the padding
 

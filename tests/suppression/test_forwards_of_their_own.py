@@ -135,6 +135,21 @@ def test_the_kernel_of_a_convolution_that_computes_it_is_the_one_it_convolves_wi
     assert sum(gradient.abs().sum() for gradient in gradients.values()) > 0
 
 
+def test_a_layer_of_which_the_bias_alone_learns_is_frozen():
+    conv = nn.Conv2d(2, 4, 3, padding=1)
+    conv.weight.requires_grad_(False)
+    penalty, alone = seen(conv, lambda conv, x: conv(x))
+    assert penalty.left_out() == {"0": "frozen: its kernel needs no gradient"}
+    assert penalty() == alone() > 0
+
+
+def test_a_bias_that_is_computed_and_learns_beside_a_frozen_kernel_costs_nothing():
+    conv = parametrizations.weight_norm(nn.Conv2d(2, 4, 3, padding=1), "bias", dim=None)
+    conv.weight.requires_grad_(False)
+    penalty, alone = seen(conv, lambda conv, x: conv(x))
+    assert penalty() == alone() > 0
+
+
 def test_one_convolution_called_twice_is_the_mean_of_both_calls():
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 2, 3, padding=1)
