@@ -55,11 +55,11 @@ def largest_weight(norm: str, optimizer: str, weight: float, bf16: bool) -> floa
     penalty = PaddingBiasPenalty(net, every_n_steps=4) if weight else None
     steps = OPTIMIZERS[optimizer](net.parameters())
     generator = torch.Generator().manual_seed(1)
-    rows, cols = torch.meshgrid(torch.arange(12.0), torch.arange(12.0), indexing="ij")
+    rows, cols = torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij")
     phases = torch.stack([rows, cols, rows + cols, rows - cols])
     for _ in range(STEPS):
-        labels = torch.randint(CLASSES, (12,), generator=generator)
-        shift, noise = 6 * torch.rand(12, 1, 1, generator=generator), torch.randn(12, 12, 12, generator=generator)
+        labels = torch.randint(CLASSES, (8,), generator=generator)
+        shift, noise = 6 * torch.rand(8, 1, 1, generator=generator), torch.randn(8, 10, 10, generator=generator)
         images = (2 + (phases[labels] + shift).sin() + 0.3 * noise)[:, None]
         steps.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -74,8 +74,13 @@ def largest_weight(norm: str, optimizer: str, weight: float, bf16: bool) -> floa
 without = functools.cache(functools.partial(largest_weight, weight=0.0))
 
 
-@pytest.mark.parametrize("weight", [0.01, 1.0, 10.0])
+@pytest.mark.parametrize("weight", [0.1, 10.0])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("norm", NORMS)
 def test_kernels_stay_within_twice_those_of_a_training_without(norm, optimizer, weight):
     assert largest_weight(norm, optimizer, weight, bf16=False) <= 2 * without(norm, optimizer, bf16=False)
+
+
+@pytest.mark.parametrize("bf16, weight", [(True, 10.0), (False, 0.01)])
+def test_so_they_do_in_bfloat16_and_at_a_weight_that_is_next_to_nothing(bf16, weight):
+    assert largest_weight("none", "sgd", weight, bf16) <= 2 * without("none", "sgd", bf16=bf16)
