@@ -18,9 +18,9 @@ from pan_callbacks import PaddingBiasPenalty
 WEIGHT, SIZE, BATCH = 0.1, 64, 16
 NETWORKS = {
     "five layers": lambda: small_cnn(10),
-    "resnet18": lambda: timm.create_model("resnet18", in_chans=1, num_classes=10),
-    "resnet50": lambda: timm.create_model("resnet50", in_chans=1, num_classes=10),
-    "resnet101": lambda: timm.create_model("resnet101", in_chans=1, num_classes=10),
+    "resnet18": lambda: timm.create_model("resnet18", in_chans=1, num_classes=10, zero_init_last=False),
+    "resnet50": lambda: timm.create_model("resnet50", in_chans=1, num_classes=10, zero_init_last=False),
+    "resnet101": lambda: timm.create_model("resnet101", in_chans=1, num_classes=10, zero_init_last=False),
 }
 
 
@@ -44,17 +44,24 @@ def row(name: str) -> str:
     alone = gradients(net, penalty.layers)
     net.zero_grad()
     penalty.detach()
-    penalty = PaddingBiasPenalty(net)
+    penalty = PaddingBiasPenalty(net, beside_task=True)
     (F.cross_entropy(net(images), labels) + WEIGHT * penalty()).backward()
     added = [both - own for both, own in zip(gradients(net, penalty.layers), task, strict=True)]
-    ratios = [sorted(float(a.norm() / t.norm()) for a, t in zip(part, task, strict=True)) for part in (alone, added)]
+    ratios = [
+        sorted(float(a.norm() / t.norm()) for a, t in zip(part, task, strict=True) if t.any())
+        for part in (alone, added)
+    ]
     cells = [f"{statistics.median(part):.2f} ({part[0]:.2f} … {part[-1]:.2f})" for part in ratios]
-    return f"| {name} | {len(task)} | {float(loss):.2f} | {float(value):.1f} | {cells[0]} | {cells[1]} |"
+    return (
+        f"| {name} | {len(task)}, {len(ratios[0])} | {float(loss):.2f} | {float(value):.1f} | {cells[0]} | {cells[1]} |"
+    )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    print("| network | padded layers | loss | 0.1 × penalty | its gradient over the task's, uncapped | capped |")
+    print(
+        "| network | padded layers, those that learn at first | loss | 0.1 × penalty | its gradient over the task's, uncapped | capped |"
+    )
     print("|---|---:|---:|---:|---|---|")
     for name in NETWORKS:
         print(row(name), flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -57,10 +56,12 @@ def neutral_output(layer: PaddedLayer, x: Tensor, own: Tensor, channels: Tensor 
 
 def _strips_are_less(geometry: Geometry) -> bool:
     """Whether outputs that read padding are few enough to be computed apart, and those of two opposite sides apart."""
-    if not all(isinstance(axis.size, int) for axis in geometry.axes):
-        return False  # an export for any size decides nothing by it
-    clean = math.prod(max(0, axis.outputs - axis.leading - axis.trailing) for axis in geometry.axes)
-    whole = math.prod(geometry.output_size)
+    whole = clean = 1
+    for axis in geometry.axes:  # plainly, as torch.compile does not understand every way to multiply
+        if not isinstance(axis.size, int):
+            return False  # an export for any size decides nothing by it
+        whole *= axis.outputs
+        clean *= max(0, axis.outputs - axis.leading - axis.trailing)
     return whole - clean < _WORTH_IT * whole
 
 

@@ -35,7 +35,7 @@ def zero_padded():
 
 NETWORKS = {
     "resnet18": (lambda: torchvision.models.resnet18(), (3, 72, 64), True),
-    "mobilenet": (lambda: torchvision.models.mobilenet_v3_small(), (3, 72, 64), True),
+    "mobilenet": (lambda: torchvision.models.mobilenet_v3_small(), (3, 100, 96), True),
     "same as TensorFlow": (lambda: timm.create_model("tf_efficientnet_lite0"), (3, 96, 80), False),
     "pad modules": (zero_padded, (3, 20, 18), True),
     "1-D": (
