@@ -11,7 +11,7 @@ from pan_callbacks import PaddingBiasPenalty, mask_permanently, masked, scan
 images, labels = (values[::4] for values in mnist_digits())  # 1,250 real digits, no download
 images = torch.nn.functional.interpolate(images[:, None], 64)
 model = timm.create_model("test_resnet", in_chans=1, num_classes=10)
-penalty = PaddingBiasPenalty(model, every_n_steps=4)
+penalty = PaddingBiasPenalty(model, every_n_steps=4, beside_task=True)
 optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
 for batch, target in DataLoader(TensorDataset(images, labels), batch_size=50, shuffle=True):

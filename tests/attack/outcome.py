@@ -28,7 +28,7 @@ from tests.attack.fingerprint import fingerprint
 from tests.attack.promises import Promise
 
 SEED = 11
-OURS = ("pan/", "pan_", "border_bias/")
+OURS = ("pan/", "pan_", "padding/", "border_bias/")
 HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",

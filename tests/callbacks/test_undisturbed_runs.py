@@ -166,7 +166,7 @@ def outcome(tmp_path, make, monitor=None, epochs=2, **kwargs):
     module, data = make()
     run = trainer(tmp_path, [monitor] if monitor else [], epochs, **kwargs)
     run.fit(module, *data)
-    metrics = {k: v for k, v in run.callback_metrics.items() if not k.startswith(("pan", "border_bias"))}
+    metrics = {k: v for k, v in run.callback_metrics.items() if not k.startswith(("pan", "padding", "border_bias"))}
     return module, {**module.state_dict(), **metrics, "random": torch.get_rng_state()}
 
 
