@@ -187,7 +187,9 @@ logging_to(
 )
 logging_to(
     "a server that is away at whatever is ours alone",
-    lambda folder: Table(lambda metrics, step: all(k.startswith(("pan", "padding", "border_bias", "epoch")) for k in metrics)),
+    lambda folder: Table(
+        lambda metrics, step: all(k.startswith(("pan", "padding", "border_bias", "epoch")) for k in metrics)
+    ),
 )
 logging_to("a server that is away from the start", lambda folder: Table(lambda metrics, step: True))
 logging_to(
