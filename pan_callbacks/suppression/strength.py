@@ -38,10 +38,14 @@ class Strength:
         self._away: Tensor | None = None  # (channels,), at the last look
         self._signs: Tensor | None = None  # (all sides, channels), of the last effect beyond the margin
         self._held: Tensor | None = None
+        self._learned = False
 
     def hold(self) -> None:
-        """Let the strengths of now be those of all calls until this is called again."""
-        self._held = self._value
+        """Let the strengths of now be those of all calls until this is called again, and learn from the first of them.
+
+        A layer may be called on two inputs that padding moves in opposite directions, which is no overshoot.
+        """
+        self._held, self._learned = self._value, False
 
     def update(self, beyond: Tensor, sides: tuple[str, ...]) -> Tensor:
         """Return the strengths (channels,) that hold in this step, and learn from what it found for the next one.
@@ -63,6 +67,8 @@ class Strength:
             >>> strength.update(0.5 * up, ("top",))  # one got nearer, one overshot twice
             tensor([2.1970, 0.7290, 0.5070])
         """
+        if self._learned and self._held is not None:
+            return moved_to(self._held, beyond.device)
         value, before, known = self._value, self._away, self._signs
         if value is None or before is None or known is None or len(value) != beyond.shape[1]:
             value, before = torch.ones_like(beyond[0]), torch.zeros_like(beyond[0])
@@ -77,6 +83,7 @@ class Strength:
         self._signs = known.index_copy(0, torch.tensor(where, device=beyond.device), last)
         if self._held is None or len(self._held) != len(value):
             self._held = value
+        self._learned = True
         return moved_to(self._held, beyond.device)
 
     def state(self) -> dict[str, Any]:

@@ -157,7 +157,9 @@ class Scheduled(Module):
 
     def with_penalty(self, loss):
         weight = min(0.6, 0.1 * self.trainer.fit_loop.total_batch_idx)
-        return loss if self.explicit is None else loss + weight * self.explicit()
+        if self.explicit is not None and weight == 0:
+            self.explicit.begin(0)  # forgets this forward
+        return loss if self.explicit is None or weight == 0 else loss + weight * self.explicit()
 
 
 class ScheduledManual(Scheduled, Manual):

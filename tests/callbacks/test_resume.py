@@ -135,7 +135,8 @@ def test_checkpoints_of_an_earlier_release_are_resumed(tmp_path):
     checkpoint = torch.load(file, weights_only=True)
     for key, state in checkpoint["callbacks"].items():
         if key.startswith("PAN"):
-            for later in ("report", "channels", "channels_before", "layers"):
+            of_penalty = ["layers", "settled"] if key.startswith("PANPenalty") else []
+            for later in ("report", "channels", "channels_before", *of_penalty):
                 state.pop(later, None)
     torch.save(checkpoint, tmp_path / "old.ckpt")
     resumed = SETS["both, rarely"]()
