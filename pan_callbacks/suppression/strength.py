@@ -78,7 +78,7 @@ class Strength:
         change = torch.where(away < NEARER * before, 1.0, GROWTH)
         change = torch.where(away > 0, change, DECAY)
         change = torch.where((signs * known[where] < 0).any(0), OVERSHOT, change)
-        self._value, self._away = (value * change).clamp(LEAST, MOST), away
+        self._value, self._away = (value * change.to(value.dtype)).clamp(LEAST, MOST), away
         last = torch.where(signs == 0, known[where], signs)
         self._signs = known.index_copy(0, torch.tensor(where, device=beyond.device), last)
         if self._held is None or len(self._held) != len(value):

@@ -31,9 +31,10 @@ class TakesTurns(Module):
             return F.cross_entropy(getattr(self, name)(batch[0]), batch[1])
         every, penalties, ran = self.own
         loss = F.cross_entropy(getattr(self, name)(batch[0]), batch[1])
-        value = penalties[name]()
         if ran[name] % every == 0:
-            loss = loss + WEIGHT * value
+            loss = loss + WEIGHT * penalties[name]()
+        else:
+            penalties[name].begin(0)  # forgets this forward
         ran[name] += 1
         return loss
 
@@ -61,8 +62,9 @@ class TwicePerStep(TakesTurns):
             every, penalties, ran = self.own
             name = self.runs(self.trainer.fit_loop.total_batch_idx)
             for x in (batch[0], batch[0].flip(-1)):
-                loss, value = F.cross_entropy(getattr(self, name)(x), batch[1]), penalties[name]()
-                self.manual_backward(loss + WEIGHT * value if ran[name] % every == 0 else loss)
+                loss = F.cross_entropy(getattr(self, name)(x), batch[1])
+                self.manual_backward(loss + WEIGHT * penalties[name]() if ran[name] % every == 0 else loss)
+                penalties[name].begin(0)
             ran[name] += 1
         else:
             name = self.runs(self.trainer.fit_loop.total_batch_idx)

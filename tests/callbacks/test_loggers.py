@@ -86,7 +86,8 @@ class TestTensorBoard:
         (band,) = layout.category[0].chart[0].margin.series
         assert (band.value, band.lower, band.upper) == ("pan/count", "pan/count_low", "pan/count_high")
         origins = [f"pan/{name}$" for name in ("count", "visible", "nascent", "inherited", "both", "neither")]
-        assert list(layout.category[0].chart[1].multiline.tag) == origins
+        assert list(layout.category[0].chart[1].multiline.tag) == ["padding/reliance$", "padding/flips$"]
+        assert list(layout.category[0].chart[2].multiline.tag) == origins
 
 
 def test_a_prefix_is_on_figures_texts_and_layout_as_it_is_on_numbers(tmp_path):
@@ -99,7 +100,7 @@ def test_a_prefix_is_on_figures_texts_and_layout_as_it_is_on_numbers(tmp_path):
     layout = layout_pb2.Layout()
     layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
     (tag,) = [tag for tag in events.Tags()["scalars"] if tag.endswith("pan/count")]
-    assert re.match(layout.category[0].chart[1].multiline.tag[0], tag)
+    assert re.match(layout.category[0].chart[2].multiline.tag[0], tag)
     assert layout.category[0].chart[0].margin.series[0].value == tag
 
 
