@@ -60,7 +60,7 @@ def row(name: str) -> str:
 if __name__ == "__main__":
     torch.set_num_threads(2)
     print(
-        "| network | padded layers, those that learn at first | loss | 0.1 × penalty | its gradient over the task's, uncapped | capped |"
+        "| network | padded layers, with a gradient | loss | 0.1 × penalty | gradient over the task's, uncapped | capped |"
     )
     print("|---|---:|---:|---:|---|---|")
     for name in NETWORKS:
