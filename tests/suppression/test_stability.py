@@ -74,9 +74,14 @@ def largest_weight(norm: str, optimizer: str, weight: float, bf16: bool) -> floa
 without = functools.cache(functools.partial(largest_weight, weight=0.0))
 
 
-@pytest.mark.parametrize("weight", [0.1, 10.0])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("norm", "optimizer", "weight"),
+    [
+        *((norm, optimizer, 10.0) for norm in NORMS for optimizer in OPTIMIZERS),
+        ("none", "sgd", 0.1),
+        ("batch", "sgd", 0.1),
+    ],
+)
 def test_kernels_stay_within_twice_those_of_a_training_without(norm, optimizer, weight):
     assert largest_weight(norm, optimizer, weight, bf16=False) <= 2 * without(norm, optimizer, bf16=False)
 
