@@ -59,9 +59,7 @@ def row(name: str) -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    print(
-        "| network | padded layers, with a gradient | loss | 0.1 × penalty | gradient over the task's, uncapped | capped |"
-    )
+    print("| network | padded layers, with a gradient | loss | 0.1 × penalty | gradient over the task's | capped |")
     print("|---|---:|---:|---:|---|---|")
     for name in NETWORKS:
         print(row(name), flush=True)
