@@ -192,7 +192,7 @@ class CallView:
             pairs = [(p, g) for p, g in zip(learning, found, strict=True) if g is not None]
             cap.watch([parameter for parameter, _ in pairs])
             gradients = tuple(one for _, one in pairs)
-            capped: Tensor = CappedGradient.apply(cap, price, gradients, *(p for p, _ in pairs))  # type: ignore[no-untyped-call]  # of torch
+            capped: Tensor = CappedGradient.apply(cap, price, gradients, *(p for p, _ in pairs))
             return capped
 
     def _weight(self, device: torch.device) -> Tensor:
