@@ -65,7 +65,8 @@ class Movement:
             return
         self._kind = kind
         values = moved(before, after, distance)
-        finite = values.isfinite().all(1) if distance == RELATIVE else values[:, [0, 2, 3]].isfinite().all(1)
+        finite = values.isfinite()
+        finite = finite.all(1) if distance == RELATIVE else finite[:, 0] & finite[:, 2:4].all(1)
         values = torch.cat([torch.ones_like(values[:, :1]), ~finite[:, None], values], 1)
         if distance != RELATIVE:
             values = (values.nan_to_num(0.0, 0.0, 0.0) / _UNIT).round().long()
