@@ -161,7 +161,9 @@ def test_a_forward_of_ones_own_that_is_no_convolution_leaves_out_its_layer_alone
             return use(self.second, self.first(x))
 
     report = quiet(Net())
-    assert report.layers["first"].reference == "crop" and report.notes == ()
+    assert report.layers["first"].reference == "crop"
+    # of such a network nobody knows what it would answer without padding, which is said
+    assert all("rely on padding" in note for note in report.notes)
     if skip is not None:
         line = report.layers["second"]
         assert line.skip is skip and words in line.skipped
