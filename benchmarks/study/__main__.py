@@ -9,22 +9,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import subprocess
-import sys
 import time
-import warnings
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
-import torch
-
+from benchmarks.runs import Job, Row, in_a_process, quietly, read, run_missing
 from benchmarks.study.experiments import EXPERIMENTS, run
 from benchmarks.study.page import render
 
 RESULTS, PAGE = Path("runs/study.jsonl"), Path("docs/study.md")
-
-Job = tuple[str, str, int]
 
 
 def main() -> None:
@@ -43,7 +36,10 @@ def main() -> None:
         print(json.dumps(one(args.one[0], args.one[1], int(args.one[2]))))
         return
     if not args.render:
-        train_missing(jobs(args.only, args.seeds), args.results, args.processes)
+        work, wanted = partial(in_a_process, "benchmarks.study"), jobs(args.only, args.seeds)
+        _, failed = run_missing(wanted, args.results, work, "experiment", _told, args.processes)
+        if failed:
+            raise RuntimeError("\n".join(failed))
     rows = read(args.results)
     if not rows:  # a page of nothing would take the place of the one that is there
         parser.error(f"{args.results} holds no runs; without --render they are made")
@@ -64,41 +60,15 @@ def jobs(experiments: list[str], most: int | None = None) -> list[Job]:
 
 def one(experiment: str, arm: str, seed: int) -> dict:
     """A run in this process and one thread."""
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
+    quietly()
     start = time.process_time()
     numbers = run(experiment, arm, seed)
     seconds = time.process_time() - start
     return {"experiment": experiment, "arm": arm, "seed": seed, "seconds": seconds, "numbers": numbers}
 
 
-def read(results: Path) -> list[dict]:
-    """The runs that are there."""
-    return [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
-
-def train_missing(wanted: list[Job], results: Path, processes: int) -> None:
-    """Runs what is not there yet, each in a process of its own; what fails does not keep the rest from running."""
-    results.parent.mkdir(parents=True, exist_ok=True)
-    there = {(row["experiment"], row["arm"], row["seed"]) for row in read(results)}
-
-    def work(job: Job) -> str | None:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.study", "--one", *map(str, job)], capture_output=True, text=True
-        )
-        if done.returncode:
-            return f"{job} ended with {done.returncode}: {done.stderr[-2000:]}"
-        line = done.stdout.splitlines()[-1]
-        with results.open("a") as file:
-            file.write(line + "\n")
-        print(*job, f"{json.loads(line)['seconds']:.0f} s", flush=True)
-        return None
-
-    with ThreadPoolExecutor(processes) as pool:
-        failed = [why for why in pool.map(work, [job for job in wanted if job not in there]) if why]
-    if failed:
-        raise RuntimeError("\n".join(failed))
+def _told(row: Row) -> str:
+    return f"{row['seconds']:.0f} s"
 
 
 if __name__ == "__main__":

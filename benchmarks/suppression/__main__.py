@@ -15,9 +15,10 @@ import json
 import sys
 from pathlib import Path
 
+from benchmarks.runs import read
 from benchmarks.suppression.arms import ARMS
 from benchmarks.suppression.job import one
-from benchmarks.suppression.jobs import planned, read, run_missing
+from benchmarks.suppression.jobs import planned, run_missing
 from benchmarks.suppression.page import write
 from benchmarks.suppression.tasks import TASKS
 

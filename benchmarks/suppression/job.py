@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import subprocess
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 import pan_callbacks
+from benchmarks.runs import quietly
 from benchmarks.study.measures import accuracy, by_label
 from benchmarks.suppression.arms import ARMS, Arm, Classifier
 from benchmarks.suppression.networks import set_padding
@@ -37,9 +36,7 @@ def one(name: str, arm: str, seed: int) -> Numbers:
     Returns:
         What was run and by which commit, with the numbers of :func:`train_and_measure`.
     """
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    torch.set_num_threads(1)
+    quietly()
     numbers = train_and_measure(TASKS[name], ARMS[arm], seed)
     return {"task": name, "arm": arm, "seed": seed, "commit": commit(), **numbers}
 

@@ -1,24 +1,15 @@
-"""What is to be run, what is there, and running the rest."""
+"""What is to be run, and running what is not there yet."""
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from benchmarks import runs
+from benchmarks.runs import Job, Row
 from benchmarks.suppression.arms import ARMS
 from benchmarks.suppression.tasks import TASKS
-
-#: Task, arm, seed.
-Job = tuple[str, str, int]
-Row = dict[str, Any]
 
 FIRST = ("digit", "digit and place", "mnist")
 COMPARED = ("none", "penalty")
@@ -55,80 +46,18 @@ def planned(tasks: Iterable[str] = TASKS, arms: Iterable[str] = ARMS, seeds: int
     ]
 
 
-def read(results: Path) -> list[Row]:
-    """Reads the runs that are there; a line that was cut off is none."""
-    rows = []
-    for line in results.read_text(encoding="utf-8").splitlines() if results.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            print(f"{results}: left out a line that was cut off: {line[:60]}", file=sys.stderr)
-    return rows
-
-
-def append(row: Row, results: Path) -> None:
-    """Puts a run on a line of its own, also behind one that was cut off."""
-    text = results.read_bytes() if results.exists() else b""
-    cut_off = bool(text) and not text.endswith(b"\n")
-    with results.open("a", encoding="utf-8") as file:
-        file.write("\n" * cut_off + json.dumps(row) + "\n")
-
-
-def in_a_process(job: Job) -> Row:
-    """Runs one job in a process of its own, in one thread.
-
-    Raises:
-        RuntimeError: If it fails; with the end of what it said.
-    """
-    command = [sys.executable, "-m", "benchmarks.suppression", "--one", *map(str, job)]
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=one_thread)
-    if done.returncode:
-        raise RuntimeError(f"{job} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def run_missing(
     jobs: Sequence[Job],
     results: Path,
     processes: int = 2,
     minutes: float | None = None,
-    work: Callable[[Job], Row] = in_a_process,
+    work: Callable[[Job], Row] | None = None,
 ) -> tuple[list[Job], list[str]]:
-    """Runs what is not there yet; what fails does not keep the rest from running.
+    """Runs what is not there yet, as :func:`benchmarks.runs.run_missing` does; in processes of their own by default."""
+    work = partial(runs.in_a_process, "benchmarks.suppression") if work is None else work
+    return runs.run_missing(jobs, results, work, "task", _told, processes, minutes)
 
-    Args:
-        jobs: What is wanted, in this order.
-        results: File of the runs, one line of JSON each.
-        processes: How many run at the same time.
-        minutes: Minutes after which no run starts any more; None for no end.
-        work: What runs a job.
 
-    Returns:
-        What was not started in time, and what went wrong.
-    """
-    results.parent.mkdir(parents=True, exist_ok=True)
-    there = {(row["task"], row["arm"], row["seed"]) for row in read(results)}
-    end = float("inf") if minutes is None else time.monotonic() + 60 * minutes
-    late: list[Job] = []
-    failed: list[str] = []
-    writing = threading.Lock()
-
-    def do(job: Job) -> None:
-        if time.monotonic() >= end:
-            late.append(job)
-            return
-        try:
-            row = work(job)
-        except Exception as error:
-            failed.append(str(error))
-            print(*job, "failed", flush=True)
-            return
-        with writing:
-            append(row, results)
-            right = ", ".join(f"{label} {100 * value:.2f} %" for label, value in row["accuracy"].items())
-            print(*job, f"{row['pans']} PANs of {row['neurons']}, {right}, {row['seconds']:.0f} s", flush=True)
-
-    with ThreadPoolExecutor(processes) as pool:
-        list(pool.map(do, [job for job in jobs if job not in there]))
-    return late, failed
+def _told(row: Row) -> str:
+    right = ", ".join(f"{label} {100 * value:.2f} %" for label, value in row["accuracy"].items())
+    return f"{row['pans']} PANs of {row['neurons']}, {right}, {row['seconds']:.0f} s"

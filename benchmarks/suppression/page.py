@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.runs import Row
 from benchmarks.suppression import table, verdicts
 from benchmarks.suppression.job import ASKED, SCANNED
-from benchmarks.suppression.jobs import Row, planned
+from benchmarks.suppression.jobs import planned
 
 
 def write(rows: Sequence[Row], page: Path) -> None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from benchmarks.runs import Row
 from benchmarks.study.effects import Effect, of_seeds
 from benchmarks.study.summary import BySeed, less, mean, table
 from benchmarks.suppression.arms import ARMS
-from benchmarks.suppression.jobs import Row
 from benchmarks.suppression.tasks import TASKS
 
 DRAWS = 10_000

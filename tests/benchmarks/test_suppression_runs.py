@@ -10,11 +10,12 @@ import pytest
 import torch
 from scipy import stats
 
+from benchmarks.runs import append, read
 from benchmarks.study.effects import Effect
 from benchmarks.suppression import verdicts
 from benchmarks.suppression.arms import ARMS
 from benchmarks.suppression.job import train_and_measure
-from benchmarks.suppression.jobs import append, planned, read, run_missing
+from benchmarks.suppression.jobs import planned, run_missing
 from benchmarks.suppression.page import text, write
 from benchmarks.suppression.table import Runs, change, fewer, lines, ratio, written
 from benchmarks.suppression.tasks import TASKS, placed
