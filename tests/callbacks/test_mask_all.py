@@ -17,7 +17,7 @@ from pan_callbacks import PaddingDropout, PANError, PANMask, PANMonitor, PANPena
 from pan_callbacks.suppression.neutral_hooks import ShareHook
 from tests.callbacks.test_lost_suppression import LOSSES, losing
 from tests.callbacks.test_suppression import Module, assert_same_weights, build, channels_replaced, first_report, fit
-from tests.support.lightning_models import SmallModule, dataset, loaders, trainer
+from tests.support.lightning_models import SmallModule, dataset, in_namespace, loaders, trainer
 
 ALL = {"net.0": list(range(6)), "net.3": list(range(6)), "net.6": list(range(6))}
 
@@ -243,19 +243,8 @@ def test_a_ramp_does_not_have_a_compiled_network_compiled_anew_for_each_step(tmp
 
 @pytest.mark.parametrize("library", [pl, other_pl])
 def test_both_namespaces_train_with_it(tmp_path, library):
-    class Ours(library.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = SmallModule().net
-
-        def training_step(self, batch, batch_idx):
-            return F.cross_entropy(self.net(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.01)
-
     run = trainer(tmp_path, [PANMask(which="all")], 1, library)
-    run.fit(Ours(), loaders()[0])
+    run.fit(in_namespace(library), loaders()[0])
     assert float(run.callback_metrics["pan_mask/channels"]) == 18
 
 

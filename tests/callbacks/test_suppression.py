@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pan_callbacks import PaddingBiasPenalty, PANError, PANMask, PANMonitor, PANPenalty, masked, scan
 from pan_callbacks.measurement.hooks import replaced_channels
-from tests.support.lightning_models import SmallModule, dataset, loaders, trainer
+from tests.support.lightning_models import SmallModule, dataset, in_namespace, loaders, trainer
 
 WEIGHT = 0.3
 THRESHOLD = 0.3  # so low that the small network has something to find before it is trained
@@ -174,22 +174,8 @@ def test_gradients_equal_those_of_an_explicit_loss_when_compiled(tmp_path, what)
 
 @pytest.mark.parametrize("library", [pl, other_pl])
 def test_both_namespaces_train_with_it(tmp_path, library):
-    class Ours(library.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = SmallModule().net
-
-        def training_step(self, batch, batch_idx):
-            return F.cross_entropy(self.net(batch[0]), batch[1])
-
-        def validation_step(self, batch, batch_idx):
-            self.net(batch[0])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.01)
-
     run = trainer(tmp_path, [PANMask(), PANPenalty(), PANMonitor(threshold=THRESHOLD, figures=False)], 1, library)
-    run.fit(Ours(), *loaders())
+    run.fit(in_namespace(library), *loaders())
     assert float(run.callback_metrics["pan_penalty/loss"]) > 0
 
 

@@ -46,6 +46,25 @@ class SmallModule(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+def in_namespace(library) -> pl.LightningModule:
+    """The same network in a module of ``pytorch_lightning`` or ``lightning.pytorch``."""
+
+    class Ours(library.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = SmallModule().net
+
+        training_step = SmallModule.training_step
+
+        def validation_step(self, batch, batch_idx):
+            self.net(batch[0])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.01)
+
+    return Ours()
+
+
 class RandomlyFlipped(TensorDataset):
     """Draws from the global random state for every item, as augmentations do."""
 
