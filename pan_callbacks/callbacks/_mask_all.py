@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from pan_callbacks.callbacks._progress import no_length
 from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.errors import PANError
 from pan_callbacks.suppression.everywhere import PaddingHooks
@@ -31,12 +32,11 @@ class MaskAllHooks(PaddingHooks[ShareHook]):
     """
 
     def __init__(self, model: nn.Module, share: float) -> None:
-        self._share, self._told_of = Share(share), set[str]()
+        self._share = Share(share)
         super().__init__(model, partial(ShareHook, share=self._share), _WHO)
         self._share.prepare(model)
         self.set_share(share)
-        if not self.hooks:
-            self._warn_of_nothing()
+        self.tell()
 
     def set_share(self, share: float) -> None:
         """Change how much of the padding is neutral."""
@@ -53,20 +53,6 @@ class MaskAllHooks(PaddingHooks[ShareHook]):
         super().take_off()
         self._share.set(0)  # for graphs that were compiled with the hooks
 
-    def tell(self) -> None:
-        """Warn of layers that keep their padding, each once, and of a model in which none has any."""
-        new = {name: why for name, why in self.left_out.items() if name not in self._told_of}
-        if new:
-            self._told_of |= new.keys()
-            reasons = "; ".join(f"{name}: {why}" for name, why in list(new.items())[:3])
-            warnings.warn(f"{_WHO} leaves the padding of {len(new)} layers as it is ({reasons})", stacklevel=3)
-        if self.hooks and not self.padded and not self.undecided and "" not in self._told_of:
-            self._warn_of_nothing()
-
-    def _warn_of_nothing(self) -> None:
-        self._told_of.add("")
-        warnings.warn(f"{_WHO} has nothing to do: no layer pads with zeros or another constant", stacklevel=4)
-
 
 def share_at(trainer: Trainer, batch_idx: int, start_epoch: int, ramp_epochs: int) -> float:
     """Return how much of all padding is neutral in a training step, 0 to 1.
@@ -81,8 +67,7 @@ def share_at(trainer: Trainer, batch_idx: int, start_epoch: int, ramp_epochs: in
     epoch, batches = trainer.current_epoch - start_epoch, trainer.num_training_batches
     if epoch < 0 or not ramp_epochs:
         return float(epoch >= 0)
-    passed = epoch if batches == float("inf") else epoch + (batch_idx + 1) / batches
-    return min(1.0, passed / ramp_epochs)
+    return min(1.0, (epoch + (batch_idx + 1) / batches) / ramp_epochs)  # an endless loader adds 0
 
 
 def check_all(mode: str, report: object) -> None:
@@ -138,11 +123,7 @@ class MaskAll:
             self.share = 1.0  # from the first forward on
         self._hooks = MaskAllHooks(pl_module, self.share)
         if self._ramp_epochs and trainer.num_training_batches == float("inf"):
-            warnings.warn(
-                f"the training loader has no length, so the ramp of {_WHO} goes in steps of whole epochs and the first "
-                "has its own padding; limit_train_batches gives it a length",
-                stacklevel=4,
-            )
+            warnings.warn(no_length(f"the ramp of {_WHO}", "has its own padding"), stacklevel=4)
         return self._hooks
 
     @property

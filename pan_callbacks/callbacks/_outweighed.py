@@ -36,7 +36,7 @@ class Outweighed:
 
         Args:
             loss: The task's own loss.
-            penalty: What is added to it before it is weighted, on average over the steps; None if nothing is.
+            penalty: What is added to it before it is weighted; None if nothing is.
             weight: Weight of the penalty.
         """
         if self._told:
@@ -92,8 +92,8 @@ class Outweighed:
         self._told = True
         warnings.warn(
             f"PANPenalty outweighs the task: weight * penalty was {weighted / self._steps:.3g} on average over "
-            f"{self._steps} steps with a penalty, and the task's own loss {loss / self._steps:.3g}. What is trained is "
-            f"the padding, not the task. PANPenalty(weight={ENOUGH * loss / penalty:.2g}) makes the penalty, as it is "
-            "now, a tenth of the task's loss",
+            f"{self._steps} steps with a penalty, and the task's own loss {loss / self._steps:.3g}. "
+            f"PANPenalty(weight={ENOUGH * loss / penalty:.2g}) makes the penalty, as it is now, a tenth of the task's "
+            "loss",
             stacklevel=4,
         )

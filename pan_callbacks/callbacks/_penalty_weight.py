@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-from pan_callbacks.callbacks._progress import epochs_passed, has_an_end, in_last_epoch, progress
+from pan_callbacks.callbacks._progress import epochs_passed, has_an_end, in_last_epoch, no_length, progress
 from pan_callbacks.errors import PANError
 from pan_callbacks.suppression.schedules import Schedule
 
@@ -53,11 +53,7 @@ def warn_if_endless(trainer: Trainer, weight: Weight, warmup_epochs: int) -> Non
     by_epochs = warmup_epochs or callable(weight) and trainer.fit_loop.max_steps == -1
     if by_epochs and trainer.num_training_batches == float("inf"):
         first = "has no penalty" if warmup_epochs else "has the weight of progress 0"
-        warnings.warn(
-            f"the training loader has no length, so PANPenalty's {what} goes in steps of whole epochs and the first "
-            f"{first}; limit_train_batches gives it a length",
-            stacklevel=3,
-        )
+        warnings.warn(no_length(f"PANPenalty's {what}", first), stacklevel=3)
 
 
 def varies(weight: Weight, start_epoch: int, warmup_epochs: int) -> bool:

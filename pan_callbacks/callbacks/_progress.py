@@ -21,6 +21,19 @@ def epochs_passed(trainer: Trainer) -> float:
     return trainer.current_epoch + max(0, trainer.fit_loop.batch_idx) / trainer.num_training_batches
 
 
+def no_length(what: str, first: str) -> str:
+    """Return what to say of something that is to grow step by step, where nobody knows how many there are.
+
+    Args:
+        what: What grows.
+        first: What the first epoch has of it.
+    """
+    return (
+        f"the training loader has no length, so {what} goes in steps of whole epochs and the first {first}; "
+        "limit_train_batches gives it a length"
+    )
+
+
 def progress(trainer: Trainer) -> float:
     """Return the share of the training that passed before this batch, from 0 to 1.
 

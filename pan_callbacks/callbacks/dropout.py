@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._tags import Tags
-from pan_callbacks.suppression.dropout import Chance, DropoutHook, dropout_hooks, nothing_to_drop
+from pan_callbacks.suppression.dropout import Chance, DropoutHook, dropout_hooks
 from pan_callbacks.suppression.everywhere import PaddingHooks
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ class PaddingDropout(Callback):
         self.p, self.layers, self.start_epoch, self.per = p, layers, start_epoch, per
         self._tags = Tags(PaddingDropout, "pan_dropout/p")
         self._hooks: PaddingHooks[DropoutHook] | None = None
-        self._told_of: set[str] = set()
         self._logged = False
 
     # --- when to run -----------------------------------------------------------------------------------------------
@@ -63,7 +61,6 @@ class PaddingDropout(Callback):
         """Attach; after the model was configured, before its first forward."""
         self._detach()
         self._tags.take_number(trainer, self)
-        self._told_of = set()
         self._hooks = dropout_hooks(pl_module, self._chance, self.layers, "PaddingDropout")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -86,7 +83,7 @@ class PaddingDropout(Callback):
         self._attached.check_there()
         self._attached.check_learning()
         self._attached.rest()
-        self._tell()
+        self._attached.tell()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log also in an epoch that was resumed in its middle, and so has no start."""
@@ -112,18 +109,6 @@ class PaddingDropout(Callback):
 
     def _begin(self, trainer: Trainer) -> None:
         self._chance.on = self._attached.active = self.p > 0 and trainer.current_epoch >= self.start_epoch
-
-    def _tell(self) -> None:
-        """Warn of layers whose padding is never dropped, each once, and of a model in which that goes for all."""
-        hooks = self._attached
-        new = {name: why for name, why in hooks.left_out.items() if name not in self._told_of}
-        if new:
-            self._told_of |= new.keys()
-            reasons = "; ".join(f"{name}: {why}" for name, why in list(new.items())[:3])
-            warnings.warn(f"PaddingDropout leaves {len(new)} layers as they are ({reasons})", stacklevel=3)
-        if self._chance.on and hooks.hooks and not hooks.padded and not hooks.undecided and "" not in self._told_of:
-            self._told_of.add("")
-            warnings.warn(nothing_to_drop("PaddingDropout"), stacklevel=3)
 
     def _log(self, pl_module: LightningModule) -> None:
         self._logged = True

@@ -7,6 +7,7 @@ check. It holds no tensor, no module and no trainer, so that models stay picklab
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,8 +29,18 @@ P = ParamSpec("P")
 FORWARD_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
 
 
-class ReplacingHook:
+class ReplacingHook(ABC):
     """Base of forward hooks that replace channels of a convolution's output, so that a measurement knows of them."""
+
+    @abstractmethod
+    def __call__(
+        self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
+        """Is called by torch after the convolution's forward."""
+
+    def attach(self, conv: Convolution) -> RemovableHandle:
+        """Put the hook on a convolution, before all other hooks, which are to see what the network sees."""
+        return conv.register_forward_hook(self, with_kwargs=True, prepend=True)
 
     @property
     def replaced(self) -> Tensor | None:

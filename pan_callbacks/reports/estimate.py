@@ -73,7 +73,8 @@ class Estimate:
         return [value if math.isfinite(value) else None for value in astuple(self)]
 
 
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
+#: 97.5 % quantile of the normal distribution.
+NORMAL_QUANTILE = 1.959963984540054
 
 
 def share_of(share: float, images: float) -> Estimate:
@@ -87,8 +88,9 @@ def share_of(share: float, images: float) -> Estimate:
         >>> f"{share_of(0.0, 100).high:.3f}"
         '0.037'
     """
-    square = _Z**2 / images
-    middle, reach = share + square / 2, _Z * math.sqrt(share * (1 - share) / images + square / (4 * images))
+    square = NORMAL_QUANTILE**2 / images
+    middle = share + square / 2
+    reach = NORMAL_QUANTILE * math.sqrt(share * (1 - share) / images + square / (4 * images))
     low, high = (middle - reach) / (1 + square), (middle + reach) / (1 + square)
     return Estimate(share, max(0.0, low) if share > 0 else 0.0, min(1.0, high) if share < 1 else 1.0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -88,14 +87,8 @@ def dropout_hooks(
         PANError: If a glob matches no convolution.
     """
     hooks = PaddingHooks(model, partial(DropoutHook, chance=chance), who, layers)
-    if not hooks.hooks:
-        warnings.warn(nothing_to_drop(who), stacklevel=3)
+    hooks.tell()
     return hooks
-
-
-def nothing_to_drop(who: str) -> str:
-    """Return the warning that a model has no padding to be made neutral."""
-    return f"{who} has nothing to do: no layer that it looks at pads with zeros or another constant"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -46,6 +47,7 @@ class PaddingHooks(Generic[H]):
         self._layers = [layers] if isinstance(layers, str) else layers if layers is None else list(layers)
         self._feeding, self._presence, self.active = Feeding(model), Presence(model), False
         self.hooks: dict[str, H] = {}
+        self._told_of = set[str]()  # names of layers, and "" for the model
         self._put_on()
 
     def _wanted(self) -> dict[str, Convolution]:
@@ -102,6 +104,18 @@ class PaddingHooks(Generic[H]):
     def left_out(self) -> dict[str, str]:
         """Layer name to the reason why its padding stays as it is."""
         return {name: hook.feed.why for name, hook in self.hooks.items() if hook.feed.why is not None}
+
+    def tell(self) -> None:
+        """Warn of layers that keep their padding, each once, and of a model in which that goes for all."""
+        new = {name: why for name, why in self.left_out.items() if name not in self._told_of}
+        if new:
+            self._told_of |= new.keys()
+            reasons = "; ".join(f"{name}: {why}" for name, why in list(new.items())[:3])
+            warnings.warn(f"{self._who} leaves the padding of {len(new)} layers as it is ({reasons})", stacklevel=3)
+        if not self.padded and not self.undecided and "" not in self._told_of:
+            self._told_of.add("")
+            what = "no layer that it looks at pads with zeros or another constant"
+            warnings.warn(f"{self._who} has nothing to do: {what}", stacklevel=3)
 
     def targets(self) -> dict[str, Target]:
         """Return what a mask of all padding masks."""

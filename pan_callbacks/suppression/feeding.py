@@ -14,9 +14,9 @@ from pan_callbacks.layers import CalledPad, Convolution, Pad, PaddedLayer, pad_m
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.measurement.pads import PadTracker
 from pan_callbacks.suppression.pad_calls import PadCalls
+from pan_callbacks.suppression.taps import UNSEEN
 
 _MOST = 64  # padded tensors that are held, where nobody says when a forward ends
-_UNSEEN = "no padding that is seen: a call of F.pad in code that runs compiled is not; use nn.ZeroPad2d"
 
 
 class Feed:
@@ -82,7 +82,7 @@ class Feeding:
         reason = why_unpadded(call.conv, pad)
         feed.seen, feed.why, feed.pad = True, None, None
         if pad is None and (compiling or self._calls.scope.blind):
-            feed.why = _UNSEEN
+            feed.why = UNSEEN
         elif pad is not None and reason is not None:
             feed.why = str(reason)
         elif pad is not None and pad_mode(pad) == "zeros":

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import (
@@ -116,10 +115,6 @@ class MaskHook(ReplacingHook):
             raise PANError(f"{conv} cannot be masked: it gives {type(output).__name__} and no map")
         replaced: Tensor = self.mask(conv, args[0] if args else kwargs["input"], output)
         return replaced
-
-    def attach(self, conv: Convolution) -> RemovableHandle:
-        """Put the hook on a convolution, before all other hooks, which are to see what the network sees."""
-        return conv.register_forward_hook(self, with_kwargs=True, prepend=True)
 
 
 @contextmanager

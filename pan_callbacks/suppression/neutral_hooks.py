@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from pan_callbacks.errors import Skip
 from pan_callbacks.layers import Convolution, dimensions
@@ -30,16 +29,6 @@ class NeutralHook(NotesRuns, ReplacingHook):
 
     def __init__(self, feed: Feed, feeding: Feeding | None) -> None:
         self.feed, self._feeding = feed, feeding
-
-    def __call__(
-        self, conv: Convolution, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
-    ) -> Tensor | None:
-        """Is called by torch after the convolution's forward."""
-        raise NotImplementedError
-
-    def attach(self, conv: Convolution) -> RemovableHandle:
-        """Put the hook on a convolution, before all other hooks, which are to see what the network sees."""
-        return conv.register_forward_hook(self, with_kwargs=True, prepend=True)
 
     def looks_padded(self, conv: Convolution, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> bool:
         """Whether this call of the layer has padding that can be made neutral.

@@ -32,7 +32,7 @@ class PaddingBiasPenalty(nn.Module):
         model: Model to penalise; it is not made a submodule, so parameters and state dict stay its own.
         layers: Glob or globs over layer names; None for all.
         neurons: Layer name to channels, to penalise these alone; ``report.neurons_by_layer()`` gives those of a report.
-        max_images: Images of a batch that are measured, the first ones. 16 give 64 readings of an edge.
+        max_images: Images of a batch that are measured, the first ones. 16 give 48 readings of an edge.
         every_n_steps: Look at every n-th step only, at a fraction of the cost. Of a layer that does not run in every
             step, every n-th of those in which it runs.
         beside_task: Whether a task is in every backward pass. Then a kernel that it has no gradient for (before a norm

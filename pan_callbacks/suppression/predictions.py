@@ -12,9 +12,8 @@ from torchmetrics import Metric
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.answers import are_probabilities, probabilities
+from pan_callbacks.reports.estimate import NORMAL_QUANTILE
 from pan_callbacks.reports.impact_report import ClassChanges
-
-_Z = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 #: Probabilities and divergences are added up as multiples of this: whole numbers have the same sum in any order, so
 #: that any number of processes gets the same report.
@@ -132,7 +131,7 @@ def paired_interval(images: Tensor, lost: Tensor, gained: Tensor) -> tuple[Tenso
     total = images.double() + 2
     worse, better = (lost + 1) / total, (gained + 1) / total
     change = better - worse
-    error = _Z * ((better + worse - change.square()) / total).sqrt()
+    error = NORMAL_QUANTILE * ((better + worse - change.square()) / total).sqrt()
     nothing = images == 0
     ends = (change - error).clamp(min=-1), (change + error).clamp(max=1)
     low, high = (torch.where(nothing, math.nan, end).float() for end in ends)
@@ -154,7 +153,7 @@ def shift_interval(images: int, moved: Tensor, squares: Tensor) -> tuple[Tensor,
         return torch.full_like(moved, math.nan), torch.full_like(moved, math.nan)
     mean = moved / images
     variance = ((squares - images * mean.square()) / (images - 1)).clamp(min=0)
-    error = _Z * (variance / images).sqrt()
+    error = NORMAL_QUANTILE * (variance / images).sqrt()
     return mean - error, mean + error
 
 

@@ -2,9 +2,9 @@
 
 The padding effect of a neuron is linear in its kernel: the kernel times what padding adds to the inputs that its taps
 read, on average. So the kernels that padding does not move by more than a margin lie between two parallel planes, and
-the price of a kernel is half of its squared distance from there, on the side where that is largest. Its gradient is
-the way back: never longer than the kernel, nothing for a kernel within the margin, and no content is priced, since
-what a kernel does where it reads no padding does not enter (docs/suppression.md has what else was tried).
+the price of a kernel is its squared distance from there, to scale, on the side where that is largest. Its gradient is
+the way back: nothing for a kernel within the margin, and no content is priced, since what a kernel does where it reads
+no padding does not enter (docs/suppression.md has what else was tried).
 
 The margin is said in the currency of the contrast. Padding that shifts readings by less than the shortest interval
 that holds a share of them separates less than that share of border from interior.
@@ -151,7 +151,7 @@ class CallView:
 
     @classmethod
     def of(cls, call: LayerCall, layer: PaddedLayer, node: Any, max_images: int) -> CallView | None:
-        """Return what is kept of a call; None if the map has no border, or no interior to compare it with.
+        """Return what is kept of a call; None if the map is not as large as it should be, or has no interior.
 
         Args:
             call: The call.
@@ -164,10 +164,10 @@ class CallView:
         if len(call.output) == 0 or empty or geometry.output_size != tuple(call.output.shape[2:]):
             return None
         sample = Sample.of(call, layer, geometry, max_images)
-        if torch.compiler.is_compiling():  # as little in its graph as can be
-            return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, None, sample)
-        given = dict(call.conv.named_parameters())
-        return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, given, sample.yardstick())
+        compiling = torch.compiler.is_compiling()  # as little in its graph as can be
+        given = None if compiling else dict(call.conv.named_parameters())
+        measured = sample if compiling else sample.yardstick()
+        return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, given, measured)
 
     def price(self, cap: Cap, strength: Strength, channels: Tensor | None) -> Tensor | None:
         """Return the price of this call, the sum over its neurons; None if no side has a border.
@@ -198,8 +198,8 @@ class CallView:
     def _weight(self, device: torch.device) -> Tensor:
         """Return the kernel that the convolution had in this call."""
         conv = self.layer.module
-        # for kernels that must be observed
-        x = torch.zeros(1, *self.shape, device=device, dtype=next(conv.parameters()).dtype)
+        # for kernels that must be observed; it takes no memory where nobody looks at it
+        x = torch.zeros((), device=device, dtype=next(conv.parameters()).dtype).expand(1, *self.shape)
         own, given = dict(conv.named_parameters()), self.parameters
         try:
             if given is None or all(own.get(name) is parameter for name, parameter in given.items()):

@@ -21,7 +21,8 @@ from pan_callbacks.suppression.presence import channels_of
 from pan_callbacks.suppression.price import CallView, Sample
 from pan_callbacks.suppression.strength import Strength
 
-_UNSEEN = Reason(
+#: Why nobody knows whether a layer has padding.
+UNSEEN = Reason(
     "no padding that is seen: a call of F.pad in code that runs compiled is not; use nn.ZeroPad2d", Skip.NO_PADDING
 )
 
@@ -130,7 +131,7 @@ class Tap:
         pad = None if why_unpadded(call.conv) is None else self.pads.pad_of(call)  # its own padding is its own
         self.nothing = why_unpadded(call.conv, pad)
         if pad is None and self.nothing and self.scope and (self.scope.blind or torch.compiler.is_compiling()):
-            self.nothing = _UNSEEN
+            self.nothing = UNSEEN
         view = None if self.nothing else CallView.of(call, call.layer(pad), node, self.max_images)
         if view is None and self.nothing is None:
             size = tuple(call.output.shape[2:])
