@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 import warnings
 
 import lightning.pytorch as other_pl
@@ -14,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -21,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from pan_callbacks import PANError, PANMonitor, scan
 from pan_callbacks.padding import SIDES
 from tests.support.lightning_models import RandomlyFlipped, SmallModule, dataset, loaders, trainer
+from tests.support.processes import results_of_two
 
 LAYERS = ["net.0", "net.3", "net.6"]
 
@@ -422,41 +420,19 @@ def placed_digits(data, mode):
     return Placed(), data
 
 
-DDP = """
-import sys, torch
-torch.set_num_threads(1)
-import pytorch_lightning as pl
-from pan_callbacks import PANMonitor
-from tests.support.lightning_models import SmallModule, dataset
-from torch.utils.data import DataLoader
-
-if __name__ == "__main__":
+def validated(rank: int, folder: str, devices: int = 2) -> tuple[torch.Tensor, float]:
+    """Contrasts and count of PANs after a validation, in one process or as one of two."""
     pl.seed_everything(1, verbose=False)
-    devices = int(sys.argv[1])
     monitor = PANMonitor(max_images=40)
-    trainer = pl.Trainer(
-        default_root_dir=sys.argv[2], accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto",
-        callbacks=[monitor], logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.validate(SmallModule(), DataLoader(dataset(40), batch_size=4), verbose=False)
-    contrasts = torch.cat([monitor.report.contrast(name).nan_to_num(9).flatten() for name in monitor.report.layers])
-    count = trainer.callback_metrics["pan/count"].item()
-    torch.save([contrasts, count], f"{sys.argv[2]}/{devices}_{trainer.global_rank}.pt")
-"""
+    strategy = DDPStrategy(process_group_backend="gloo") if devices > 1 else "auto"
+    run = trainer(folder, [monitor], devices=devices, strategy=strategy)
+    run.validate(SmallModule(), DataLoader(dataset(40), batch_size=4), verbose=False)
+    contrasts = [monitor.report.contrast(name).nan_to_num(9).flatten() for name in monitor.report.layers]
+    return torch.cat(contrasts), run.callback_metrics["pan/count"].item()
 
 
 def test_two_processes_find_what_one_finds(tmp_path):
-    script = tmp_path / "ddp.py"
-    script.write_text(textwrap.dedent(DDP))
-    for devices in (1, 2):
-        done = subprocess.run(
-            [sys.executable, str(script), str(devices), str(tmp_path)],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            env={**os.environ, "PYTHONPATH": "."},
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-    alone, *both = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("1_0", "2_0", "2_1"))
-    for contrasts, count in both:
+    alone = validated(0, str(tmp_path), devices=1)
+    for contrasts, count in results_of_two(validated, tmp_path):
         assert torch.equal(contrasts, alone[0])
         assert count == alone[1]

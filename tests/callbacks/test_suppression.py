@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import os
-import subprocess
-import sys
-import textwrap
 import warnings
 from types import MappingProxyType
 
@@ -18,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader
 
 from pan_callbacks import PaddingBiasPenalty, PANError, PANMask, PANMonitor, PANPenalty, masked, scan
 from pan_callbacks.measurement.hooks import replaced_channels
 from tests.support.lightning_models import SmallModule, dataset, in_namespace, loaders, trainer
+from tests.support.processes import results_of_two
 
 WEIGHT = 0.3
 THRESHOLD = 0.3  # so low that the small network has something to find before it is trained
@@ -722,54 +721,36 @@ def test_a_report_may_be_given_as_a_file(tmp_path):
 # --- two processes ------------------------------------------------
 
 
-DDP = """
-import sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-import pytorch_lightning as pl
-from pytorch_lightning.strategies import DDPStrategy
-from torch.utils.data import DataLoader
-from pan_callbacks import PANMask, PANMonitor, PANPenalty
-from tests.support.lightning_models import dataset
-from tests.callbacks.test_suppression import OPTIONS, build
-
-if __name__ == "__main__":
-    how, folder = sys.argv[1:3]
-    module = build(explicit=how == "explicit")
-    callbacks = {"explicit": [], "mask": [PANMask(), PANMonitor(threshold=0.3, figures=False, max_images=40)]}.get(
-        how, [PANPenalty(**OPTIONS)])
-    trainer = pl.Trainer(
-        default_root_dir=folder, accelerator="cpu", devices=2, max_epochs=2, callbacks=callbacks, logger=False,
-        strategy=DDPStrategy(process_group_backend="gloo", find_unused_parameters=how == "unused"),
-        num_sanity_val_steps=0, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    trainer.fit(module, DataLoader(dataset(48), batch_size=8), DataLoader(dataset(40), batch_size=8))
-    total = " ".join(f"{p.double().sum().item():.17g}" for p in module.state_dict().values())
-    said = str(callbacks[0].channels) if how == "mask" else total
-    (Path(folder) / f"rank{trainer.global_rank}").write_text(said)
-"""
+def of_two_processes(rank: int, folder: str) -> dict[str, object]:
+    """What each of two processes has after trainings: sums of its weights, or the channels that are masked."""
+    told: dict[str, object] = {}
+    for how in ("explicit", "added", "unused", "mask"):
+        module = build(explicit=how == "explicit")
+        callbacks = {
+            "explicit": [],
+            "mask": [PANMask(), PANMonitor(threshold=THRESHOLD, figures=False, max_images=40)],
+        }.get(how, [PANPenalty(**OPTIONS)])
+        strategy = DDPStrategy(process_group_backend="gloo", find_unused_parameters=how == "unused")
+        run = trainer(folder, callbacks, 2, devices=2, strategy=strategy, num_sanity_val_steps=0)
+        run.fit(module, DataLoader(dataset(48), batch_size=8), DataLoader(dataset(40), batch_size=8))
+        sums = [parameter.double().sum().item() for parameter in module.state_dict().values()]
+        told[how] = callbacks[0].channels if how == "mask" else sums
+    return told
 
 
-def two_processes(tmp_path, how):
-    script = tmp_path / "ddp.py"
-    script.write_text(textwrap.dedent(DDP))
-    done = subprocess.run(
-        [sys.executable, str(script), how, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "PYTHONPATH": "."},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)]
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict[str, object]]:
+    """Results of two processes."""
+    return results_of_two(of_two_processes, tmp_path_factory.mktemp("ranks"))
 
 
-def test_gradients_equal_those_of_an_explicit_loss_in_two_processes(tmp_path):
-    explicit = two_processes(tmp_path, "explicit")
-    assert explicit[0].split()[0] == explicit[1].split()[0]
+def test_gradients_equal_those_of_an_explicit_loss_in_two_processes(ranks):
+    first, second = ranks
+    assert first["explicit"][0] == second["explicit"][0]
     for how in ("added", "unused"):
-        assert two_processes(tmp_path, how) == explicit
+        assert [rank[how] for rank in ranks] == [rank["explicit"] for rank in ranks]
 
 
-def test_the_same_neurons_are_masked_on_every_rank(tmp_path):
-    one, two = two_processes(tmp_path, "mask")
-    assert one == two != "{}"
+def test_the_same_neurons_are_masked_on_every_rank(ranks):
+    one, two = (rank["mask"] for rank in ranks)
+    assert one == two != {}

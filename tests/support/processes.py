@@ -14,6 +14,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 TIMEOUT = 150
+#: What takes long to import and most of them need. A server imports it once; each process is a copy of that server.
+IMPORTED = ["torch", "torch.distributed", "pytorch_lightning", "pan_callbacks", "tests.support.lightning_models"]
 
 
 def results_of_two(work: Callable[[int, str], Any], folder: str | Path) -> list[Any]:
@@ -29,7 +31,8 @@ def results_of(work: Callable[[int, str], Any], folder: str | Path, world: int) 
         folder: An empty folder.
         world: How many there are.
     """
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
     arguments = [(work, rank, str(folder), world) for rank in range(world)]
     processes = [context.Process(target=_run, args=one, daemon=True) for one in arguments]
     for process in processes:
