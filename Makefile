@@ -2,6 +2,7 @@
 # make test    the test suite                make lint    style, formatting and types
 # make test-one T=tests/reports              make format  puts style and formatting right
 # make test-attack  every hostile case with and without each callback, written into docs/reliability.md
+# make test-slow  the large matrices of which make test runs a sample
 # make test-gpu  what needs a CUDA device
 # make test-cov  the same with coverage, written into docs/coverage.md
 PYTHON ?= python3# 3.11 or newer, for the versions in constraints.txt
@@ -11,10 +12,12 @@ LOGDIR ?= runs
 OUT ?= docs/tensorboard.png
 # one thread for each of the test processes; more only get into each other's way
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+# neighbours stay in one process, so that what a file sets up is set up once
+TWO_PROCESSES := -n 2 --dist worksteal
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test test-one test-attack test-gpu test-cov lint format screenshot bench bench-gpu bench-suppression study clean
+.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov lint format screenshot bench bench-gpu bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -29,7 +32,7 @@ demo: $(INSTALLED)
 	$(SHARED_CORES) $(BIN)/python -m examples.train fit -c configs/placed_digits.yaml
 
 test: $(INSTALLED)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --durations=10
+	$(ONE_THREAD) $(BIN)/python -m pytest $(TWO_PROCESSES) --durations=10
 
 # one file, one folder or one test: make test-one T=tests/reports/test_tables.py::test_csv_is_read_back_as_it_was
 T ?= tests
@@ -41,15 +44,19 @@ FUZZ := $(wildcard tests/fuzz)
 test-attack: $(INSTALLED)
 	mkdir -p runs
 	PAN_ATTACK_RESULTS=runs/attack.json PAN_FUZZ_EXAMPLES=2000 $(ONE_THREAD) \
-		$(BIN)/python -m pytest -n 2 --dist worksteal -m "" tests/attack $(FUZZ); \
+		$(BIN)/python -m pytest $(TWO_PROCESSES) -m "" tests/attack $(FUZZ); \
 		status=$$?; $(BIN)/python tools/reliability_page.py runs/attack.json docs/reliability.md; exit $$status
+
+# the cases of large matrices that make test leaves out; minutes on two cores
+test-slow: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/python -m pytest $(TWO_PROCESSES) -m slow
 
 # on a CUDA device; skipped where there is none
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest tests/gpu
 
 test-cov: $(INSTALLED)
-	$(ONE_THREAD) $(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=json:.coverage.json
+	$(ONE_THREAD) $(BIN)/python -m pytest $(TWO_PROCESSES) --cov --cov-report=term --cov-report=json:.coverage.json
 	$(BIN)/python tools/coverage_page.py .coverage.json docs/coverage.md
 
 lint: $(INSTALLED)

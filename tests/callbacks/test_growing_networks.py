@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 from pan_callbacks import PANMask, PANMonitor, PANPenalty, scan
 from pan_callbacks.measurement.hooks import replaced_channels
 from tests.support.lightning_models import SmallModule, dataset, loaders, trainer
+from tests.support.sampling import sampled
 
 HOOKS = ["on_train_batch_start", "on_train_epoch_end", "on_validation_epoch_end"]
 #: Arguments of the mask, and whether it takes PANs that are found after the network grew.
@@ -24,6 +26,10 @@ OPTIONS = [
     ({"refresh": "once"}, False),
     ({"refresh": "once", "mode": "zero"}, False),
     ({"report": True}, False),
+]
+#: Every third has each option once, and each hook with several.
+GROWN = [
+    (HOOKS[(number + turn) % 3], options, later) for number, (options, later) in enumerate(OPTIONS) for turn in range(3)
 ]
 
 
@@ -70,8 +76,7 @@ def fit(tmp_path, module, callbacks):
 
 
 @pytest.mark.filterwarnings("ignore:mode=")
-@pytest.mark.parametrize("options, later", OPTIONS, ids=str)
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook, options, later", sampled(GROWN, GROWN[::3]), ids=str)
 def test_a_layer_that_is_added_is_masked_once_pans_are_found_in_it_or_left_alone(tmp_path, hook, options, later):
     module, monitor = built(hook), PANMonitor(threshold=0.1)
     if "report" in options:
@@ -86,8 +91,9 @@ def test_a_layer_that_is_added_is_masked_once_pans_are_found_in_it_or_left_alone
     assert {f"net.{name}": channels for name, channels in module.masked.items() if channels is not None} == applied
 
 
-@pytest.mark.parametrize("only_pans", [False, True])
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize(
+    "hook, only_pans", sampled(itertools.product(HOOKS, [False, True]), [(hook, hook != HOOKS[0]) for hook in HOOKS])
+)
 def test_a_layer_that_is_added_is_penalised(tmp_path, hook, only_pans):
     seen = []
 
