@@ -68,26 +68,27 @@ FIGURES = {
     "examples": lambda: gallery([picture(examples=5), picture(examples=1)]),
     "rows": lambda: gallery([picture(shape=(1, 56))]),
 }
-placed = pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+
+
+@pytest.fixture(scope="module", params=FIGURES)
+def placed(request) -> Figure:
+    """A figure that is drawn, once for all tests, which do but look where things are."""
+    figure = FIGURES[request.param]()
+    figure.canvas.draw()
+    return figure
 
 
 def all_axes(figure: Figure) -> list:
     return figure.findobj(matplotlib.axes.Axes)
 
 
-@placed
-def test_nothing_leaves_the_picture(draw):
-    figure = draw()
-    figure.canvas.draw()
-    box, size = figure.get_tightbbox(), figure.get_size_inches()
+def test_nothing_leaves_the_picture(placed):
+    box, size = placed.get_tightbbox(), placed.get_size_inches()
     assert (box.x0 >= 0, box.y0 >= 0, box.x1 <= size[0], box.y1 <= size[1]) == (True,) * 4, (box, size)
 
 
-@placed
-def test_no_axes_cover_other_axes(draw):
-    figure = draw()
-    figure.canvas.draw()
-    places = [axes.get_window_extent() for axes in all_axes(figure)]
+def test_no_axes_cover_other_axes(placed):
+    places = [axes.get_window_extent() for axes in all_axes(placed)]
     for number, one in enumerate(places):
         for other in places[number + 1 :]:
             across = min(one.x1, other.x1) - max(one.x0, other.x0)
@@ -95,11 +96,8 @@ def test_no_axes_cover_other_axes(draw):
             assert across <= 0.5 or down <= 0.5
 
 
-@placed
-def test_names_at_the_left_stand_beside_their_axes(draw):
-    figure = draw()
-    figure.canvas.draw()
-    for axes in all_axes(figure):
+def test_names_at_the_left_stand_beside_their_axes(placed):
+    for axes in all_axes(placed):
         left = axes.get_window_extent().x0
         if axes.yaxis.get_ticks_position() != "right":
             assert all(label.get_window_extent().x1 <= left + 1 for label in axes.get_yticklabels() if label.get_text())
