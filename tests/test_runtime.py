@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from pan_callbacks import PANError
 from pan_callbacks._runtime import ALONE, Shard, in_any_process, in_smaller_batches, is_out_of_memory, sum_of_processes
+from tests.support.processes import results_of_two
 
 
 class Work:
@@ -94,23 +93,17 @@ def test_memory_that_runs_out_before_the_first_forward_is_an_error():
 LARGE = 2**24 + 1  # the first whole number that float32 does not hold
 
 
-def run_rank(rank: int, folder: str) -> None:
+def run_rank(rank: int, folder: str) -> dict[str, int | bool]:
     """What each of two processes does; its results are read by the tests."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    results = {
+    return {
         "sum": sum_of_processes(LARGE * (1 - rank)),
         "any": in_any_process(rank == 1),
         "none": in_any_process(False),
     }
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def test_processes_add_whole_numbers_up_exactly_and_agree(tmp_path):
-    mp.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
-    for rank in range(2):
-        assert torch.load(tmp_path / f"rank{rank}.pt") == {"sum": LARGE, "any": True, "none": False}
+    assert results_of_two(run_rank, tmp_path) == [{"sum": LARGE, "any": True, "none": False}] * 2
 
 
 def test_a_process_alone_has_all():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 import re
 import warnings
@@ -35,6 +36,7 @@ from tests.callbacks.test_suppression import (
     first_report,
 )
 from tests.support.lightning_models import SmallModule, dataset, loaders, trainer
+from tests.support.sampling import sampled
 
 
 def monitor(**kwargs):
@@ -147,8 +149,10 @@ def assert_refused(tmp_path, module, callbacks, message, epochs=4, **kwargs):
     assert "training_step" not in module.__dict__
 
 
-@pytest.mark.parametrize("lose", LOSSES)
-@pytest.mark.parametrize("what", SUPPRESSIONS)
+LOST = [*itertools.product(SUPPRESSIONS, LOSSES)]
+
+
+@pytest.mark.parametrize("what, lose", sampled(LOST, LOST[::3]))  # each loss twice, each suppression twice or more
 def test_a_layer_that_loses_its_suppression_stops_the_run(tmp_path, what, lose):
     message = rf"of layer net\.0 is gone: {re.escape(LOSSES[lose])}.*before fit"
     assert_refused(tmp_path, build(losing(lose, "on_train_epoch_start")), SUPPRESSIONS[what](), message)
@@ -296,10 +300,13 @@ def test_a_report_of_channels_that_are_not_there_is_refused_at_the_start(tmp_pat
 
 # ---- what takes nothing away
 
+MOVING = [StochasticWeightAveraging, EMAWeightAveraging, BackboneFinetuning]
+
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("what", SUPPRESSIONS)
-@pytest.mark.parametrize("kind", [StochasticWeightAveraging, EMAWeightAveraging, BackboneFinetuning])
+@pytest.mark.parametrize(
+    "what, kind", sampled(itertools.product(SUPPRESSIONS, MOVING), zip(SUPPRESSIONS, MOVING * 2, strict=True))
+)
 def test_callbacks_that_copy_swap_or_freeze_weights_take_nothing_away(tmp_path, what, kind):
     class HasBackbone(Module):
         @property

@@ -156,7 +156,7 @@ def quiet(*batches: torch.Tensor, **kwargs):
 
 
 def test_groups_make_intervals_as_wide_as_their_number_makes_them():
-    noisy = torch.nn.Sequential(torch.nn.Conv2d(4, 64, 3, padding=1))
+    noisy = torch.nn.Sequential(torch.nn.Conv2d(4, 32, 3, padding=1))
     torch.nn.init.normal_(noisy[0].weight, generator=torch.Generator().manual_seed(0))
     images = content(12).repeat_interleave(8, 0) + 0.01 * torch.randn(96, 4, 64, 64)
     names = [number // 8 for number in range(96)]
