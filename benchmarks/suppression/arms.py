@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from benchmarks.suppression.networks import set_padding
 from examples.model import TimmClassifier
 from pan_callbacks import PaddingDropout, PANMask, PANPenalty
 
@@ -33,6 +34,10 @@ class Arm:
         """New callbacks, without a monitor."""
         kinds = ((PANPenalty, self.penalty), (PANMask, self.mask), (PaddingDropout, self.dropout))
         return [kind(**arguments) for kind, arguments in kinds if arguments is not None]
+
+    def prepared(self, net: nn.Module) -> nn.Module:
+        """Changes a network before training."""
+        return set_padding(net, self.padding)
 
 
 ARMS = {

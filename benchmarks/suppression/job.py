@@ -17,7 +17,6 @@ import pan_callbacks
 from benchmarks.runs import quietly
 from benchmarks.study.measures import accuracy, by_label
 from benchmarks.suppression.arms import ARMS, Arm, Classifier
-from benchmarks.suppression.networks import set_padding
 from benchmarks.suppression.tasks import TASKS, Task
 from benchmarks.suppression.training import fit
 from examples.data import LabelledImages
@@ -51,7 +50,7 @@ def train_and_measure(task: Task, arm: Arm, seed: int) -> Numbers:
     """
     pl.seed_everything(seed, verbose=False)
     train, val, classes = task.data(seed)
-    module = Classifier(set_padding(task.network(sum(classes.values())), arm.padding), classes, task.lr, task.optimizer)
+    module = Classifier(arm.prepared(task.network(sum(classes.values()))), classes, task.lr, task.optimizer)
     start = time.process_time()
     few = Subset(val, range(min(MONITORED, len(val))))
     trained = fit(module, train, few, task.epochs, arm.callbacks(), task.batch)

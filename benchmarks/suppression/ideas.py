@@ -1,0 +1,186 @@
+"""Ideas of other penalties and of other padding, each as a change of the package or of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks.suppression.arms import Arm
+from pan_callbacks import PaddingBiasPenalty
+from pan_callbacks.layers import convolutions
+from pan_callbacks.suppression import cap, price
+from pan_callbacks.suppression.price import Yardstick
+from pan_callbacks.suppression.strength import Strength
+
+
+@dataclass(frozen=True)
+class Changed(Arm):
+    """An arm with more that can be changed, see :class:`benchmarks.suppression.variants.Variant`."""
+
+    projected: float | None = None
+    network: Callable[[nn.Module], nn.Module] | None = None
+
+    def callbacks(self) -> list[pl.Callback]:
+        return super().callbacks() + ([] if self.projected is None else [Projection(self.projected)])
+
+    def prepared(self, net: nn.Module) -> nn.Module:
+        return super().prepared(net if self.network is None else self.network(net))
+
+
+@contextmanager
+def edges_alone() -> Iterator[None]:
+    """Corners cost nothing."""
+    plain = Yardstick.price
+
+    def priced(self: Yardstick, kernel: Tensor, chosen: Tensor | None, strength: Any, sides: tuple[str, ...]) -> Any:
+        corners = torch.tensor(["-" in side for side in sides])
+        allowed = self.allowed.masked_fill(corners[:, None], torch.inf)
+        return plain(Yardstick(self.by_tap, allowed), kernel, chosen, strength, sides)
+
+    with patch.object(Yardstick, "price", priced):
+        yield
+
+
+@contextmanager
+def one_length() -> Iterator[None]:
+    """The gradient of a whole kernel is capped, not that of each neuron."""
+
+    def length(gradient: Tensor) -> Tensor:
+        return torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
+
+    with patch.object(cap, "_length", length):
+        yield
+
+
+@contextmanager
+def linear() -> Iterator[None]:
+    """The price is the distance, not its square: its gradient is as long as it is at a distance of 0.1."""
+    plain = Strength.update
+
+    def update(self: Strength, beyond: Tensor, sides: tuple[str, ...]) -> Tensor:
+        return plain(self, beyond, sides) * 0.1 / beyond.abs().amax(0).clamp_min(1e-6)
+
+    with patch.object(Strength, "update", update):
+        yield
+
+
+@contextmanager
+def longer_the_further_off(growth: float, most: float) -> Iterator[None]:
+    """How long the gradient of a neuron may be grows with the square of how many margins it is beyond its margin.
+
+    Args:
+        growth: Length, in lengths of the task's, of a neuron one margin beyond.
+        most: Length at most.
+    """
+    plain_price, plain_forward, last = Yardstick.price, cap.CappedGradient.forward, [torch.zeros(())]
+
+    def priced(self: Yardstick, kernel: Tensor, *others: Any) -> Any:
+        groups, each = self.by_tap.shape[1], len(kernel) // self.by_tap.shape[1]
+        by_group = kernel.detach().float().reshape(groups, each, -1)
+        effect = torch.einsum("sgk,gok->sgo", self.by_tap, by_group).flatten(1)
+        last[0] = F.relu(effect.abs() / self.allowed.clamp_min(1e-20) - 1).amax(0)
+        return plain_price(self, kernel, *others)
+
+    def forward(ctx: Any, of_layer: Any, *others: Any) -> Tensor:
+        of_layer.beyond = last[0]
+        return plain_forward(ctx, of_layer, *others)
+
+    def hook(self: Any, number: int, parameter: Tensor) -> Any:
+        def on_gradient(gradient: Tensor) -> Tensor | None:
+            ours = self._ours.pop(number, None)
+            if ours is None:
+                return None
+            task = gradient - ours
+            limit = (growth * self.beyond**2).clamp_max(most) * task.flatten(1).norm(dim=1)
+            shorter = (limit / ours.flatten(1).norm(dim=1).clamp_min(1e-30)).clamp_max(1.0)
+            return task + shorter.view(-1, *[1] * (ours.dim() - 1)) * ours
+
+        return on_gradient
+
+    changed = patch.object(cap.CappedGradient, "forward", staticmethod(forward))
+    with patch.object(Yardstick, "price", priced), changed, patch.object(cap.Cap, "_hook", hook):
+        yield
+
+
+class Projection(pl.Callback):
+    """Moves kernels back towards the margin after every fourth step, in place of a gradient.
+
+    Args:
+        share: Of the way.
+    """
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.penalty = PaddingBiasPenalty(pl_module, every_n_steps=4)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.penalty.begin(trainer.global_step)
+
+    @torch.no_grad()
+    def on_train_batch_end(self, *_: Any) -> None:
+        for tap in self.penalty._taps.values():
+            for view in tap.take(None):
+                kernel = view.layer.module.weight
+                _, way = view.measured.price(kernel.detach(), None, _Same(), view.sides)
+                kernel -= self.share * way / price.SCALE
+
+    def on_fit_end(self, *_: Any) -> None:
+        self.penalty.detach()
+
+
+class _Same:
+    """One strength for all."""
+
+    def update(self, beyond: Tensor, sides: tuple[str, ...]) -> Tensor:
+        return torch.ones_like(beyond[0])
+
+
+class MeanPadded(nn.Conv2d):
+    """Pads each channel with its running mean: that is taken off before zeros are put around, and put back behind."""
+
+    mean: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(x.mean((0, 2, 3)), 0.1)
+        shift = F.conv2d(self.mean[None, :, None, None].expand(1, -1, *self.kernel_size), self.weight, self.bias)
+        plain = F.conv2d(x - self.mean[:, None, None], self.weight, None, self.stride, self.padding, self.dilation)
+        return plain + shift
+
+
+class Partial(nn.Conv2d):
+    """Scales what a position reads up by the share of its taps that read the image (Liu et al. 2018, 1811.11718)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        there = F.conv2d(
+            x.new_ones(1, 1, *x.shape[2:]), x.new_ones(1, 1, *self.kernel_size), None, self.stride, self.padding
+        )
+        taps = self.kernel_size[0] * self.kernel_size[1]
+        out = F.conv2d(x, self.weight, None, self.stride, self.padding) * (taps / there)
+        return out if self.bias is None else out + self.bias[:, None, None]
+
+
+def padded_with_the_mean(net: nn.Module) -> nn.Module:
+    """Makes all convolutions pad with running means."""
+    for conv in convolutions(net).values():
+        conv.register_buffer("mean", torch.zeros(conv.in_channels))
+        conv.__class__ = MeanPadded
+    return net
+
+
+def partial_convolutions(net: nn.Module) -> nn.Module:
+    """Makes all convolutions partial ones."""
+    for conv in convolutions(net).values():
+        conv.__class__ = Partial
+    return net

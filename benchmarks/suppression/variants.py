@@ -1,0 +1,146 @@
+"""What else a penalty could do: variants that were tried, and are not in the package. docs/suppression_variants.md.
+
+python -m benchmarks.suppression.variants --seeds 1 2                       # what is not there yet, then the page
+python -m benchmarks.suppression.variants --variants "margin 0.7" --tasks digit --seeds 1
+python -m benchmarks.suppression.variants --table                           # the page alone
+
+Runs are kept in benchmarks/suppression/variants.jsonl. A variant changes the package for the time of its run, in a
+process of its own. Seeds are few: this is good for dropping what fails, and for no claim about what is close.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from torch import nn
+
+from benchmarks import runs
+from benchmarks.runs import Row
+from benchmarks.suppression import ideas
+from benchmarks.suppression.job import commit, train_and_measure
+from benchmarks.suppression.tasks import TASKS
+from benchmarks.suppression.variants_page import text
+from pan_callbacks.suppression import cap, price, strength
+
+RESULTS = Path(__file__).with_name("variants.jsonl")
+PAGE = Path(__file__).parents[2] / "docs" / "suppression_variants.md"
+STUDIED = ("digit", "digit, SGD", "digit and place", "mnist")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is other than in the package.
+
+    Args:
+        arguments: Of PANPenalty; None for a training without it.
+        values: Constant of the package, with its module, to another value.
+        changes: Further changes, as context managers.
+        projected: Share of the way back to the margin that a kernel is moved in every fourth step, beside no penalty.
+        network: Changes the network before training.
+    """
+
+    arguments: dict[str, Any] | None = field(default_factory=dict)
+    values: tuple[tuple[Any, str, Any], ...] = ()
+    changes: tuple[Callable[[], AbstractContextManager[Any]], ...] = ()
+    projected: float | None = None
+    network: Callable[[nn.Module], nn.Module] | None = None
+
+
+def margin(value: float) -> tuple[Any, str, Any]:
+    """Another margin."""
+    return price, "MARGIN", value
+
+
+def share(value: float) -> tuple[Any, str, Any]:
+    """Another longest gradient, in lengths of the task's."""
+    return cap, "SHARE", value
+
+
+ONE_STRENGTH = tuple((strength, name, 1.0) for name in ("GROWTH", "DECAY", "OVERSHOT"))
+
+VARIANTS = {
+    "none": Variant(None),
+    "as it is": Variant(),
+    **{f"margin {m}": Variant(values=(margin(m),)) for m in (0.2, 0.5)},
+    "32 images": Variant({"max_images": 32}),
+    "64 images": Variant({"max_images": 64}),
+    "every step": Variant({"every_n_steps": 1}),
+    "edges alone": Variant(changes=(ideas.edges_alone,)),
+    "twice as long": Variant(values=(share(2.0),)),
+    "four times as long": Variant(values=(share(4.0),)),
+    "four times as long, margin 0.7": Variant(values=(share(4.0), margin(0.7))),
+    "no cap": Variant(values=(share(1e9),)),
+    **{
+        f"one length for a kernel, margin {m}": Variant(values=(margin(m),), changes=(ideas.one_length,))
+        for m in (0.2, 0.35, 0.5, 0.7)
+    },
+    "longer the further off": Variant(changes=(partial(ideas.longer_the_further_off, 1.0, 4.0),)),
+    "longer the further off, from epoch 5 on": Variant(
+        {"start_epoch": 5}, changes=(partial(ideas.longer_the_further_off, 1.0, 4.0),)
+    ),
+    "longer the further off, a quarter": Variant(changes=(partial(ideas.longer_the_further_off, 0.25, 2.0),)),
+    "longer the further off, half, margin 0.5": Variant(
+        values=(margin(0.5),), changes=(partial(ideas.longer_the_further_off, 0.5, 2.0),)
+    ),
+    "the same with one strength": Variant(
+        values=(margin(0.5), *ONE_STRENGTH), changes=(partial(ideas.longer_the_further_off, 0.5, 2.0),)
+    ),
+    "linear": Variant(changes=(ideas.linear,)),
+    "projection": Variant(None, projected=1.0),
+    "a tenth of the projection, margin 0.5": Variant(None, values=(margin(0.5),), projected=0.1),
+    "padding with the running mean": Variant(None, network=ideas.padded_with_the_mean),
+    "partial convolution": Variant(None, network=ideas.partial_convolutions),
+}
+
+
+def one(task: str, name: str, seed: int) -> Row:
+    """Runs a variant in this process."""
+    runs.quietly()
+    variant, of_task = VARIANTS[name], TASKS[task]
+    with ExitStack() as stack:
+        for module, constant, value in variant.values:
+            stack.enter_context(patch.object(module, constant, value))
+        for change in variant.changes:
+            stack.enter_context(change())
+        arm = ideas.Changed(penalty=variant.arguments, projected=variant.projected, network=variant.network)
+        found = train_and_measure(of_task, arm, seed)
+    kept = {key: found[key] for key in ("pans", "accuracy", "kernel", "seconds")}
+    return {"task": task, "arm": name, "seed": seed, "commit": commit(), **kept}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(STUDIED))
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--minutes", type=float, help="start no run after so many")
+    parser.add_argument("--table", action="store_true", help="write the page from the runs that are there")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--one", nargs=3, metavar=("TASK", "VARIANT", "SEED"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(one(args.one[0], args.one[1], int(args.one[2]))))
+        return
+    failed: list[str] = []
+    if not args.table:
+        jobs = [(task, name, seed) for seed in args.seeds for name in args.variants for task in args.tasks]
+        work = partial(runs.in_a_process, "benchmarks.suppression.variants")
+        _, failed = runs.run_missing(jobs, args.results, work, "task", str, args.processes, args.minutes)
+    args.page.write_text(text(runs.read(args.results), list(VARIANTS)), encoding="utf-8")
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Variants of the penalty: what they change, that it is put back, and what their page makes of runs."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from benchmarks.suppression import ideas
+from benchmarks.suppression.variants import RESULTS, VARIANTS
+from benchmarks.suppression.variants_page import text
+from pan_callbacks import PaddingBiasPenalty
+from pan_callbacks.suppression import cap, price, strength
+
+
+def gradients(change=None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradient of a task, and what the penalty adds to it with a change."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))
+    images = torch.rand(16, 1, 20, 20)
+    task = torch.autograd.grad(net(images).square().mean(), net[0].weight)[0]
+    with change() if change else torch.enable_grad():
+        penalty = PaddingBiasPenalty(net, beside_task=True)
+        (net(images).square().mean() + penalty()).backward()
+    return task, net[0].weight.grad - task
+
+
+def test_what_a_variant_changes_is_put_back():
+    def state():
+        modules = [vars(module).copy() for module in (cap, price, strength)]
+        kinds = (price.Yardstick, cap.Cap, cap.CappedGradient, strength.Strength)
+        return [*modules, *(dict(vars(kind)) for kind in kinds)]
+
+    before, plain = state(), gradients()[1]
+    changes = [change for variant in VARIANTS.values() for change in variant.changes]
+    assert changes
+    for change in changes:
+        added = gradients(change)[1]
+        assert added.isfinite().all() and not torch.equal(added, plain)
+        assert state() == before
+    assert torch.equal(gradients()[1], plain)
+
+
+def test_one_length_caps_the_kernel_and_not_each_neuron():
+    task, added = gradients(ideas.one_length)
+    lengths = added.flatten(1).norm(dim=1) / task.flatten(1).norm(dim=1)
+    assert added.norm().item() == pytest.approx(task.norm().item(), rel=1e-3)
+    assert lengths.max() > 1.05
+
+
+def test_longer_the_further_off_is_at_most_what_it_says():
+    task, added = gradients(lambda: ideas.longer_the_further_off(1.0, 4.0))
+    alive = task.flatten(1).norm(dim=1) > 0
+    lengths = (added.flatten(1).norm(dim=1) / task.flatten(1).norm(dim=1))[alive]
+    assert lengths.max() == pytest.approx(4, rel=5e-3) and len({round(one, 3) for one in lengths.tolist()}) > 2
+
+
+def test_a_projection_is_within_the_margin_of_the_same_images():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))
+    images = torch.rand(16, 1, 20, 20)
+    penalty = PaddingBiasPenalty(net, layers="0")
+    net(images)
+    before = penalty().item()
+    projection = ideas.Projection(1.0)
+    projection.penalty = PaddingBiasPenalty(net, layers="0")
+    for _ in range(20):  # to the worst side each time, and readings vary less as kernels get shorter
+        net(images)
+        projection.on_train_batch_end()
+        projection.penalty.begin(0)
+    net(images)
+    assert before > 1 and penalty().item() < 1e-3 * before
+
+
+def test_padding_with_the_mean_is_padding_with_the_mean():
+    net = ideas.padded_with_the_mean(nn.Sequential(nn.Conv2d(2, 3, 3, padding=1)))
+    x = torch.randn(8, 2, 9, 9) + torch.tensor([3.0, -1.0])[:, None, None]
+    for _ in range(200):
+        net(x)
+    net.eval()
+    mean = x.mean((0, 2, 3))
+    torch.testing.assert_close(net[0].mean, mean, rtol=1e-4, atol=1e-5)
+    padded = torch.stack([F.pad(x[:, c], (1, 1, 1, 1), value=float(mean[c])) for c in range(2)], 1)
+    torch.testing.assert_close(net(x), F.conv2d(padded, net[0].weight, net[0].bias), rtol=1e-4, atol=1e-4)
+
+
+def test_partial_convolutions_scale_with_the_share_of_taps_inside():
+    plain = nn.Conv2d(2, 3, 3, padding=1)
+    x = torch.randn(4, 2, 7, 7)
+    before = plain(x) - plain.bias[:, None, None]
+    after = ideas.partial_convolutions(nn.Sequential(plain))(x) - plain.bias[:, None, None]
+    ratio = torch.ones(7, 7)
+    ratio[[0, -1]] = ratio[:, [0, -1]] = 9 / 6
+    for row in (0, -1):
+        for column in (0, -1):
+            ratio[row, column] = 9 / 4
+    torch.testing.assert_close(after, before * ratio, rtol=1e-4, atol=1e-5)
+
+
+def test_a_line_has_the_runs_that_have_a_plain_one_of_their_seed():
+    def row(arm, seed, pans, right):
+        return {"task": "digit", "arm": arm, "seed": seed, "commit": "abc", "pans": pans, "accuracy": {"digit": right}}
+
+    rows = [row("none", 1, 10, 0.9), row("none", 2, 8, 0.95), row("margin 0.5", 2, 1, 0.945)]
+    rows += [row("margin 0.5", 1, 2, 0.91), row("margin 0.5", 3, 0, 0.99)]
+    (line,) = (line for line in text(rows, list(VARIANTS)).splitlines() if "margin 0.5" in line)
+    assert line == "| digit | margin 0.5 | 1, 2 | 10 → 2, 8 → 1 | digit +1.00, -0.50 |"
+    assert "5 runs, at commit `abc`" in text(rows, list(VARIANTS))
+
+
+def test_all_runs_are_of_variants_that_there_are():
+    rows = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    assert rows and {row["arm"] for row in rows} <= set(VARIANTS)
