@@ -1,9 +1,8 @@
-"""The gradient of a penalty, in a backward pass of a task never longer than a share of the task's, neuron by neuron.
+"""The gradient of a penalty, in a backward pass of a task never longer than a share of the task's.
 
 The same gradient that plain gradient descent with momentum turns into an overshoot is lost beside the task's under
 Adam, so no weight suits both, nor networks with and without normalisation. What all of them have in common as a measure
-is what the task itself does to a neuron in this very pass. One length for a whole kernel would not do: the neurons that
-are furthest off would use it up, and those a little above the threshold would be left where they are.
+is what the task itself does to a kernel in this very pass.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-#: Longest gradient of the penalty on a neuron, in lengths of the task's.
+#: Longest gradient of the penalty on a parameter, in lengths of the task's.
 SHARE = 1.0
 
 
@@ -22,7 +21,7 @@ class Cap:
     """Shortens what the penalty adds to the gradients of the parameters of one layer, when they arrive.
 
     Args:
-        beside_task: Whether there is a task in every backward pass, so that a neuron which it has no gradient for gets
+        beside_task: Whether there is a task in every backward pass, so that a kernel which it has no gradient for gets
             none of the penalty, from the first step on.
     """
 
@@ -76,14 +75,14 @@ def capped(
     """Return the gradient of task and penalty, with that of the penalty no longer than allowed.
 
     Args:
-        gradient: Of both together, of a parameter: its first axis is that of the neurons if it has two or more.
+        gradient: Of both together.
         ours: What is of the penalty in it.
         before: What earlier passes of this step left, for a penalty that has a backward pass of its own.
         has_task: Whether there was ever a gradient of a task; None if nobody knows. While there was none, the gradient
-            of the penalty is all there is, and stays; where there was, and is none now, the neuron is dead, and rests.
+            of the penalty is all there is, and stays; where there was, and is none now, the kernel is dead, and rests.
 
     Returns:
-        The gradient, and of each neuron whether there was ever one of a task.
+        The gradient, and whether there was ever one of a task (a boolean scalar).
 
     Example:
         >>> task, ours = torch.tensor([3.0, 4.0]), torch.tensor([0.0, -50.0])
@@ -100,10 +99,8 @@ def capped(
 
 
 def _length(gradient: Tensor) -> Tensor:
-    """Return the length of the gradient of each neuron, ready to be multiplied with it, in 32 bits at least."""
-    axes = tuple(range(1, gradient.dim())) if gradient.dim() > 1 else None
-    found = torch.promote_types(gradient.dtype, torch.float32)
-    length: Tensor = torch.linalg.vector_norm(gradient, dim=axes, keepdim=axes is not None, dtype=found)
+    """Return the length of a gradient, in 32 bits at least."""
+    length: Tensor = torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
     return length
 
 

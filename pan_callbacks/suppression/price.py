@@ -31,7 +31,7 @@ from pan_callbacks.suppression.strength import Strength
 
 #: Contrast that a layer's own padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a
 #: few images may be wrong, and by what neurons inherit besides (docs/suppression.md has other margins).
-MARGIN = 0.35
+MARGIN = 0.4
 #: Shift that is allowed in any case, in the layer's typical spread. A third of the smallest that makes a PAN: on flat
 #: backgrounds readings at the border do not vary at all, and what several layers add is inherited together.
 LEAST_ALLOWED = LEAST_SHIFT / 3
