@@ -50,11 +50,13 @@ def edges_alone() -> Iterator[None]:
 
 
 @contextmanager
-def one_length() -> Iterator[None]:
-    """The gradient of a whole kernel is capped, not that of each neuron."""
+def each_neuron() -> Iterator[None]:
+    """The gradient of each neuron is capped by its own gradient of the task, not that of the whole kernel."""
 
     def length(gradient: Tensor) -> Tensor:
-        return torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
+        axes = tuple(range(1, gradient.dim())) if gradient.dim() > 1 else None
+        kind = torch.promote_types(gradient.dtype, torch.float32)
+        return torch.linalg.vector_norm(gradient, dim=axes, keepdim=axes is not None, dtype=kind)
 
     with patch.object(cap, "_length", length):
         yield

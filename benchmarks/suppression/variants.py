@@ -70,32 +70,40 @@ ONE_STRENGTH = tuple((strength, name, 1.0) for name in ("GROWTH", "DECAY", "OVER
 VARIANTS = {
     "none": Variant(None),
     "as it is": Variant(),
-    **{f"margin {m}": Variant(values=(margin(m),)) for m in (0.2, 0.5)},
-    "32 images": Variant({"max_images": 32}),
+    **{f"margin {m}": Variant(values=(margin(m),)) for m in (0.2, 0.35, 0.5, 0.7)},
     "64 images": Variant({"max_images": 64}),
     "every step": Variant({"every_n_steps": 1}),
     "edges alone": Variant(changes=(ideas.edges_alone,)),
-    "twice as long": Variant(values=(share(2.0),)),
-    "four times as long": Variant(values=(share(4.0),)),
-    "four times as long, margin 0.7": Variant(values=(share(4.0), margin(0.7))),
+    "linear": Variant(changes=(ideas.linear,)),
     "no cap": Variant(values=(share(1e9),)),
+    "each neuron, margin 0.35": Variant(values=(margin(0.35),), changes=(ideas.each_neuron,)),
+    "each neuron, margin 0.5": Variant(values=(margin(0.5),), changes=(ideas.each_neuron,)),
     **{
-        f"one length for a kernel, margin {m}": Variant(values=(margin(m),), changes=(ideas.one_length,))
-        for m in (0.2, 0.35, 0.5, 0.7)
+        f"each neuron, margin 0.35, {n} images": Variant({"max_images": n}, (margin(0.35),), (ideas.each_neuron,))
+        for n in (32, 64)
     },
-    "longer the further off": Variant(changes=(partial(ideas.longer_the_further_off, 1.0, 4.0),)),
-    "longer the further off, from epoch 5 on": Variant(
-        {"start_epoch": 5}, changes=(partial(ideas.longer_the_further_off, 1.0, 4.0),)
+    **{
+        f"each neuron, margin {m}, {name} as long": Variant(
+            values=(margin(m), share(times)), changes=(ideas.each_neuron,)
+        )
+        for m, name, times in ((0.35, "twice", 2.0), (0.35, "four times", 4.0), (0.7, "four times", 4.0))
+    },
+    "longer the further off": Variant(
+        values=(margin(0.35),), changes=(partial(ideas.longer_the_further_off, 1.0, 4.0),)
     ),
-    "longer the further off, a quarter": Variant(changes=(partial(ideas.longer_the_further_off, 0.25, 2.0),)),
+    "longer the further off, from epoch 5 on": Variant(
+        {"start_epoch": 5}, (margin(0.35),), (partial(ideas.longer_the_further_off, 1.0, 4.0),)
+    ),
+    "longer the further off, a quarter": Variant(
+        values=(margin(0.35),), changes=(partial(ideas.longer_the_further_off, 0.25, 2.0),)
+    ),
     "longer the further off, half, margin 0.5": Variant(
         values=(margin(0.5),), changes=(partial(ideas.longer_the_further_off, 0.5, 2.0),)
     ),
     "the same with one strength": Variant(
         values=(margin(0.5), *ONE_STRENGTH), changes=(partial(ideas.longer_the_further_off, 0.5, 2.0),)
     ),
-    "linear": Variant(changes=(ideas.linear,)),
-    "projection": Variant(None, projected=1.0),
+    "projection, margin 0.35": Variant(None, values=(margin(0.35),), projected=1.0),
     "a tenth of the projection, margin 0.5": Variant(None, values=(margin(0.5),), projected=0.1),
     "padding with the running mean": Variant(None, network=ideas.padded_with_the_mean),
     "partial convolution": Variant(None, network=ideas.partial_convolutions),
