@@ -50,7 +50,7 @@ def test_each_neuron_caps_each_by_its_own_measure():
         alive = task.flatten(1).norm(dim=1) > 0
         return (added.flatten(1).norm(dim=1) / task.flatten(1).norm(dim=1))[alive]
 
-    assert lengths(ideas.each_neuron).max() == pytest.approx(1, rel=5e-3)
+    assert lengths(ideas.each_neuron).max() == pytest.approx(1, rel=2e-2)  # of a difference, in 32 bits
     assert lengths().max() > 1.05
 
 
