@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -109,3 +110,20 @@ def run_missing(
     with ThreadPoolExecutor(processes) as pool:
         list(pool.map(do, [job for job in jobs if job not in there]))
     return late, failed
+
+
+def add_options(parser: argparse.ArgumentParser, results: Path, page: Path) -> None:
+    """Adds what every command has that keeps runs and writes a page of them."""
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--minutes", type=float, help="start no run after so many")
+    parser.add_argument("--table", action="store_true", help="write the page from the runs that are there")
+    parser.add_argument("--results", type=Path, default=results, help="one line of JSON a run")
+    parser.add_argument("--page", type=Path, default=page)
+
+
+def tell(late: Sequence[Job], failed: Sequence[str]) -> None:
+    """Says what was not started in time, and ends with what went wrong, if anything did."""
+    if late:
+        print(f"not started in time, {len(late)} runs:", *(", ".join(map(str, job)) for job in late), sep="\n  ")
+    if failed:
+        sys.exit("\n".join(failed))

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-from benchmarks.runs import read
+from benchmarks.runs import add_options, read, tell
 from benchmarks.suppression.arms import ARMS
 from benchmarks.suppression.job import one
 from benchmarks.suppression.jobs import planned, run_missing
@@ -31,11 +30,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, help="seeds at most")
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--minutes", type=float, help="start no run after so many")
-    parser.add_argument("--table", action="store_true", help="write the page from the runs that are there")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="one line of JSON a run")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    add_options(parser, RESULTS, PAGE)
     parser.add_argument("--one", nargs=3, metavar=("TASK", "ARM", "SEED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
@@ -54,10 +49,7 @@ def main() -> None:
         parser.error(f"{args.results} holds no runs; without --table they are made")
     write(rows, args.page)
     print(f"{args.page} written from {len(rows)} runs")
-    if late:
-        print(f"not started in time, {len(late)} runs:", *(", ".join(map(str, job)) for job in late), sep="\n  ")
-    if failed:
-        sys.exit("\n".join(failed))
+    tell(late, failed)
 
 
 if __name__ == "__main__":

@@ -85,10 +85,7 @@ def longer_the_further_off(growth: float, most: float) -> Iterator[None]:
     plain_price, plain_forward, last = Yardstick.price, cap.CappedGradient.forward, [torch.zeros(())]
 
     def priced(self: Yardstick, kernel: Tensor, *others: Any) -> Any:
-        groups, each = self.by_tap.shape[1], len(kernel) // self.by_tap.shape[1]
-        by_group = kernel.detach().float().reshape(groups, each, -1)
-        effect = torch.einsum("sgk,gok->sgo", self.by_tap, by_group).flatten(1)
-        last[0] = F.relu(effect.abs() / self.allowed.clamp_min(1e-20) - 1).amax(0)
+        last[0] = F.relu(self.effect(kernel.detach()).abs() / self.allowed.clamp_min(1e-20) - 1).amax(0)
         return plain_price(self, kernel, *others)
 
     def forward(ctx: Any, of_layer: Any, *others: Any) -> Tensor:
@@ -156,20 +153,18 @@ class MeanPadded(nn.Conv2d):
         if self.training:
             with torch.no_grad():
                 self.mean.lerp_(x.mean((0, 2, 3)), 0.1)
-        shift = F.conv2d(self.mean[None, :, None, None].expand(1, -1, *self.kernel_size), self.weight, self.bias)
-        plain = F.conv2d(x - self.mean[:, None, None], self.weight, None, self.stride, self.padding, self.dilation)
-        return plain + shift
+        everywhere = self.mean[None, :, None, None].expand(1, -1, *self.kernel_size)
+        shift = F.conv2d(everywhere, self.weight, self.bias, groups=self.groups)
+        return self._conv_forward(x - self.mean[:, None, None], self.weight, None) + shift
 
 
 class Partial(nn.Conv2d):
     """Scales what a position reads up by the share of its taps that read the image (Liu et al. 2018, 1811.11718)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        there = F.conv2d(
-            x.new_ones(1, 1, *x.shape[2:]), x.new_ones(1, 1, *self.kernel_size), None, self.stride, self.padding
-        )
-        taps = self.kernel_size[0] * self.kernel_size[1]
-        out = F.conv2d(x, self.weight, None, self.stride, self.padding) * (taps / there)
+        image, taps = x.new_ones(1, 1, *x.shape[2:]), x.new_ones(1, 1, *self.kernel_size)
+        there = F.conv2d(image, taps, None, self.stride, self.padding, self.dilation)
+        out = self._conv_forward(x, self.weight, None) * (taps.numel() / there)
         return out if self.bias is None else out + self.bias[:, None, None]
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -130,24 +129,19 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(STUDIED))
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--minutes", type=float, help="start no run after so many")
-    parser.add_argument("--table", action="store_true", help="write the page from the runs that are there")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    runs.add_options(parser, RESULTS, PAGE)
     parser.add_argument("--one", nargs=3, metavar=("TASK", "VARIANT", "SEED"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(one(args.one[0], args.one[1], int(args.one[2]))))
         return
-    failed: list[str] = []
+    late, failed = [], []
     if not args.table:
         jobs = [(task, name, seed) for seed in args.seeds for name in args.variants for task in args.tasks]
         work = partial(runs.in_a_process, "benchmarks.suppression.variants")
-        _, failed = runs.run_missing(jobs, args.results, work, "task", str, args.processes, args.minutes)
+        late, failed = runs.run_missing(jobs, args.results, work, "task", str, args.processes, args.minutes)
     args.page.write_text(text(runs.read(args.results), list(VARIANTS)), encoding="utf-8")
-    if failed:
-        sys.exit("\n".join(failed))
+    runs.tell(late, failed)
 
 
 if __name__ == "__main__":

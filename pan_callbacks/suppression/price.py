@@ -57,6 +57,11 @@ class Yardstick:
     by_tap: Tensor
     allowed: Tensor
 
+    def effect(self, kernel: Tensor) -> Tensor:
+        """Return how far padding moves each neuron of a kernel, on average (sides, channels)."""
+        by_group = kernel.float().reshape(self.by_tap.shape[1], -1, self.by_tap.shape[2])
+        return torch.einsum("sgk,gok->sgo", self.by_tap, by_group).flatten(1)
+
     @torch.no_grad()
     def price(
         self, kernel: Tensor, chosen: Tensor | None, strength: Strength, sides: tuple[str, ...]
@@ -69,9 +74,8 @@ class Yardstick:
             strength: Of the layer's neurons; it learns what is found.
             sides: Names of the sides.
         """
-        groups, each = self.by_tap.shape[1], len(kernel) // self.by_tap.shape[1]
-        by_group = kernel.float().reshape(groups, each, -1)
-        effect = torch.einsum("sgk,gok->sgo", self.by_tap, by_group).flatten(1)
+        effect, groups = self.effect(kernel), self.by_tap.shape[1]
+        each = len(kernel) // groups
         size = self.by_tap.norm(dim=2)  # how far the effect moves if the kernel moves by 1
         size = torch.where(size > 0, size, 1.0).repeat_interleave(each, 1)  # no effect, and no 0 / 0
         beyond = F.relu(effect.abs() - self.allowed) / size
