@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from benchmarks.suppression.arms import Arm
 from pan_callbacks import PaddingBiasPenalty
-from pan_callbacks.layers import convolutions
+from pan_callbacks.layers import PaddedLayer, convolutions
 from pan_callbacks.suppression import cap, price
-from pan_callbacks.suppression.price import Yardstick
+from pan_callbacks.suppression.price import Sample, Yardstick
 from pan_callbacks.suppression.strength import Strength
 
 
@@ -26,10 +26,12 @@ class Changed(Arm):
     """An arm with more that can be changed, see :class:`benchmarks.suppression.variants.Variant`."""
 
     projected: float | None = None
+    crops: bool = False
     network: Callable[[nn.Module], nn.Module] | None = None
 
     def callbacks(self) -> list[pl.Callback]:
-        return super().callbacks() + ([] if self.projected is None else [Projection(self.projected)])
+        projections = [] if self.projected is None else [Projection(self.projected)]
+        return super().callbacks() + projections + [CropPairs()] * self.crops
 
     def prepared(self, net: nn.Module) -> nn.Module:
         return super().prepared(net if self.network is None else self.network(net))
@@ -75,12 +77,13 @@ def linear() -> Iterator[None]:
 
 
 @contextmanager
-def longer_the_further_off(growth: float, most: float) -> Iterator[None]:
+def longer_the_further_off(growth: float, most: float, also_whole: bool = False) -> Iterator[None]:
     """How long the gradient of a neuron may be grows with the square of how many margins it is beyond its margin.
 
     Args:
         growth: Length, in lengths of the task's, of a neuron one margin beyond.
         most: Length at most.
+        also_whole: Whether it may be as long as the cap of the whole kernel leaves it in any case.
     """
     plain_price, plain_forward, last = Yardstick.price, cap.CappedGradient.forward, [torch.zeros(())]
 
@@ -94,12 +97,14 @@ def longer_the_further_off(growth: float, most: float) -> Iterator[None]:
 
     def hook(self: Any, number: int, parameter: Tensor) -> Any:
         def on_gradient(gradient: Tensor) -> Tensor | None:
-            ours = self._ours.pop(number, None)
-            if ours is None:
+            makers = self._ours.pop(number, None)
+            if makers is None:
                 return None
-            task = gradient - ours
+            task, ours = gradient, sum(make() for make in makers)
             limit = (growth * self.beyond**2).clamp_max(most) * task.flatten(1).norm(dim=1)
             shorter = (limit / ours.flatten(1).norm(dim=1).clamp_min(1e-30)).clamp_max(1.0)
+            if also_whole:
+                shorter = shorter.maximum((task.norm() / ours.norm().clamp_min(1e-30)).clamp_max(1.0))
             return task + shorter.view(-1, *[1] * (ours.dim() - 1)) * ours
 
         return on_gradient
@@ -130,11 +135,95 @@ class Projection(pl.Callback):
         for tap in self.penalty._taps.values():
             for view in tap.take(None):
                 kernel = view.layer.module.weight
-                _, way = view.measured.price(kernel.detach(), None, _Same(), view.sides)
-                kernel -= self.share * way / price.SCALE
+                _, pull = view.measured.price(kernel.detach(), None, _Same(), view.sides)
+                kernel -= self.share * pull.gradient(kernel) / price.SCALE
 
     def on_fit_end(self, *_: Any) -> None:
         self.penalty.detach()
+
+
+class CropPairs(pl.Callback):
+    """Prices all that tells a border, inherited or own: inputs of a crop against the same pixels in the full image.
+
+    At every fourth step the network sees images and their middles, in evaluation mode and without gradient.
+
+    Args:
+        offset: Pixels that a middle lacks on each side; what a layer inherits is priced if its stride divides them.
+        images: Images that are looked at.
+    """
+
+    def __init__(self, offset: int = 4, images: int = 32) -> None:
+        self.offset, self.images = offset, images
+        self.found: dict[int, Tensor] = {}  # of each convolution, as padding_by_tap returns it
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        plain, found = Sample.yardstick, self.found
+
+        def yardstick(sample: Sample) -> Yardstick:
+            own = plain(sample)
+            return Yardstick(found.get(id(sample.layer.module), own.by_tap), own.allowed)
+
+        self._patch = patch.object(Sample, "yardstick", yardstick)
+        self._patch.start()
+
+    def on_fit_end(self, *_: Any) -> None:
+        self._patch.stop()
+
+    @torch.no_grad()
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step % 4:
+            return
+        images, o = batch[0][: self.images], self.offset
+        net = pl_module.net
+        whole = _mean_inputs(net, images)
+        middle = _mean_inputs(net, images[..., o:-o, o:-o])
+        for conv, mean in middle.items():
+            stride = images.shape[-1] // whole[conv].shape[-1]
+            if o % stride == 0:
+                self.found[id(conv)] = _difference_by_tap(conv, mean, whole[conv], o // stride)
+
+
+def _mean_inputs(net: nn.Module, images: Tensor) -> dict[Any, Tensor]:
+    """Mean over images of the input of each convolution (channels, height, width)."""
+    found: dict[Any, Tensor] = {}
+
+    def note(conv: Any, args: Any) -> None:
+        found[conv] = args[0].mean(0)
+
+    hooks = [conv.register_forward_pre_hook(note) for conv in convolutions(net).values()]
+    net.eval()(images)
+    net.train()
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def _difference_by_tap(conv: Any, middle: Tensor, whole: Tensor, offset: int) -> Tensor:
+    """What each tap reads at the border of the middle, padding among it, less what it reads there in the whole."""
+    layer, height, width = PaddedLayer(conv), *middle.shape[1:]
+    (up, left), (down, right) = (
+        (offset - p for p in conv.padding),
+        (offset + n + p for n, p in zip((height, width), conv.padding, strict=True)),
+    )
+    around = F.pad(whole, (8,) * 4)  # where the whole itself has padding, both read zeros
+    difference = (
+        F.pad(middle, (conv.padding[1],) * 2 + (conv.padding[0],) * 2)
+        - around[:, 8 + up : 8 + down, 8 + left : 8 + right]
+    )
+    (sr, sc), (kr, kc) = conv.stride, conv.kernel_size
+    sides = []
+    for rows, columns in layer.geometry(height, width).borders.values():
+        taps = [
+            difference[
+                :,
+                rows.start * sr + i : (rows.stop - 1) * sr + i + 1 : sr,
+                columns.start * sc + j : (columns.stop - 1) * sc + j + 1 : sc,
+            ].mean((1, 2))
+            for i in range(kr)
+            for j in range(kc)
+        ]
+        sides.append(torch.stack(taps, 1).reshape(conv.groups, -1))
+    return torch.stack(sides)
 
 
 class _Same:

@@ -44,6 +44,7 @@ class Variant:
         values: Constant of the package, with its module, to another value.
         changes: Further changes, as context managers.
         projected: Share of the way back to the margin that a kernel is moved in every fourth step, beside no penalty.
+        crops: Whether the border of a crop is priced against the same pixels in the full image.
         network: Changes the network before training.
     """
 
@@ -51,6 +52,7 @@ class Variant:
     values: tuple[tuple[Any, str, Any], ...] = ()
     changes: tuple[Callable[[], AbstractContextManager[Any]], ...] = ()
     projected: float | None = None
+    crops: bool = False
     network: Callable[[nn.Module], nn.Module] | None = None
 
 
@@ -99,9 +101,13 @@ VARIANTS = {
     "longer the further off, half, margin 0.5": Variant(
         values=(margin(0.5),), changes=(partial(ideas.longer_the_further_off, 0.5, 2.0),)
     ),
+    "longer the further off, half, and the whole": Variant(
+        changes=(partial(ideas.longer_the_further_off, 0.5, 2.0, True),)
+    ),
     "the same with one strength": Variant(
         values=(margin(0.5), *ONE_STRENGTH), changes=(partial(ideas.longer_the_further_off, 0.5, 2.0),)
     ),
+    "crops as the reference, margin 0.6": Variant(values=(margin(0.6),), crops=True),
     "projection, margin 0.35": Variant(None, values=(margin(0.35),), projected=1.0),
     "a tenth of the projection, margin 0.5": Variant(None, values=(margin(0.5),), projected=0.1),
     "padding with the running mean": Variant(None, network=ideas.padded_with_the_mean),
@@ -118,7 +124,9 @@ def one(task: str, name: str, seed: int) -> Row:
             stack.enter_context(patch.object(module, constant, value))
         for change in variant.changes:
             stack.enter_context(change())
-        arm = ideas.Changed(penalty=variant.arguments, projected=variant.projected, network=variant.network)
+        arm = ideas.Changed(
+            penalty=variant.arguments, projected=variant.projected, crops=variant.crops, network=variant.network
+        )
         found = train_and_measure(of_task, arm, seed)
     kept = {key: found[key] for key in ("pans", "accuracy", "kernel", "seconds")}
     return {"task": task, "arm": name, "seed": seed, "commit": commit(), **kept}

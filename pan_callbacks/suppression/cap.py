@@ -7,6 +7,8 @@ is what the task itself does to a kernel in this very pass.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +30,7 @@ class Cap:
     def __init__(self, beside_task: bool = False) -> None:
         self._beside_task = beside_task
         self._watched: dict[int, tuple[Tensor, RemovableHandle]] = {}
-        self._ours: dict[int, Tensor] = {}
+        self._ours: dict[int, list[Callable[[], Tensor]]] = {}
         self._has_task: dict[int, Tensor] = {}
 
     def watch(self, parameters: list[Tensor]) -> None:
@@ -46,16 +48,24 @@ class Cap:
         self.watch([])
         self._ours.clear()
 
-    def expect(self, parameter: Tensor, gradient: Tensor) -> None:
-        """Note what the penalty adds to the gradient of a parameter that comes next."""
-        number = id(parameter)
-        self._ours[number] = gradient + self._ours[number] if number in self._ours else gradient
+    def expect(self, parameter: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """Note what makes the gradient that the penalty adds to that of a parameter, which comes next.
+
+        Returns:
+            The gradient to go on with: zeros that take no memory, so that the hook is called whatever the task does, or
+            the gradient itself if nobody looks at the parameter any more.
+        """
+        if id(parameter) not in self._watched:
+            return make()
+        self._ours.setdefault(id(parameter), []).append(make)
+        return parameter.new_zeros(()).expand_as(parameter)
 
     def _hook(self, number: int, parameter: Tensor) -> Any:
         def on_gradient(gradient: Tensor) -> Tensor | None:
-            ours = self._ours.pop(number, None)
-            if ours is None:
+            makers = self._ours.pop(number, None)
+            if makers is None:
                 return None
+            ours = sum((make() for make in makers[1:]), makers[0]())
             before = parameter.grad if parameter.is_leaf else None
             known = ours.new_ones((), dtype=torch.bool) if self._beside_task else self._has_task.get(number)
             total, self._has_task[number] = capped(gradient, ours, before, known)
@@ -70,13 +80,13 @@ class Cap:
 
 @torch.no_grad()
 def capped(
-    gradient: Tensor, ours: Tensor, before: Tensor | None = None, has_task: Tensor | None = None
+    task: Tensor, ours: Tensor, before: Tensor | None = None, has_task: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient of task and penalty, with that of the penalty no longer than allowed.
 
     Args:
-        gradient: Of both together.
-        ours: What is of the penalty in it.
+        task: Gradient of the task.
+        ours: Gradient of the penalty.
         before: What earlier passes of this step left, for a penalty that has a backward pass of its own.
         has_task: Whether there was ever a gradient of a task; None if nobody knows. While there was none, the gradient
             of the penalty is all there is, and stays; where there was, and is none now, the kernel is dead, and rests.
@@ -86,10 +96,9 @@ def capped(
 
     Example:
         >>> task, ours = torch.tensor([3.0, 4.0]), torch.tensor([0.0, -50.0])
-        >>> capped(task + ours, ours)[0], capped(ours, ours)[0]
+        >>> capped(task, ours)[0], capped(torch.zeros(2), ours)[0]
         (tensor([ 3., -1.]), tensor([  0., -50.]))
     """
-    task = gradient - ours
     size, own = _length(task), _length(ours)
     if before is not None:
         size = torch.where(size > 0, size, _length(before).to(size.dtype))
@@ -105,26 +114,31 @@ def _length(gradient: Tensor) -> Tensor:
 
 
 class CappedGradient(torch.autograd.Function):
-    """Gives a price, and the parameters of a kernel their gradient, which a cap is told of."""
+    """Gives a price, and the parameters of a kernel a gradient that a cap adds when that of the task arrives."""
 
     @staticmethod
-    def forward(ctx: Any, cap: Cap, price: Tensor, gradients: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, cap: Cap, price: Tensor, makers: tuple[Callable[[], Tensor], ...], *parameters: Tensor
+    ) -> Tensor:
         """Return the price, a scalar.
 
         Args:
             ctx: Of the function.
             cap: Of the layer.
             price: Scalar.
-            gradients: Of the price, one for each parameter.
+            makers: What makes the gradient of each parameter.
             parameters: What has the gradient.
         """
-        ctx.cap, ctx.gradients, ctx.parameters = cap, gradients, parameters
+        ctx.cap, ctx.makers, ctx.parameters = cap, makers, parameters
         return price.clone()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients of the parameters."""
-        found = [(upstream[0] * gradient).to(gradient.dtype) for gradient in ctx.gradients]
-        for parameter, gradient in zip(ctx.parameters, found, strict=True):
-            ctx.cap.expect(parameter, gradient)
-        return None, None, None, *found
+        """Tell the cap of the gradients, and return what it leaves to go on with."""
+        pairs = zip(ctx.parameters, ctx.makers, strict=True)
+        return None, None, None, *(ctx.cap.expect(one, partial(_times, upstream[0], make)) for one, make in pairs)
+
+
+def _times(factor: Tensor, make: Callable[[], Tensor]) -> Tensor:
+    gradient = make()
+    return (factor * gradient).to(gradient.dtype)

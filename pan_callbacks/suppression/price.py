@@ -13,7 +13,9 @@ that holds a share of them separates less than that share of border from interio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from pan_callbacks.measurement.effect import padding_by_tap
 from pan_callbacks.padding import Geometry, Position
 from pan_callbacks.reports.pans import LEAST_SHIFT
 from pan_callbacks.suppression.cap import Cap, CappedGradient
+from pan_callbacks.suppression.pull import Pull
 from pan_callbacks.suppression.strength import Strength
 
 #: Contrast that a layer's own padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a
@@ -65,8 +68,8 @@ class Yardstick:
     @torch.no_grad()
     def price(
         self, kernel: Tensor, chosen: Tensor | None, strength: Strength, sides: tuple[str, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the price of a kernel, the sum over its neurons, and its gradient.
+    ) -> tuple[Tensor, Pull]:
+        """Return the price of a kernel, the sum over its neurons, and its gradient in factors.
 
         Args:
             kernel: (out channels, in channels / groups, rows, columns).
@@ -74,18 +77,16 @@ class Yardstick:
             strength: Of the layer's neurons; it learns what is found.
             sides: Names of the sides.
         """
-        effect, groups = self.effect(kernel), self.by_tap.shape[1]
-        each = len(kernel) // groups
+        effect = self.effect(kernel)
         size = self.by_tap.norm(dim=2)  # how far the effect moves if the kernel moves by 1
-        size = torch.where(size > 0, size, 1.0).repeat_interleave(each, 1)  # no effect, and no 0 / 0
+        size = torch.where(size > 0, size, 1.0)  # no effect, and no 0 / 0
+        size = size.repeat_interleave(len(kernel) // self.by_tap.shape[1], 1)
         beyond = F.relu(effect.abs() - self.allowed) / size
         scale, (away, side) = SCALE * strength.update(effect.sign() * beyond, sides), beyond.max(0)
         if chosen is not None:
             away = away * torch.zeros_like(away).index_fill(0, chosen.to(away.device), 1.0)
         back = scale * away * (effect.sign() / size).gather(0, side[None])[0]
-        on_side = torch.zeros_like(effect).scatter(0, side[None], back[None]).view(-1, groups, each)
-        gradient = torch.einsum("sgo,sgk->gok", on_side, self.by_tap).reshape(kernel.shape).to(kernel.dtype)
-        return (scale / 2 * away.square()).sum(), gradient
+        return (scale / 2 * away.square()).sum(), Pull(self.by_tap, side, back)
 
 
 @dataclass
@@ -190,15 +191,22 @@ class CallView:
             kernel = self._weight(device)
             if not kernel.requires_grad:  # what learns of the layer is not in it
                 return None
-            price, gradient = measured.price(kernel.detach(), channels, strength, self.sides)
-            given = self.layer.module.parameters() if self.parameters is None else self.parameters.values()
-            learning = [parameter for parameter in given if parameter.requires_grad]
-            found = torch.autograd.grad(kernel, learning, gradient, allow_unused=True)
-            pairs = [(p, g) for p, g in zip(learning, found, strict=True) if g is not None]
-            cap.watch([parameter for parameter, _ in pairs])
-            gradients = tuple(one for _, one in pairs)
-            capped: Tensor = CappedGradient.apply(cap, price, gradients, *(p for p, _ in pairs))
+            price, pull = measured.price(kernel.detach(), channels, strength, self.sides)
+            gradients = self._gradients(kernel, pull)
+            cap.watch([parameter for parameter, _ in gradients])
+            makers = tuple(make for _, make in gradients)
+            capped: Tensor = CappedGradient.apply(cap, price, makers, *(parameter for parameter, _ in gradients))
             return capped
+
+    def _gradients(self, kernel: Tensor, pull: Pull) -> list[tuple[nn.Parameter, Callable[[], Tensor]]]:
+        """Return the parameters that a kernel is made of, each with what makes its gradient."""
+        given = list(self.layer.module.parameters() if self.parameters is None else self.parameters.values())
+        for parameter in given:
+            if parameter is kernel:
+                return [(parameter, partial(pull.gradient, parameter.detach()))]
+        learning = [parameter for parameter in given if parameter.requires_grad]
+        found = torch.autograd.grad(kernel, learning, pull.gradient(kernel), allow_unused=True)
+        return [(p, partial(_itself, g)) for p, g in zip(learning, found, strict=True) if g is not None]
 
     def _weight(self, device: torch.device) -> Tensor:
         """Return the kernel that the convolution had in this call."""
@@ -246,6 +254,10 @@ def shortest(readings: Tensor, share: float) -> Tensor:
     """
     ordered, last = _in_order(readings), math.ceil(share * readings.shape[1]) - 1
     return (ordered[:, last:] - ordered[:, : readings.shape[1] - last]).amin(1)
+
+
+def _itself(gradient: Tensor) -> Tensor:
+    return gradient
 
 
 def _in_order(readings: Tensor) -> Tensor:

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.suppression import ideas
+from benchmarks.suppression.networks import small_cnn
 from benchmarks.suppression.variants import RESULTS, VARIANTS
 from benchmarks.suppression.variants_page import text
 from pan_callbacks import PaddingBiasPenalty
+from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.suppression import cap, price, strength
 
 
@@ -76,6 +78,30 @@ def test_a_projection_is_within_the_margin_of_the_same_images():
         projection.penalty.begin(0)
     net(images)
     assert before > 1 and penalty().item() < 1e-3 * before
+
+
+def test_crop_pairs_find_how_the_border_of_a_crop_differs_from_the_same_pixels():
+    torch.manual_seed(0)
+    net, images = small_cnn(10), torch.randn(8, 1, 32, 32)
+    net(images)  # so that the norms are not those of the beginning
+    whole, crop = (ideas._mean_inputs(net, one) for one in (images, images[..., 4:-4, 4:-4]))
+    convs = [module for module in net if isinstance(module, nn.Conv2d)]
+    outputs = [{}, {}]
+    for conv in convs:
+        conv.register_forward_hook(lambda conv, args, output: outputs[conv.training].update({conv: output.mean(0)}))
+    net.eval()(images)
+    for conv in convs:
+        conv.train()  # norms stay as they are
+    net(images[..., 4:-4, 4:-4])
+    for conv, offset in zip(convs[:4:2], (4, 2), strict=True):  # of stride 1, behind strides of 1 and 2
+        by_tap = ideas._difference_by_tap(conv, crop[conv], whole[conv], offset)
+        found = torch.einsum("sk,ok->so", by_tap[:, 0], conv.weight.flatten(1))
+        height, width = outputs[1][conv].shape[1:]
+        same = outputs[0][conv][:, offset : offset + height, offset : offset + width]
+        borders = PaddedLayer(conv).geometry(height, width).borders.values()
+        true = torch.stack([(outputs[1][conv] - same)[:, rows, columns].mean((1, 2)) for rows, columns in borders])
+        assert true.abs().max() > 0.01
+        torch.testing.assert_close(found, true, rtol=1e-4, atol=1e-5)
 
 
 def test_padding_with_the_mean_is_padding_with_the_mean():
