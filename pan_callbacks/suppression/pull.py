@@ -20,17 +20,20 @@ class Pull:
         by_tap: What padding adds to the input that each tap reads (sides, groups, taps).
         side: The side of each neuron (channels,).
         back: How far it is drawn (channels,).
+        beyond: How far it is beyond its margin, in margins (channels,).
     """
 
     by_tap: Tensor
     side: Tensor
     back: Tensor
+    beyond: Tensor
 
     def gradient(self, kernel: Tensor) -> Tensor:
         """Return the gradient, in shape and kind of a kernel (out channels, in channels / groups, rows, columns).
 
         Example:
-            >>> pull = Pull(torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]]), torch.tensor([1, 0]), torch.tensor([1.0, -1.0]))
+            >>> by_tap = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])  # two sides
+            >>> pull = Pull(by_tap, torch.tensor([1, 0]), torch.tensor([1.0, -1.0]), torch.zeros(2))
             >>> pull.gradient(torch.zeros(2, 1, 1, 2)).flatten(1)
             tensor([[ 3.,  4.],
                     [-1., -2.]])

@@ -18,8 +18,9 @@ from pan_callbacks.suppression.cap import Cap
 from pan_callbacks.suppression.graph import node_of
 from pan_callbacks.suppression.pad_calls import PadScope, callers
 from pan_callbacks.suppression.presence import channels_of
-from pan_callbacks.suppression.price import CallView, Sample
+from pan_callbacks.suppression.price import CallView
 from pan_callbacks.suppression.strength import Strength
+from pan_callbacks.suppression.yardstick import Sample
 
 #: Why nobody knows whether a layer has padding.
 UNSEEN = Reason(

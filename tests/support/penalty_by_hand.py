@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pan_callbacks.suppression.price import FEWEST, LEAST_ALLOWED, MARGIN, POSITIONS, SCALE
+from pan_callbacks.suppression.yardstick import FEWEST, LEAST_ALLOWED, LEAST_MARGIN, MARGIN, POSITIONS, SCALE
 
 PADS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 NAMES = [
@@ -38,6 +38,12 @@ class ByHand:
     def price(self) -> np.ndarray:
         """Half of the squared distance on the farthest side, as it is scaled (channels,)."""
         return SCALE * np.max(list(self.distance.values()), axis=0) ** 2 / 2
+
+    @property
+    def beyond(self) -> np.ndarray:
+        """How far the effect is beyond what is allowed, in parts of that, on the side where it is most (channels,)."""
+        sides = [np.abs(self.effect[side]) / self.allowed[side] - 1 for side in self.effect]
+        return np.maximum(np.max(sides, axis=0), 0)
 
     @property
     def gradient(self) -> np.ndarray:
@@ -106,8 +112,14 @@ def by_hand(conv, x, max_images: int = 16) -> ByHand:
             sorted({min(axis.clean, key=lambda c, i=i: abs(c - i)) for i in one})
             for axis, one in zip(axes, border, strict=True)
         ]
-        widths = [_shortest(seen if len(seen) >= FEWEST else inner) for seen in (readings(border), readings(beside))]
-        effect, allowed = times_kernels(by_tap), np.maximum(np.mean(widths, axis=0), least)
+        seen = readings(border), readings(beside)
+        effect, shift = times_kernels(by_tap), seen[0].mean(0) - seen[1].mean(0)
+        whole, in_any_case = (
+            np.maximum(np.mean([_shortest(one if len(one) >= FEWEST else inner, share) for one in seen], axis=0), least)
+            for share in (MARGIN, LEAST_MARGIN)
+        )
+        allowed = np.where(np.sign(shift - effect) == np.sign(effect), whole - np.abs(shift - effect), whole)
+        allowed = np.maximum(allowed, in_any_case)
         size = np.array([np.linalg.norm(by_tap[g]) for g in group_of])
         beyond = np.maximum(np.abs(effect) - allowed, 0)
         found.by_tap[side], found.effect[side], found.allowed[side] = by_tap, effect, allowed
@@ -152,8 +164,8 @@ def _sides(axes) -> dict[str, list[list[int]]]:
     return found
 
 
-def _shortest(readings):
-    """Length of the shortest interval that holds the share of the readings, of every channel."""
-    count = math.ceil(MARGIN * len(readings))
+def _shortest(readings, share):
+    """Length of the shortest interval that holds a share of the readings, of every channel."""
+    count = math.ceil(share * len(readings))
     ordered = np.sort(readings, axis=0)
     return np.min([ordered[i + count - 1] - ordered[i] for i in range(len(ordered) - count + 1)], axis=0)

@@ -11,9 +11,9 @@ from timm.layers import StdConv2d
 from torch import nn
 
 from pan_callbacks import PaddingBiasPenalty, PANError, scan
-from pan_callbacks.suppression.cap import SHARE
-from pan_callbacks.suppression.price import MARGIN, shortest
+from pan_callbacks.suppression.cap import MOST, WALL
 from pan_callbacks.suppression.strength import GROWTH
+from pan_callbacks.suppression.yardstick import MARGIN, shortest
 from tests.support import planted
 from tests.support.lightning_models import SmallModule
 from tests.support.penalty_by_hand import by_hand
@@ -80,7 +80,7 @@ def test_it_is_exactly_zero_where_no_tap_reads_padding_and_for_reflected_padding
 
 
 def test_a_neuron_within_the_margin_has_no_gradient_at_all():
-    model, x = net(), images() + 0.3
+    model, x = net(), images() + 0.8
     penalty_of(model, x).backward()
     hand = by_hand(model[0], x)
     within = np.max(list(hand.distance.values()), axis=0) == 0
@@ -106,16 +106,34 @@ def test_the_gradient_is_no_longer_than_the_kernel_and_grows_with_it():
     assert grown.isfinite().all()
 
 
-def test_beside_a_task_the_gradient_is_no_longer_than_the_tasks():
+def test_beside_a_task_no_neuron_is_drawn_further_than_its_distance_allows():
     model, x = net(), images() + 2
     task = torch.autograd.grad(0.01 * model(x).square().mean(), model[0].weight)[0]
     penalty = PaddingBiasPenalty(model)
     (0.01 * model(x).square().mean() + 100 * penalty()).backward()
-    added = model[0].weight.grad - task
-    assert added.norm() == pytest.approx(SHARE * task.norm().item(), rel=5e-3)
-    direction = by_hand(model[0], x).gradient
-    cosine = (added.numpy() * direction).sum() / (added.norm().item() * np.linalg.norm(direction))
-    assert cosine == pytest.approx(1, abs=1e-3)
+    added, hand = (model[0].weight.grad - task).flatten(1).numpy(), by_hand(model[0], x)
+    most = np.minimum((hand.beyond / WALL) ** 2, MOST)
+    np.testing.assert_allclose(np.linalg.norm(added, axis=1), most * task.flatten(1).norm(dim=1).numpy(), rtol=1e-2)
+    direction = hand.gradient.reshape(5, -1)
+    far = most > 0
+    cosine = (
+        (added * direction).sum(1)[far] / np.linalg.norm(added[far], axis=1) / np.linalg.norm(direction[far], axis=1)
+    )
+    np.testing.assert_allclose(cosine, 1, atol=1e-3)
+    assert (most == MOST).any() and not far.all()
+
+
+def test_near_its_margin_a_neuron_is_drawn_with_a_part_of_its_task():
+    model = net()
+    means = (images() + mean for mean in np.arange(0.5, 2, 0.05).tolist())
+    x, hand = next((x, hand) for x in means if ((hand := by_hand(model[0], x)).beyond > 0.3 * WALL).any())
+    task = torch.autograd.grad(0.01 * model(x).square().mean(), model[0].weight)[0].flatten(1)
+    penalty = PaddingBiasPenalty(model)
+    (0.01 * model(x).square().mean() + 1e4 * penalty()).backward()
+    near = int(hand.beyond.argmax())
+    assert hand.beyond[near] < 0.8 * WALL
+    added = (model[0].weight.grad.flatten(1) - task)[near].norm().item()
+    assert added == pytest.approx((hand.beyond[near] / WALL) ** 2 * task[near].norm().item(), rel=2e-2)
 
 
 def test_a_light_penalty_is_not_shortened():
@@ -184,7 +202,7 @@ def test_the_shortest_interval_is_that_of_all():
     readings = torch.randn(3, 41, generator=generator)
     for share in (0.2, MARGIN, 0.9):
         inside = -(-41 * share // 1)
-        for row, found in zip(readings.tolist(), shortest(readings, share).tolist(), strict=True):
+        for row, found in zip(readings.tolist(), shortest(readings.sort(1).values, share).tolist(), strict=True):
             widths = [b - a for a in row for b in row if sum(a <= r <= b for r in row) >= inside]
             assert found == pytest.approx(min(widths))
 
