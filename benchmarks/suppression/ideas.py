@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from benchmarks.suppression.arms import Arm
 from pan_callbacks import PaddingBiasPenalty
 from pan_callbacks.layers import PaddedLayer, convolutions
-from pan_callbacks.suppression import cap, price
-from pan_callbacks.suppression.price import Sample, Yardstick
+from pan_callbacks.suppression import cap, yardstick
 from pan_callbacks.suppression.strength import Strength
+from pan_callbacks.suppression.yardstick import Sample, Yardstick
 
 
 @dataclass(frozen=True)
@@ -44,23 +44,36 @@ def edges_alone() -> Iterator[None]:
 
     def priced(self: Yardstick, kernel: Tensor, chosen: Tensor | None, strength: Any, sides: tuple[str, ...]) -> Any:
         corners = torch.tensor(["-" in side for side in sides])
-        allowed = self.allowed.masked_fill(corners[:, None], torch.inf)
-        return plain(Yardstick(self.by_tap, allowed), kernel, chosen, strength, sides)
+        least = self.least.masked_fill(corners[:, None], torch.inf)  # which is never fallen short of
+        return plain(replace(self, least=least), kernel, chosen, strength, sides)
 
     with patch.object(Yardstick, "price", priced):
         yield
 
 
 @contextmanager
-def each_neuron() -> Iterator[None]:
-    """The gradient of each neuron is capped by its own gradient of the task, not that of the whole kernel."""
+def own_alone() -> Iterator[None]:
+    """What is inherited does not count."""
+    plain = Sample.yardstick
 
-    def length(gradient: Tensor) -> Tensor:
-        axes = tuple(range(1, gradient.dim())) if gradient.dim() > 1 else None
-        kind = torch.promote_types(gradient.dtype, torch.float32)
-        return torch.linalg.vector_norm(gradient, dim=axes, keepdim=axes is not None, dtype=kind)
+    def yardstick(self: Sample) -> Yardstick:
+        found = plain(self)
+        return replace(found, least=found.allowed)
 
-    with patch.object(cap, "_length", length):
+    with patch.object(Sample, "yardstick", yardstick):
+        yield
+
+
+@contextmanager
+def whole_kernel() -> Iterator[None]:
+    """The gradient is capped by that of the task on the whole kernel, without a wall."""
+    plain = cap.capped
+
+    def capped(task: Tensor, ours: Tensor, beyond: Tensor, *others: Any) -> Any:
+        total, has_task = plain(task[None], ours[None], torch.full_like(beyond[:1], torch.inf), *others)
+        return total[0], has_task
+
+    with patch.object(cap, "capped", capped):
         yield
 
 
@@ -73,44 +86,6 @@ def linear() -> Iterator[None]:
         return plain(self, beyond, sides) * 0.1 / beyond.abs().amax(0).clamp_min(1e-6)
 
     with patch.object(Strength, "update", update):
-        yield
-
-
-@contextmanager
-def longer_the_further_off(growth: float, most: float, also_whole: bool = False) -> Iterator[None]:
-    """How long the gradient of a neuron may be grows with the square of how many margins it is beyond its margin.
-
-    Args:
-        growth: Length, in lengths of the task's, of a neuron one margin beyond.
-        most: Length at most.
-        also_whole: Whether it may be as long as the cap of the whole kernel leaves it in any case.
-    """
-    plain_price, plain_forward, last = Yardstick.price, cap.CappedGradient.forward, [torch.zeros(())]
-
-    def priced(self: Yardstick, kernel: Tensor, *others: Any) -> Any:
-        last[0] = F.relu(self.effect(kernel.detach()).abs() / self.allowed.clamp_min(1e-20) - 1).amax(0)
-        return plain_price(self, kernel, *others)
-
-    def forward(ctx: Any, of_layer: Any, *others: Any) -> Tensor:
-        of_layer.beyond = last[0]
-        return plain_forward(ctx, of_layer, *others)
-
-    def hook(self: Any, number: int, parameter: Tensor) -> Any:
-        def on_gradient(gradient: Tensor) -> Tensor | None:
-            makers = self._ours.pop(number, None)
-            if makers is None:
-                return None
-            task, ours = gradient, sum(make() for make in makers)
-            limit = (growth * self.beyond**2).clamp_max(most) * task.flatten(1).norm(dim=1)
-            shorter = (limit / ours.flatten(1).norm(dim=1).clamp_min(1e-30)).clamp_max(1.0)
-            if also_whole:
-                shorter = shorter.maximum((task.norm() / ours.norm().clamp_min(1e-30)).clamp_max(1.0))
-            return task + shorter.view(-1, *[1] * (ours.dim() - 1)) * ours
-
-        return on_gradient
-
-    changed = patch.object(cap.CappedGradient, "forward", staticmethod(forward))
-    with patch.object(Yardstick, "price", priced), changed, patch.object(cap.Cap, "_hook", hook):
         yield
 
 
@@ -136,7 +111,7 @@ class Projection(pl.Callback):
             for view in tap.take(None):
                 kernel = view.layer.module.weight
                 _, pull = view.measured.price(kernel.detach(), None, _Same(), view.sides)
-                kernel -= self.share * pull.gradient(kernel) / price.SCALE
+                kernel -= self.share * pull.gradient(kernel) / yardstick.SCALE
 
     def on_fit_end(self, *_: Any) -> None:
         self.penalty.detach()
@@ -160,8 +135,8 @@ class CropPairs(pl.Callback):
         plain, found = Sample.yardstick, self.found
 
         def yardstick(sample: Sample) -> Yardstick:
-            own = plain(sample)
-            return Yardstick(found.get(id(sample.layer.module), own.by_tap), own.allowed)
+            own, by_tap = plain(sample), found.get(id(sample.layer.module))
+            return own if by_tap is None else replace(own, by_tap=by_tap, least=own.allowed)  # nothing is left out
 
         self._patch = patch.object(Sample, "yardstick", yardstick)
         self._patch.start()

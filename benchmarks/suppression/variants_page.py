@@ -9,14 +9,35 @@ from benchmarks.runs import Row
 PLAIN = "none"
 
 
-def text(rows: Sequence[Row], variants: Sequence[str]) -> str:
-    """The page, from the runs; variants in this order."""
+def text(rows: Sequence[Row], before: Sequence[Row], variants: Sequence[str]) -> str:
+    """The page.
+
+    Args:
+        rows: Runs with the price as it is, and those without a penalty.
+        before: Runs with the price as it was before.
+        variants: Names of those that there are, in the order of the table.
+    """
+    plain = [row for row in rows if row["arm"] == PLAIN]
+    names = list(dict.fromkeys(row["arm"] for row in before))
+    return _PAGE.format(
+        count=len(rows),
+        told=_commits(rows),
+        lines=_lines(rows, variants),
+        count_before=len(before),
+        told_before=_commits(before),
+        lines_before=_lines([*plain, *before], names),
+    )
+
+
+def _commits(rows: Sequence[Row]) -> str:
+    commits = ", ".join(sorted({f"`{row['commit']}`" for row in rows if row["commit"]})) or "no commit"
+    return f"at commit {commits}; {sum(not row['commit'] for row in rows)} of them"
+
+
+def _lines(rows: Sequence[Row], variants: Sequence[str]) -> str:
     there = {(row["task"], row["arm"], row["seed"]): row for row in rows}
     tasks = list(dict.fromkeys(row["task"] for row in rows))
-    commits = ", ".join(sorted({f"`{row['commit']}`" for row in rows if row["commit"]})) or "no commit"
-    lines = [line for task in tasks for variant in variants if (line := _line(there, task, variant))]
-    unnamed = sum(not row["commit"] for row in rows)
-    return _PAGE.format(count=len(rows), unnamed=unnamed, commits=commits, lines="\n".join(lines))
+    return "\n".join(line for task in tasks for variant in variants if (line := _line(there, task, variant)))
 
 
 def _line(there: dict[tuple[str, str, int], Row], task: str, variant: str) -> str | None:
@@ -42,8 +63,8 @@ _PAGE = """# Suppression: what else was tried
     python -m benchmarks.suppression.variants --seeds 1 2      # makes what is not there yet
     python -m benchmarks.suppression.variants --table          # writes this page alone
 
-Generated from `benchmarks/suppression/variants.jsonl`: {count} runs, at commit {commits}; {unnamed} of them were made
-by a script with the same changes before these files were there, and have no commit. What a variant changes stands in
+Generated from `benchmarks/suppression/variants.jsonl`: {count} runs, {told} were made by a script with the same
+changes before these files were there, and have no commit. What a variant changes stands in
 `benchmarks/suppression/variants.py` and `ideas.py`; *as it is* is `PANPenalty()`. One run differs from the next by
 about half a point whatever is done, so a line of one or two seeds says which variants are far off, and not which of
 two close ones is better.
@@ -51,4 +72,15 @@ two close ones is better.
 | task | variant | seeds | PANs without → with | change of accuracy in points |
 | --- | --- | --- | --- | --- |
 {lines}
+
+## With the price as it was before
+
+What a layer's own padding does had a margin of 0.4 to 0.5, what is inherited did not count, and the gradient on a whole
+kernel was as long as the task's at most. From `benchmarks/suppression/variants_before.jsonl`: {count_before} runs,
+{told_before} were made by a script and have no commit. `git checkout 563b277` has the code of all of them, under the
+same names.
+
+| task | variant | seeds | PANs without → with | change of accuracy in points |
+| --- | --- | --- | --- | --- |
+{lines_before}
 """

@@ -13,13 +13,13 @@ import pytest
 
 collect_ignore_glob = ["[!t]*.py"]  # cases are no tests of their own; a second import would enter them twice
 
-EVERY = 50  # of the cases, so many in the sample is one
+EVERY = 100  # of the cases, so many in the sample is one
 RESULTS = "PAN_ATTACK_RESULTS"
 _outcomes: dict[str, dict] = {}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``make test`` leaves to ``make test-attack``: not every 50th case, nor the first of each promise.
+    """Mark what ``make test`` leaves to ``make test-attack``: not every 100th case, nor the first of each promise.
 
     Heavy ones are left to it in any case.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from benchmarks.suppression.variants import RESULTS, VARIANTS
 from benchmarks.suppression.variants_page import text
 from pan_callbacks import PaddingBiasPenalty
 from pan_callbacks.layers import PaddedLayer
-from pan_callbacks.suppression import cap, price, strength
+from pan_callbacks.suppression import cap, strength, yardstick
 
 
 def gradients(change=None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,8 +33,8 @@ def gradients(change=None) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_what_a_variant_changes_is_put_back():
     def state():
-        modules = [vars(module).copy() for module in (cap, price, strength)]
-        kinds = (price.Yardstick, cap.Cap, cap.CappedGradient, strength.Strength)
+        modules = [vars(module).copy() for module in (cap, yardstick, strength)]
+        kinds = (yardstick.Yardstick, yardstick.Sample, cap.Cap, strength.Strength)
         return [*modules, *(dict(vars(kind)) for kind in kinds)]
 
     before, plain = state(), gradients()[1]
@@ -46,21 +47,34 @@ def test_what_a_variant_changes_is_put_back():
     assert torch.equal(gradients()[1], plain)
 
 
-def test_each_neuron_caps_each_by_its_own_measure():
+def test_without_a_wall_neurons_are_drawn_as_long_as_their_task_or_all_together_as_the_task():
     def lengths(change=None):
         task, added = gradients(change)
-        alive = task.flatten(1).norm(dim=1) > 0
-        return (added.flatten(1).norm(dim=1) / task.flatten(1).norm(dim=1))[alive]
+        each = added.flatten(1).norm(dim=1) / task.flatten(1).norm(dim=1).clamp_min(1e-12)
+        return each, added.norm() / task.norm()
 
-    assert lengths(ideas.each_neuron).max() == pytest.approx(1, rel=2e-2)  # of a difference, in 32 bits
-    assert lengths().max() > 1.05
+    assert lengths()[0].max() == pytest.approx(1, rel=2e-2)  # of a difference, in 32 bits
+    each, together = lengths(ideas.whole_kernel)
+    assert each.max() > 1.05 and together == pytest.approx(1, rel=2e-2)
 
 
-def test_longer_the_further_off_is_at_most_what_it_says():
-    task, added = gradients(lambda: ideas.longer_the_further_off(1.0, 4.0))
-    alive = task.flatten(1).norm(dim=1) > 0
-    lengths = (added.flatten(1).norm(dim=1) / task.flatten(1).norm(dim=1))[alive]
-    assert lengths.max() == pytest.approx(4, rel=5e-3) and len({round(one, 3) for one in lengths.tolist()}) > 2
+def test_what_is_inherited_counts_unless_it_is_left_out():
+    net = nn.Sequential(*(nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(2)))
+    with torch.no_grad():
+        net[0].weight.fill_(1 / 9)  # darker at the border by a third
+        net[1].weight.fill_(0.02)  # so is this, by a little: less than its spread inside
+        net[1].weight[0, 0, 1, 1] = 1.0  # hands on what the first one knows
+    images = torch.randn(16, 1, 20, 20, generator=torch.Generator().manual_seed(1)) + 4
+
+    def price(change=nullcontext):
+        with change():
+            penalty = PaddingBiasPenalty(net, layers="1")
+            net(images)
+            value = penalty().item()
+            penalty.detach()
+        return value
+
+    assert price() > 0.1 and price() > 20 * price(ideas.own_alone)
 
 
 def test_a_projection_is_within_the_margin_of_the_same_images():
@@ -68,16 +82,18 @@ def test_a_projection_is_within_the_margin_of_the_same_images():
     net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))
     images = torch.rand(16, 1, 20, 20)
     penalty = PaddingBiasPenalty(net, layers="0")
-    net(images)
-    before = penalty().item()
     projection = ideas.Projection(1.0)
     projection.penalty = PaddingBiasPenalty(net, layers="0")
-    for _ in range(20):  # to the worst side each time, and readings vary less as kernels get shorter
+    with ideas.own_alone():
         net(images)
-        projection.on_train_batch_end()
-        projection.penalty.begin(0)
-    net(images)
-    assert before > 1 and penalty().item() < 1e-3 * before
+        before = penalty().item()
+        for _ in range(20):  # to the worst side each time, and readings vary less as kernels get shorter
+            net(images)
+            projection.on_train_batch_end()
+            projection.penalty.begin(0)
+        net(images)
+        after = penalty().item()
+    assert before > 1 and after < 1e-3 * before
 
 
 def test_crop_pairs_find_how_the_border_of_a_crop_differs_from_the_same_pixels():
@@ -135,9 +151,12 @@ def test_a_line_has_the_runs_that_have_a_plain_one_of_their_seed():
 
     rows = [row("none", 1, 10, 0.9), row("none", 2, 8, 0.95), row("margin 0.5", 2, 1, 0.945)]
     rows += [row("margin 0.5", 1, 2, 0.91), row("margin 0.5", 3, 0, 0.99)]
-    (line,) = (line for line in text(rows, list(VARIANTS)).splitlines() if "margin 0.5" in line)
+    before = [row("no longer there", 2, 5, 0.94)]
+    page = text(rows, before, list(VARIANTS))
+    (line,) = (line for line in page.splitlines() if "margin 0.5" in line)
     assert line == "| digit | margin 0.5 | 1, 2 | 10 → 2, 8 → 1 | digit +1.00, -0.50 |"
-    assert "5 runs, at commit `abc`" in text(rows, list(VARIANTS))
+    assert "| digit | no longer there | 2 | 8 → 5 | digit -1.00 |" in page.split("## ")[1]
+    assert "5 runs, at commit `abc`" in page
 
 
 def test_all_runs_are_of_variants_that_there_are():

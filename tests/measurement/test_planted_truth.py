@@ -14,7 +14,7 @@ from tests.support import planted
 from tests.support.planted import SIDES, Planted
 from tests.support.sampling import sampled
 
-IMAGES = 64
+IMAGES = 32
 CONTENTS = {"stationary": planted.stationary, "positional": planted.positional}
 MAKERS = {
     f"{name} {kernel}×{kernel} tap {reach} off stride {stride}": (maker, kernel, reach, stride)

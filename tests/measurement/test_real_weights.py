@@ -159,7 +159,7 @@ def middle(images: Tensor, size: int) -> Tensor:
 
 
 def assert_is_cross_fitted(report: PANReport, pairs: dict[str, dict[str, tuple[Tensor, Tensor]]], images: int) -> None:
-    """Contrast and error of every neuron on every side are those of loops over all readings.
+    """Contrast and error on every side are those of loops over all readings, of every fourth neuron in wide layers.
 
     In large maps readings are thinned, and the thresholds may be others of nearly the same difference.
 
@@ -171,32 +171,37 @@ def assert_is_cross_fitted(report: PANReport, pairs: dict[str, dict[str, tuple[T
     for name, sides in pairs.items():
         present = (~report.contrast(name).isnan()).any(1).tolist()
         assert [side for side, there in zip(SIDES, present, strict=True) if there] == list(sides)
+        some = slice(None, None, 4 if report.layers[name].channels > 128 else 1)
         exact = {"contrast": [], "error": []}
         for border, reference in sides.values():
             groups = np.repeat(np.arange(images) % GROUPS, len(border) // images)
-            one, error = crossfitted(border.numpy(), reference.numpy(), groups, CHOICE)
+            one, error = crossfitted(border[:, some].numpy(), reference[:, some].numpy(), groups, CHOICE)
             exact["contrast"].append(one)
             exact["error"].append(error)
-        found = report.contrast(name)[present].numpy()
+        found = report.contrast(name)[present, some].numpy()
         off = np.abs(np.abs(found) - np.abs(np.array(exact["contrast"])))
         assert off.mean() <= 0.01 and (off <= 0.03).mean() >= 0.95, name
         strong = np.array(exact["contrast"]).__abs__() >= 0.6
         assert (np.sign(found) == np.sign(exact["contrast"]))[strong].all(), name
-        ratio = report.layers[name].error[present].numpy().mean() / np.mean(exact["error"])
+        ratio = report.layers[name].error[present, some].numpy().mean() / np.mean(exact["error"])
         assert 0.9 < ratio < 1.5, name
 
 
-def test_contrasts_and_errors_by_crop_are_those_of_loops_over_all_readings(lite0):
+@pytest.fixture(scope="module")
+def cropped(lite0) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
+    """Readings of the layers that are measured by crop."""
+    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size < SIZE}
+    return read_pair(lite0, CROPPED, lambda images: (middle(images, size), images))
+
+
+def test_contrasts_and_errors_by_crop_are_those_of_loops_over_all_readings(lite0, cropped):
     assert {lite0.report.layers[name].reference for name in CROPPED} == {"crop"}
-    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size < SIZE}
-    pairs = read_pair(lite0, CROPPED, lambda images: (middle(images, size), images))
-    assert_is_cross_fitted(lite0.report, pairs, IMAGES)
+    assert_is_cross_fitted(lite0.report, cropped, IMAGES)
 
 
-def test_contrasts_by_crop_agree_with_those_of_scipy_in_the_same_images(lite0):
-    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size < SIZE}
+def test_contrasts_by_crop_agree_with_those_of_scipy_in_the_same_images(lite0, cropped):
     ours, theirs = [], []
-    for name, sides in read_pair(lite0, CROPPED, lambda images: (middle(images, size), images)).items():
+    for name, sides in cropped.items():
         for side, (border, reference) in sides.items():
             exact = ks_2samp(border.numpy(), reference.numpy(), axis=0, method="asymp")
             ours.append(lite0.report.contrast(name)[SIDES.index(side)].numpy())
