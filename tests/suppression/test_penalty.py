@@ -120,7 +120,7 @@ def test_beside_a_task_no_neuron_is_drawn_further_than_its_distance_allows():
         (added * direction).sum(1)[far] / np.linalg.norm(added[far], axis=1) / np.linalg.norm(direction[far], axis=1)
     )
     np.testing.assert_allclose(cosine, 1, atol=1e-3)
-    assert (most == MOST).any() and not far.all()
+    assert (most == MOST).any() and (most < MOST).any()
 
 
 def test_near_its_margin_a_neuron_is_drawn_with_a_part_of_its_task():
@@ -142,7 +142,7 @@ def test_a_light_penalty_is_not_shortened():
     alone = model[0].weight.grad.clone()
     model[0].weight.grad = None
     task = torch.autograd.grad(model(x).square().mean(), model[0].weight)[0]
-    weight = 0.5 * task.norm().item() / alone.norm().item()
+    weight = 0.02 * task.norm().item() / alone.norm().item()  # less than a neuron near its margin may have
     penalty = PaddingBiasPenalty(model)
     (model(x).square().mean() + weight * penalty()).backward()
     torch.testing.assert_close(model[0].weight.grad, task + weight * alone, rtol=1e-4, atol=1e-5)
