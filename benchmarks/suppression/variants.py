@@ -77,10 +77,13 @@ ONE_STRENGTH = tuple((strength, name, 1.0) for name in ("GROWTH", "DECAY", "OVER
 VARIANTS = {
     "none": Variant(None),
     "as it is": Variant(),
-    **{f"margin {m}": Variant(values=(margin(m),)) for m in (0.5, 0.65, 0.7)},
-    "margin 0.65, twice as long": Variant(values=(margin(0.65), most(2.0))),
-    "margin 0.65, a wall twice as steep": Variant(values=(margin(0.65), wall(0.1))),
-    "twice as long": Variant(values=(most(2.0),)),
+    **{f"margin {m}": Variant(values=(margin(m),)) for m in (0.4, 0.7)},
+    **{
+        f"margin {m}, at most {times} of the task": Variant(values=(margin(m), most(times)))
+        for m in (0.5, 0.6, 0.65)
+        for times in (1.0, 2.0)
+    },
+    "margin 0.65, at most 1.0 of the task, wall at 0.1": Variant(values=(margin(0.65), most(1.0), wall(0.1))),
     "no wall": Variant(values=(wall(1e-6),)),
     "the whole kernel, no wall": Variant(changes=(ideas.whole_kernel,)),
     "what is inherited left out": Variant(changes=(ideas.own_alone,)),

@@ -1,9 +1,9 @@
-"""The gradient of a penalty on a neuron, in a backward pass of a task never longer than the task's on it.
+"""The gradient of a penalty on a neuron, in a backward pass of a task never longer than 1.5 times the task's on it.
 
 The same gradient that plain gradient descent with momentum turns into an overshoot is lost beside the task's under
 Adam, so no weight suits both, nor networks with and without normalisation. What all of them have in common as a measure
 is what the task itself does to a neuron in this very pass. Right behind the margin almost nothing is added, and a
-little further off as much as the task's: a wall, and no jump that a step could bounce off.
+little further off more than the task can hold against: a wall, and no jump that a step could bounce off.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 #: Longest gradient of the penalty on a neuron, in lengths of the task's.
-MOST = 1.0
+MOST = 1.5
 #: How far beyond its margin, in margins, a neuron may be drawn with one length of the task's gradient on it. Up to
 #: :data:`MOST`, what may be added grows with the square of the distance.
 WALL = 0.2

@@ -33,7 +33,7 @@ from pan_callbacks.suppression.strength import Strength
 
 #: Contrast that padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a few images may
 #: be wrong (docs/suppression.md has other margins).
-MARGIN = 0.6
+MARGIN = 0.55
 #: Contrast that a layer's own padding may make for nothing in any case, whatever its neurons inherit: the difference of
 #: border and neighbours is of what the images show there, too.
 LEAST_MARGIN = 0.25

@@ -47,15 +47,15 @@ def test_what_a_variant_changes_is_put_back():
     assert torch.equal(gradients()[1], plain)
 
 
-def test_without_a_wall_neurons_are_drawn_as_long_as_their_task_or_all_together_as_the_task():
+def test_neurons_are_drawn_as_long_as_their_task_allows_or_all_together_as_the_whole_does():
     def lengths(change=None):
         task, added = gradients(change)
         each = added.flatten(1).norm(dim=1) / task.flatten(1).norm(dim=1).clamp_min(1e-12)
         return each, added.norm() / task.norm()
 
-    assert lengths()[0].max() == pytest.approx(1, rel=2e-2)  # of a difference, in 32 bits
+    assert lengths()[0].max() == pytest.approx(cap.MOST, rel=2e-2)  # of a difference, in 32 bits
     each, together = lengths(ideas.whole_kernel)
-    assert each.max() > 1.05 and together == pytest.approx(1, rel=2e-2)
+    assert each.max() > 1.05 * cap.MOST and together == pytest.approx(cap.MOST, rel=2e-2)
 
 
 def test_what_is_inherited_counts_unless_it_is_left_out():
@@ -74,7 +74,7 @@ def test_what_is_inherited_counts_unless_it_is_left_out():
             penalty.detach()
         return value
 
-    assert price() > 0.1 and price() > 20 * price(ideas.own_alone)
+    assert price() > 0.1 and price() > 8 * price(ideas.own_alone)
 
 
 def test_a_projection_is_within_the_margin_of_the_same_images():
@@ -149,12 +149,12 @@ def test_a_line_has_the_runs_that_have_a_plain_one_of_their_seed():
     def row(arm, seed, pans, right):
         return {"task": "digit", "arm": arm, "seed": seed, "commit": "abc", "pans": pans, "accuracy": {"digit": right}}
 
-    rows = [row("none", 1, 10, 0.9), row("none", 2, 8, 0.95), row("margin 0.5", 2, 1, 0.945)]
-    rows += [row("margin 0.5", 1, 2, 0.91), row("margin 0.5", 3, 0, 0.99)]
+    rows = [row("none", 1, 10, 0.9), row("none", 2, 8, 0.95), row("margin 0.7", 2, 1, 0.945)]
+    rows += [row("margin 0.7", 1, 2, 0.91), row("margin 0.7", 3, 0, 0.99)]
     before = [row("no longer there", 2, 5, 0.94)]
     page = text(rows, before, list(VARIANTS))
-    (line,) = (line for line in page.splitlines() if "margin 0.5" in line)
-    assert line == "| digit | margin 0.5 | 1, 2 | 10 → 2, 8 → 1 | digit +1.00, -0.50 |"
+    (line,) = (line for line in page.splitlines() if "margin 0.7" in line)
+    assert line == "| digit | margin 0.7 | 1, 2 | 10 → 2, 8 → 1 | digit +1.00, -0.50 |"
     assert "| digit | no longer there | 2 | 8 → 5 | digit -1.00 |" in page.split("## ")[1]
     assert "5 runs, at commit `abc`" in page
 

@@ -125,7 +125,7 @@ def test_beside_a_task_no_neuron_is_drawn_further_than_its_distance_allows():
 
 def test_near_its_margin_a_neuron_is_drawn_with_a_part_of_its_task():
     model = net()
-    means = (images() + mean for mean in np.arange(0.5, 2, 0.05).tolist())
+    means = (images() + mean for mean in np.arange(0.5, 2, 0.01).tolist())
     x, hand = next((x, hand) for x in means if ((hand := by_hand(model[0], x)).beyond > 0.3 * WALL).any())
     task = torch.autograd.grad(0.01 * model(x).square().mean(), model[0].weight)[0].flatten(1)
     penalty = PaddingBiasPenalty(model)
