@@ -19,14 +19,13 @@ from pan_callbacks.suppression.taps import Tap, may_be_padded, not_penalised, re
 
 
 class PaddingBiasPenalty(nn.Module):
-    """Price of how far padding moves the neurons of a model, of those that it moves further than a margin.
+    """How far padding moves the neurons of a model beyond a margin, with a gradient that takes them back.
 
-    The price of a neuron is the squared distance of its kernel from the nearest one that padding moves no further than
-    the margin (:mod:`~pan_callbacks.suppression.price`). As with weight decay, it has a gradient in the layer's own
-    kernel alone, which does not depend on how many layers and neurons there are besides; and in a backward pass of a
-    task it is no longer than the task's (:mod:`~pan_callbacks.suppression.cap`), so that no weight breaks a network.
-    Hooks on the padded convolutions measure on a few images what padding adds to their inputs, and how much their
-    readings vary.
+    The gradient is the way of each kernel to the nearest one that padding moves no further than the margin
+    (:mod:`~pan_callbacks.suppression.yardstick`). As with weight decay, it is one in the layer's own kernel alone, and
+    does not depend on how many layers and neurons there are besides; in a backward pass of a task it is at most 1.5
+    times as long as the task's (:mod:`~pan_callbacks.suppression.cap`), so that no weight breaks a network. Hooks on
+    the padded convolutions measure on a few images what padding adds to their inputs, and how much readings vary.
 
     Args:
         model: Model to penalise; it is not made a submodule, so parameters and state dict stay its own.
@@ -243,8 +242,8 @@ class PaddingBiasPenalty(nn.Module):
             loss: Penalise just the calls that this loss was computed from; None for all.
 
         Returns:
-            Sum over neurons of their price, of a layer that was called several times the mean of its calls: a float32
-            scalar with gradient; 0 in a step that is not due.
+            How far neurons are beyond their margins, in margins, on average (of a layer that was called several times
+            also over its calls): a float32 scalar with the gradient described above; 0 in a step that is not due.
 
         Raises:
             PANError: If the step is due and no penalised layer ran with gradients, or one is no longer there.
@@ -267,8 +266,11 @@ class PaddingBiasPenalty(nn.Module):
                 before several backward passes, each is penalised once, with its own. None for all.
         """
         nodes = None if loss is None else nodes_of(loss.grad_fn)
-        prices = [price for tap in self._taps.values() for price in tap.prices(tap.take(nodes))]
-        return torch.stack(prices).sum() if prices else None
+        found = [pair for tap in self._taps.values() for pair in tap.prices(tap.take(nodes))]
+        if not found:
+            return None
+        total = torch.stack([price for price, _ in found]).sum()  # of which a neuron's gradient is its own
+        return total + (total / sum(neurons for _, neurons in found) - total).detach()
 
     def check_checkpoint(self, loss: Tensor) -> None:
         """Raise PANError if the layers that are looked for ran inside a reentrant checkpoint that made this loss.

@@ -14,6 +14,7 @@ from pan_callbacks.errors import PANError
 from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.suppression.cap import Cap, CappedGradient
+from pan_callbacks.suppression.presence import channels_of
 from pan_callbacks.suppression.pull import Pull
 from pan_callbacks.suppression.strength import Strength
 from pan_callbacks.suppression.yardstick import Sample, Yardstick
@@ -61,7 +62,7 @@ class CallView:
         return cls(layer, tuple(geometry.borders), tuple(call.x.shape[1:]), node, given, measured)
 
     def price(self, cap: Cap, strength: Strength, channels: Tensor | None) -> Tensor | None:
-        """Return the price of this call, the sum over its neurons; None if no side has a border.
+        """Return how far the neurons are beyond their margins, added up, with its gradient; None without a border.
 
         Args:
             cap: How long its gradient may be.
@@ -83,6 +84,14 @@ class CallView:
             parameters = [parameter for parameter, _ in gradients]
             capped: Tensor = CappedGradient.apply(cap, price, pull.beyond, makers, *parameters)
             return capped
+
+    def neurons(self, channels: Tensor | None) -> int:
+        """Return how many neurons are added up.
+
+        Args:
+            channels: They, None for all.
+        """
+        return channels_of(self.layer.module) if channels is None else len(channels)
 
     def _gradients(self, kernel: Tensor, pull: Pull) -> list[tuple[nn.Parameter, Callable[[], Tensor]]]:
         """Return the parameters that a kernel is made of, each with what makes its gradient."""

@@ -119,12 +119,17 @@ class Tap:
         self.seen, self.nothing = kept, None if taken else self.nothing
         return taken
 
-    def prices(self, views: Sequence[CallView]) -> list[Tensor]:
-        """Return the price of each call, as its share of the layer's; none of one without a border."""
+    def prices(self, views: Sequence[CallView]) -> list[tuple[Tensor, float]]:
+        """Return the price of each call, the sum over neurons, and how many these are, as its shares of the layer's.
+
+        A call without a border has none.
+        """
         self.strength.hold()
         try:
-            prices = [view.price(self.cap, self.strength, self.channels) for view in views]
-            return [price / len(views) for price in prices if price is not None]
+            found = [
+                (view.price(self.cap, self.strength, self.channels), view.neurons(self.channels)) for view in views
+            ]
+            return [(price / len(views), neurons / len(views)) for price, neurons in found if price is not None]
         except PANError as error:
             raise PANError(f"layer {self.name}: {error}") from error
 

@@ -1,10 +1,10 @@
 """What the border behaviour of one layer costs.
 
 The padding effect of a neuron is linear in its kernel: the kernel times what padding adds to the inputs that its taps
-read, on average. So the kernels that padding does not move by more than a margin lie between two parallel planes, and
-the price of a kernel is its squared distance from there, to scale, on the side where that is largest. Its gradient is
-the way back: nothing for a kernel within the margin, and no content is priced, since what a kernel does where it reads
-no padding does not enter (docs/suppression.md has what else was tried).
+read, on average. So the kernels that padding does not move by more than a margin lie between two parallel planes. The
+price says how far a neuron is beyond its margin, and its gradient is the way back for the kernel, from the side where
+it is furthest off: nothing for a kernel within the margin, and no content is priced, since what a kernel does where it
+reads no padding does not enter (docs/suppression.md has what else was tried).
 
 The margin is said in the currency of the contrast. Padding that shifts readings by less than the shortest interval
 that holds a share of them separates less than that share of border from interior. What a neuron inherits from the
@@ -40,9 +40,11 @@ LEAST_MARGIN = 0.25
 #: Shift that is allowed in any case, in the layer's typical spread. A third of the smallest that makes a PAN: on flat
 #: backgrounds readings at the border do not vary at all, and what several layers add is inherited together.
 LEAST_ALLOWED = LEAST_SHIFT / 3
-#: Of half the squared distance: at the default weight, 0.1, the gradient of a kernel that is far off is usually longer
-#: than what :mod:`~pan_callbacks.suppression.cap` allows, and shorter near the margin.
+#: Length of the gradient of a kernel, in distances from its margin: at the default weight, 0.1, it is usually longer
+#: than what :mod:`~pan_callbacks.suppression.cap` allows.
 SCALE = 300.0
+#: Margins that a neuron counts as beyond its own at most: on a constant background no shift is allowed at all.
+FARTHEST = 100.0
 #: Readings of a side that it takes to say how they vary; of fewer (a corner, in a small batch) those inside stand in.
 FEWEST = 8
 #: Positions along each axis of a border that are read.
@@ -74,7 +76,10 @@ class Yardstick:
     def price(
         self, kernel: Tensor, chosen: Tensor | None, strength: Strength, sides: tuple[str, ...]
     ) -> tuple[Tensor, Pull]:
-        """Return the price of a kernel, the sum over its neurons, and its gradient in factors.
+        """Return how far the neurons of a kernel are beyond their margins, added up, and the way back in factors.
+
+        How far is said in margins, on the worst side; the way back is that of its kernel, and so long
+        that a gradient step of the length 1 / :data:`SCALE` ends at the margin if the strength is 1.
 
         Args:
             kernel: (out channels, in channels / groups, rows, columns).
@@ -91,11 +96,13 @@ class Yardstick:
         size = size.repeat_interleave(len(kernel) // self.by_tap.shape[1], 1)
         distance = over / size
         scale, (away, side) = SCALE * strength.update(effect.sign() * distance, sides), distance.max(0)
+        unit = allowed.maximum(effect.abs() / FARTHEST).clamp_min(torch.finfo(over.dtype).tiny)
+        beyond = (over / unit).amax(0)
         if chosen is not None:
-            away = away * torch.zeros_like(away).index_fill(0, chosen.to(away.device), 1.0)
+            among = torch.zeros_like(away).index_fill(0, chosen.to(away.device), 1.0)
+            away, beyond = away * among, beyond * among
         back = scale * away * (effect.sign() / size).gather(0, side[None])[0]
-        beyond = (over / allowed.clamp_min(torch.finfo(over.dtype).tiny)).amax(0)
-        return (scale / 2 * away.square()).sum(), Pull(self.by_tap, side, back, beyond)
+        return beyond.sum(), Pull(self.by_tap, side, back, beyond)
 
 
 @dataclass

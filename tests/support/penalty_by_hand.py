@@ -1,4 +1,4 @@
-"""The price of a padded convolution in float64, position by position, from plain arithmetic."""
+"""How far padding moves a convolution beyond its margin, in float64, position by position, from plain arithmetic."""
 
 from __future__ import annotations
 
@@ -35,11 +35,6 @@ class ByHand:
     distance: dict[str, np.ndarray]
 
     @property
-    def price(self) -> np.ndarray:
-        """Half of the squared distance on the farthest side, as it is scaled (channels,)."""
-        return SCALE * np.max(list(self.distance.values()), axis=0) ** 2 / 2
-
-    @property
     def beyond(self) -> np.ndarray:
         """How far the effect is beyond what is allowed, in parts of that, on the side where it is most (channels,)."""
         sides = [np.abs(self.effect[side]) / self.allowed[side] - 1 for side in self.effect]
@@ -47,7 +42,7 @@ class ByHand:
 
     @property
     def gradient(self) -> np.ndarray:
-        """Its gradient (channels, in channels, *kernel): the way to the farthest side, straight; of one group."""
+        """The way back from the farthest side, straight, to scale (channels, in channels, *kernel); of one group."""
         sides = list(self.distance)
         far = np.argmax(list(self.distance.values()), axis=0)
         ways = []
