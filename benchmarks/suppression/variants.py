@@ -72,18 +72,27 @@ def wall(value: float) -> tuple[Any, str, Any]:
     return cap, "WALL", value
 
 
+def scale(value: float) -> tuple[Any, str, Any]:
+    """Another length of the gradient before it is capped, in distances."""
+    return yardstick, "SCALE", value
+
+
 ONE_STRENGTH = tuple((strength, name, 1.0) for name in ("GROWTH", "DECAY", "OVERSHOT"))
 
 VARIANTS = {
     "none": Variant(None),
     "as it is": Variant(),
-    **{f"margin {m}": Variant(values=(margin(m),)) for m in (0.4, 0.7)},
+    **{f"margin {m}": Variant(values=(margin(m),)) for m in (0.5, 0.55, 0.65, 0.7)},
     **{
         f"margin {m}, at most {times} of the task": Variant(values=(margin(m), most(times)))
         for m in (0.5, 0.6, 0.65)
         for times in (1.0, 2.0)
     },
     "margin 0.65, at most 1.0 of the task, wall at 0.1": Variant(values=(margin(0.65), most(1.0), wall(0.1))),
+    **{
+        f"a 300th as strong, at most {times} of the task": Variant(values=(scale(1.0), most(times)))
+        for times in (1.0, 2.0)
+    },
     "no wall": Variant(values=(wall(1e-6),)),
     "the whole kernel, no wall": Variant(changes=(ideas.whole_kernel,)),
     "what is inherited left out": Variant(changes=(ideas.own_alone,)),

@@ -33,15 +33,16 @@ from pan_callbacks.suppression.strength import Strength
 
 #: Contrast that padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a few images may
 #: be wrong (docs/suppression.md has other margins).
-MARGIN = 0.55
+MARGIN = 0.6
 #: Contrast that a layer's own padding may make for nothing in any case, whatever its neurons inherit: the difference of
 #: border and neighbours is of what the images show there, too.
 LEAST_MARGIN = 0.25
 #: Shift that is allowed in any case, in the layer's typical spread. A third of the smallest that makes a PAN: on flat
 #: backgrounds readings at the border do not vary at all, and what several layers add is inherited together.
 LEAST_ALLOWED = LEAST_SHIFT / 3
-#: Length of the gradient of a kernel, in distances from its margin: at the default weight, 0.1, it is usually longer
-#: than what :mod:`~pan_callbacks.suppression.cap` allows.
+#: Length of the gradient of a kernel, in distances from its margin: at the default weight, 0.1, it is longer than what
+#: :mod:`~pan_callbacks.suppression.cap` allows, which then decides. A short one gets nowhere in a short training, and
+#: lets plain gradient descent without a norm run away before it takes hold.
 SCALE = 300.0
 #: Margins that a neuron counts as beyond its own at most: on a constant background no shift is allowed at all.
 FARTHEST = 100.0
@@ -78,8 +79,8 @@ class Yardstick:
     ) -> tuple[Tensor, Pull]:
         """Return how far the neurons of a kernel are beyond their margins, added up, and the way back in factors.
 
-        How far is said in margins, on the worst side; the way back is that of its kernel, and so long
-        that a gradient step of the length 1 / :data:`SCALE` ends at the margin if the strength is 1.
+        How far is said in margins, on the worst side. The way back is that of the kernel: the gradient of half its
+        squared distance from the margin, times :data:`SCALE` and its strength.
 
         Args:
             kernel: (out channels, in channels / groups, rows, columns).
@@ -95,13 +96,13 @@ class Yardstick:
         size = torch.where(size > 0, size, 1.0)  # no effect, and no 0 / 0
         size = size.repeat_interleave(len(kernel) // self.by_tap.shape[1], 1)
         distance = over / size
-        scale, (away, side) = SCALE * strength.update(effect.sign() * distance, sides), distance.max(0)
+        strengths, (away, side) = strength.update(effect.sign() * distance, sides), distance.max(0)
         unit = allowed.maximum(effect.abs() / FARTHEST).clamp_min(torch.finfo(over.dtype).tiny)
         beyond = (over / unit).amax(0)
         if chosen is not None:
             among = torch.zeros_like(away).index_fill(0, chosen.to(away.device), 1.0)
             away, beyond = away * among, beyond * among
-        back = scale * away * (effect.sign() / size).gather(0, side[None])[0]
+        back = SCALE * strengths * away * (effect.sign() / size).gather(0, side[None])[0]
         return beyond.sum(), Pull(self.by_tap, side, back, beyond)
 
 
