@@ -20,10 +20,8 @@ def text(rows: Sequence[Row], before: Sequence[Row], variants: Sequence[str]) ->
     plain = [row for row in rows if row["arm"] == PLAIN]
     names = list(dict.fromkeys(row["arm"] for row in before))
     return _PAGE.format(
-        count=len(rows),
         told=_commits(rows),
         lines=_lines(rows, variants),
-        count_before=len(before),
         told_before=_commits(before),
         lines_before=_lines([*plain, *before], names),
     )
@@ -31,7 +29,9 @@ def text(rows: Sequence[Row], before: Sequence[Row], variants: Sequence[str]) ->
 
 def _commits(rows: Sequence[Row]) -> str:
     commits = ", ".join(sorted({f"`{row['commit']}`" for row in rows if row["commit"]})) or "no commit"
-    return f"at commit {commits}; {sum(not row['commit'] for row in rows)} of them"
+    without = sum(not row["commit"] for row in rows)
+    told = f"{len(rows)} runs, at commit {commits};\n{without} of them"
+    return f"{told} by a script with the same changes, without a commit."
 
 
 def _lines(rows: Sequence[Row], variants: Sequence[str]) -> str:
@@ -63,11 +63,10 @@ _PAGE = """# Suppression: what else was tried
     python -m benchmarks.suppression.variants --seeds 1 2      # makes what is not there yet
     python -m benchmarks.suppression.variants --table          # writes this page alone
 
-Generated from `benchmarks/suppression/variants.jsonl`: {count} runs, {told} were made by a script with the same
-changes before these files were there, and have no commit. What a variant changes stands in
-`benchmarks/suppression/variants.py` and `ideas.py`; *as it is* is `PANPenalty()`. One run differs from the next by
-about half a point whatever is done, so a line of one or two seeds says which variants are far off, and not which of
-two close ones is better.
+Generated from `benchmarks/suppression/variants.jsonl`: {told}
+What a variant changes stands in `benchmarks/suppression/variants.py` and `ideas.py`; *as it is* is `PANPenalty()`. One
+run differs from the next by about half a point whatever is done, so a line of one or two seeds says which variants are
+far off, and not which of two close ones is better.
 
 | task | variant | seeds | PANs without → with | change of accuracy in points |
 | --- | --- | --- | --- | --- |
@@ -76,9 +75,8 @@ two close ones is better.
 ## With the price as it was before
 
 What a layer's own padding does had a margin of 0.4 to 0.5, what is inherited did not count, and the gradient on a whole
-kernel was as long as the task's at most. From `benchmarks/suppression/variants_before.jsonl`: {count_before} runs,
-{told_before} were made by a script and have no commit. `git checkout 563b277` has the code of all of them, under the
-same names.
+kernel was as long as the task's at most. `git checkout 563b277` has the code, under the same names. From
+`benchmarks/suppression/variants_before.jsonl`: {told_before}
 
 | task | variant | seeds | PANs without → with | change of accuracy in points |
 | --- | --- | --- | --- | --- |
