@@ -53,7 +53,7 @@ def row(name: str) -> str:
     ]
     cells = [f"{statistics.median(part):.2f} ({part[0]:.2f} … {part[-1]:.2f})" for part in ratios]
     return (
-        f"| {name} | {len(task)}, {len(ratios[0])} | {loss.item():.2f} | {value.item():.1f} | {cells[0]} | {cells[1]} |"
+        f"| {name} | {len(task)}, {len(ratios[0])} | {loss.item():.2f} | {value.item():.3f} | {cells[0]} | {cells[1]} |"
     )
 
 

@@ -81,10 +81,14 @@ def test_a_penalty_of_a_loss_is_that_of_the_calls_that_it_was_computed_from():
     one(x), other(x)
     both = penalty()
     penalty.detach()
-    alone = PaddingBiasPenalty(model, layers="0.0")
-    one(x)
-    assert value == alone() > 0
-    assert value < both
+
+    def alone(layer, part):
+        penalty = PaddingBiasPenalty(model, layers=layer)
+        part(x)
+        return penalty().detach()
+
+    assert value == alone("0.0", one) > 0
+    assert both.item() == pytest.approx((value + alone("1.0", other)).item() / 2) != value.item()
 
 
 def test_a_call_on_one_image_is_found_again_although_its_output_is_written_into():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pan_callbacks.suppression.yardstick import FEWEST, LEAST_ALLOWED, LEAST_MARGIN, MARGIN, POSITIONS, SCALE
+from pan_callbacks.suppression.yardstick import FARTHEST, FEWEST, LEAST_ALLOWED, LEAST_MARGIN, MARGIN, POSITIONS, SCALE
 
 PADS = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 NAMES = [
@@ -37,7 +37,10 @@ class ByHand:
     @property
     def beyond(self) -> np.ndarray:
         """How far the effect is beyond what is allowed, in parts of that, on the side where it is most (channels,)."""
-        sides = [np.abs(self.effect[side]) / self.allowed[side] - 1 for side in self.effect]
+        sides = []
+        for side, effect in self.effect.items():
+            unit = np.maximum(self.allowed[side], np.abs(effect) / FARTHEST)
+            sides.append((np.abs(effect) - self.allowed[side]) / unit)
         return np.maximum(np.max(sides, axis=0), 0)
 
     @property
