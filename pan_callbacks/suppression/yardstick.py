@@ -141,10 +141,7 @@ class Sample:
         layer = self.layer
         options: dict[str, Any] = {"mode": layer.mode, "value": layer.value, "groups": layer.module.groups}
         by_tap = padding_by_tap(self.mean_input, self.geometry, **options)
-        inner, pairs = _in_order(self.inner), zip(self.border, self.beside, strict=True)
-        found = [self._of_side(inner, border, beside) for border, beside in pairs]
-        nothing = by_tap.new_zeros(0, len(inner))
-        shift, allowed, least = (torch.stack(one) for one in zip(*found, strict=True)) if found else 3 * [nothing]
+        shift, allowed, least = self._of_sides(_in_order(self.inner))
         floor = LEAST_ALLOWED * self.inner.std(1, correction=0).median()
         allowed, least = allowed.clamp_min(floor), least.clamp_min(floor)
         finite = torch.stack([one.isfinite().all() for one in (by_tap, shift, allowed)]).all()
@@ -155,41 +152,49 @@ class Sample:
             torch.where(finite, least, torch.inf),
         )
 
-    def _of_side(self, inner: Tensor, border: Tensor, beside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return how far readings at a border are shifted, and how far they may be, whatever they inherit and at least.
+    def _of_sides(self, inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return how far readings at each border are shifted, and how far they may be, by both margins.
+
+        Each is (sides, channels).
 
         Args:
             inner: Readings of the inner half, in order.
-            border: Readings of the border.
-            beside: Readings beside it.
         """
-        at, by = (_in_order(one) if one.shape[1] >= FEWEST else inner for one in (border, beside))
-        allowed, least = ((shortest(at, share) + shortest(by, share)) / 2 for share in (MARGIN, LEAST_MARGIN))
-        return border.mean(1) - beside.mean(1), allowed, least
+        found = self.inner.new_empty(3, len(self.border), len(inner))
+        counts = [(at.shape[1], by.shape[1]) for at, by in zip(self.border, self.beside, strict=True)]
+        for count in dict.fromkeys(counts):  # edges together, and corners: many small steps take longer than a few
+            sides = [number for number, of_side in enumerate(counts) if of_side == count]
+            both = [torch.stack([part[number] for number in sides]) for part in (self.border, self.beside)]
+            found[0, sides] = both[0].mean(2) - both[1].mean(2)
+            ordered = [_in_order(one) if one.shape[2] >= FEWEST else inner.expand(len(sides), -1, -1) for one in both]
+            for number, share in enumerate((MARGIN, LEAST_MARGIN), 1):
+                found[number, sides] = (shortest(ordered[0], share) + shortest(ordered[1], share)) / 2
+        shift, allowed, least = found
+        return shift, allowed, least
 
 
 def shortest(ordered: Tensor, share: float) -> Tensor:
-    """Return the length of the shortest interval that holds a share of the readings of each neuron (channels,).
+    """Return the length of the shortest interval that holds a share of the readings of each neuron (..., channels).
 
     If all readings are shifted by that much, the contrast between before and after is that share at most.
 
     Args:
-        ordered: Readings in ascending order (channels, readings).
+        ordered: Readings in ascending order (..., channels, readings).
         share: In (0, 1).
 
     Example:
         >>> shortest(torch.tensor([[0.0, 1.0, 2.0, 2.5, 9.0]]), 0.6)
         tensor([1.5000])
     """
-    last = math.ceil(share * ordered.shape[1]) - 1
-    return (ordered[:, last:] - ordered[:, : ordered.shape[1] - last]).amin(1)
+    last = math.ceil(share * ordered.shape[-1]) - 1
+    return (ordered[..., last:] - ordered[..., : ordered.shape[-1] - last]).amin(-1)
 
 
 def _in_order(readings: Tensor) -> Tensor:
     """Return the readings of each neuron in ascending order."""
     if readings.device.type == "cpu" and type(readings) is Tensor and not torch.compiler.is_compiling():
-        return torch.from_numpy(np.sort(readings.numpy(), axis=1))  # many short rows: in a tenth of torch's time
-    return readings.sort(1).values
+        return torch.from_numpy(np.sort(readings.numpy(), axis=-1))  # many short rows: in a tenth of torch's time
+    return readings.sort(-1).values
 
 
 def _inward(border: Position, clean: Position) -> Position:
