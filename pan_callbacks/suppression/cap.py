@@ -1,9 +1,11 @@
-"""The gradient of a penalty on a neuron, in a backward pass of a task never longer than 1.5 times the task's on it.
+"""The gradient of a penalty on a neuron, in a backward pass of a task never longer than 1.5 times the task's.
 
 The same gradient that plain gradient descent with momentum turns into an overshoot is lost beside the task's under
 Adam, so no weight suits both, nor networks with and without normalisation. What all of them have in common as a measure
 is what the task itself does to a neuron in this very pass. Right behind the margin almost nothing is added, and a
-little further off more than the task can hold against: a wall, and no jump that a step could bounce off.
+little further off more than the task can hold against: a wall, and no jump that a step could bounce off. The task's is
+that on the neuron, or on the neurons of the layer on average where that is longer: what the task hardly moves would
+stay as it is under plain gradient descent.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ def capped(
         beyond: How far each neuron is beyond its margin, in margins (channels,).
         before: What earlier passes of this step left, for a penalty that has a backward pass of its own.
         has_task: Whether there was ever a gradient of a task; None if nobody knows. While there was none, the gradient
-            of the penalty is all there is, and stays; where there was, and is none now, the neuron is dead, and rests.
+            of the penalty is all there is, and stays; where there was, and is none now, the kernel is dead, and rests.
 
     Returns:
         The gradient, and whether there was ever one of a task (a boolean scalar).
@@ -121,6 +123,7 @@ def capped(
     if before is not None:
         size = torch.where(size > 0, size, _lengths(before, len(beyond)).to(size.dtype))
     has_task = (size > 0).any() if has_task is None else has_task | (size > 0).any()
+    size = size.maximum(size.square().mean().sqrt())  # what the task hardly moves can be drawn all the same
     most = (beyond / WALL).square().clamp_max(MOST) * size
     share = (most / own.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1.0)
     share = torch.where(has_task, share, 1.0).to(ours.dtype)

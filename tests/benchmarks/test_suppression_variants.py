@@ -49,9 +49,9 @@ def test_what_a_variant_changes_is_put_back():
 
 def test_neurons_are_drawn_as_long_as_their_task_allows_or_all_together_as_the_whole_does():
     def lengths(change=None):
-        task, added = gradients(change)
-        each = added.flatten(1).norm(dim=1) / task.flatten(1).norm(dim=1).clamp_min(1e-12)
-        return each, added.norm() / task.norm()
+        task, added = (one.flatten(1).norm(dim=1) for one in gradients(change))
+        average = task.square().mean().sqrt()
+        return added / task.maximum(average), added.norm() / task.norm()
 
     assert lengths()[0].max() == pytest.approx(cap.MOST, rel=2e-2)  # of a difference, in 32 bits
     each, together = lengths(ideas.whole_kernel)
