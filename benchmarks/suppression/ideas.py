@@ -67,13 +67,12 @@ def own_alone() -> Iterator[None]:
 @contextmanager
 def whole_kernel() -> Iterator[None]:
     """The gradient is capped by that of the task on the whole kernel, without a wall."""
-    plain = cap.capped
+    plain = cap.share_left
 
-    def capped(task: Tensor, ours: Tensor, beyond: Tensor, *others: Any) -> Any:
-        total, has_task = plain(task[None], ours[None], torch.full_like(beyond[:1], torch.inf), *others)
-        return total[0], has_task
+    def share_left(task: Tensor, ours: Tensor, beyond: Tensor, *others: Any) -> Any:
+        return plain(task, ours, torch.full_like(beyond[:1], torch.inf), *others)
 
-    with patch.object(cap, "capped", capped):
+    with patch.object(cap, "share_left", share_left):
         yield
 
 

@@ -10,9 +10,9 @@ stay as it is under plain gradient descent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +26,9 @@ WALL = 0.2
 
 
 class Cap:
-    """Shortens what the penalty adds to the gradients of the parameters of one layer, when they arrive.
+    """Shortens what the penalty adds to the gradients of parameters, when they arrive; one for all layers.
+
+    A parameter may be that of several layers, or have several calls: what all of them add is shortened together.
 
     Args:
         beside_task: Whether there is a task in every backward pass, so that a kernel which it has no gradient for gets
@@ -36,31 +38,41 @@ class Cap:
     def __init__(self, beside_task: bool = False) -> None:
         self._beside_task = beside_task
         self._watched: dict[int, tuple[Tensor, RemovableHandle]] = {}
-        self._ours: dict[int, list[tuple[Callable[[], Tensor], Tensor]]] = {}
+        self._needed = set[int]()  # since the last sweep
+        self._ours: dict[int, list[_Added]] = {}
         self._has_task: dict[int, Tensor] = {}
 
-    def watch(self, parameters: list[Tensor]) -> None:
-        """Look at the gradients of these from now on, and of no others."""
-        wanted = {id(parameter): parameter for parameter in parameters}
-        for number in self._watched.keys() - wanted.keys():
+    def watch(self, parameters: Sequence[Tensor]) -> None:
+        """Look at the gradients of these, too."""
+        for parameter in parameters:
+            number = id(parameter)
+            self._needed.add(number)
+            if number not in self._watched:
+                handle = parameter.register_hook(self._hook(number, parameter))  # type: ignore[no-untyped-call]  # of torch
+                self._watched[number] = parameter, handle
+
+    def sweep(self, due: bool = True) -> None:
+        """Look no more at what was not asked for since the last time, if the step is due in which it is asked for."""
+        if not due:
+            return
+        for number in self._watched.keys() - self._needed:
             self._watched.pop(number)[1].remove()
             self._has_task.pop(number, None)
-        for number in wanted.keys() - self._watched.keys():
-            hook = self._hook(number, wanted[number])
-            self._watched[number] = wanted[number], wanted[number].register_hook(hook)  # type: ignore[no-untyped-call]  # of torch
+            self._ours.pop(number, None)
+        self._needed = set()
 
     def clear(self) -> None:
         """Look at nothing any more."""
-        self.watch([])
-        self._ours.clear()
+        self._needed = set()
+        self.sweep()
 
     def expect(self, parameter: Tensor, make: Callable[[], Tensor], beyond: Tensor) -> Tensor:
-        """Note what the penalty adds to the gradient of a parameter, which comes next.
+        """Note what the penalty adds to the gradient of a parameter, which comes next in this backward pass.
 
         Args:
             parameter: The parameter.
             make: Makes the gradient.
-            beyond: How far each neuron is beyond its margin, in margins (channels,).
+            beyond: How far each row of the parameter is beyond the margin, in margins, or all of it (rows or 1,).
 
         Returns:
             The gradient to go on with: zeros that take no memory, so that the hook is called whatever the task does, or
@@ -68,72 +80,85 @@ class Cap:
         """
         if id(parameter) not in self._watched:
             return make()
-        self._ours.setdefault(id(parameter), []).append((make, beyond))
+        added = _Added(torch._C._current_graph_task_id(), make, beyond)
+        # a pass that was broken off leaves what it never came to
+        there = [one for one in self._ours.get(id(parameter), []) if one.backward == added.backward]
+        self._ours[id(parameter)] = [*there, added]
         return parameter.new_zeros(()).expand_as(parameter)
 
     def _hook(self, number: int, parameter: Tensor) -> Any:
         def on_gradient(gradient: Tensor) -> Tensor | None:
-            calls = self._ours.pop(number, None)
-            if calls is None:
+            now, noted = torch._C._current_graph_task_id(), self._ours.pop(number, [])
+            added = [one for one in noted if one.backward == now]
+            if len(added) < len(noted):
+                self._ours[number] = [one for one in noted if one.backward != now]
+            if not added:
                 return None
-            ours, beyond = calls[0][0](), torch.stack([far for _, far in calls]).amax(0)
-            for make, _ in calls[1:]:
-                ours = ours + make()
+            ours, beyond = added[0].make(), added[0].beyond
+            for one in added[1:]:
+                ours, beyond = ours + one.make(), beyond.maximum(one.beyond.to(beyond.device))
             before = parameter.grad if parameter.is_leaf else None
             known = ours.new_ones((), dtype=torch.bool) if self._beside_task else self._has_task.get(number)
-            total, self._has_task[number] = capped(gradient, ours, beyond, before, known)
-            return total
+            share, self._has_task[number] = share_left(gradient, ours, beyond, before, known)
+            return gradient + share * ours
 
         return on_gradient
 
     def __getstate__(self) -> dict[str, Any]:
         """Give a copy nothing to look at."""
-        return {**self.__dict__, "_watched": {}, "_ours": {}, "_has_task": {}}
+        return {**self.__dict__, "_watched": {}, "_needed": set(), "_ours": {}, "_has_task": {}}
+
+
+class _Added(NamedTuple):
+    """What a call adds to the gradient of a parameter: in which backward pass, what makes it, and how far it is off."""
+
+    backward: int
+    make: Callable[[], Tensor]
+    beyond: Tensor
 
 
 @torch.no_grad()
-def capped(
+def share_left(
     task: Tensor, ours: Tensor, beyond: Tensor, before: Tensor | None = None, has_task: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradient of task and penalty, with that of the penalty no longer than allowed.
+    """Return what is left of the gradient of the penalty, as a factor that fits it.
 
     Args:
         task: Gradient of the task.
         ours: Gradient of the penalty.
-        beyond: How far each neuron is beyond its margin, in margins (channels,).
+        beyond: How far each row (neuron) is beyond the margin, in margins; of one element: all of it.
         before: What earlier passes of this step left, for a penalty that has a backward pass of its own.
-        has_task: Whether there was ever a gradient of a task; None if nobody knows. While there was none, the gradient
-            of the penalty is all there is, and stays; where there was, and is none now, the kernel is dead, and rests.
+        has_task: Whether there was ever a gradient of a task; None if nobody knows. While the kernel had none, the
+            gradient of the penalty is all there is, and stays; where it had, and has none now, it is dead, and rests.
 
     Returns:
-        The gradient, and whether there was ever one of a task (a boolean scalar).
+        The factor, and whether there was ever a gradient of a task (a boolean scalar).
 
     Example:
         >>> task, ours = torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.tensor([[0.0, -50.0], [0.0, -50.0]])
-        >>> capped(task, ours, torch.tensor([0.1, 0.2]))[0]  # no longer than a quarter, and than all of the task's
-        tensor([[ 3.0000,  2.7500],
-                [ 3.0000, -1.0000]])
-        >>> capped(torch.zeros(2, 2), ours, torch.tensor([0.1, 0.2]))[0]
-        tensor([[  0., -50.],
-                [  0., -50.]])
+        >>> share_left(task, ours, torch.tensor([0.1, 0.2]))[0] * ours  # a quarter of the task's length, and all of it
+        tensor([[ 0.0000, -1.2500],
+                [ 0.0000, -5.0000]])
+        >>> share_left(torch.zeros(2, 2), ours, torch.tensor([0.1, 0.2]))[0]
+        tensor([[1.],
+                [1.]])
     """
-    if task.dim() == 0 or len(task) != len(beyond):  # a part of what a kernel is made of, and none by neuron
-        beyond = beyond.amax(0, keepdim=True)
-    size, own = _lengths(task, len(beyond)), _lengths(ours, len(beyond))
+    rows = len(beyond)
+    size, own = _lengths(task, rows), _lengths(ours, rows)
     if before is not None:
-        size = torch.where(size > 0, size, _lengths(before, len(beyond)).to(size.dtype))
+        size = torch.where(size > 0, size, _lengths(before, rows).to(size.dtype))
     has_task = (size > 0).any() if has_task is None else has_task | (size > 0).any()
     size = size.maximum(size.square().mean().sqrt())  # what the task hardly moves can be drawn all the same
     most = (beyond / WALL).square().clamp_max(MOST) * size
     share = (most / own.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1.0)
     share = torch.where(has_task, share, 1.0).to(ours.dtype)
-    return task + share.reshape(share.shape[: task.dim()] + (1,) * (task.dim() - 1)) * ours, has_task
+    return share.reshape(share.shape[: task.dim()] + (1,) * (task.dim() - 1)), has_task
 
 
-def _lengths(gradient: Tensor, neurons: int) -> Tensor:
-    """Return the length of the gradient of each neuron, in 32 bits at least."""
+def _lengths(gradient: Tensor, rows: int) -> Tensor:
+    """Return the length of each row of a gradient, in 32 bits at least."""
     kind = torch.promote_types(gradient.dtype, torch.float32)
-    lengths: Tensor = torch.linalg.vector_norm(gradient.reshape(neurons, -1), dim=1, dtype=kind)
+    lengths: Tensor = torch.linalg.vector_norm(gradient.reshape(rows, -1), dim=1, dtype=kind)
     return lengths
 
 
@@ -155,7 +180,7 @@ class CappedGradient(torch.autograd.Function):
             ctx: Of the function.
             cap: Of the layer.
             price: Scalar.
-            beyond: How far each neuron is beyond its margin, in margins (channels,).
+            beyond: As of :meth:`Cap.expect`, of all parameters.
             makers: What makes the gradient of each parameter.
             parameters: What has the gradient.
         """

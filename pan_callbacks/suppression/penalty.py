@@ -1,4 +1,4 @@
-"""A differentiable price on border behaviour, for a loss; :mod:`~pan_callbacks.suppression.price` has the price."""
+"""A price on border behaviour, for a loss; :mod:`~pan_callbacks.suppression.yardstick` computes it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Convolution, check_fits, pad_modules, select, why_unpadded
 from pan_callbacks.measurement.pads import PadTracker
+from pan_callbacks.suppression.cap import Cap
 from pan_callbacks.suppression.graph import nodes_of
 from pan_callbacks.suppression.pad_calls import PadCalls
 from pan_callbacks.suppression.presence import Presence
@@ -35,7 +36,7 @@ class PaddingBiasPenalty(nn.Module):
         every_n_steps: Look at every n-th step only, at a fraction of the cost. Of a layer that does not run in every
             step, every n-th of those in which it runs.
         beside_task: Whether a task is in every backward pass. Then a kernel that it has no gradient for (before a norm
-            that begins with 0, or a dead one) gets none of the penalty; else it gets all of that until there is one.
+            that begins with 0, or a dead one) gets none of the penalty; else it gets all of that until it has one.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -60,7 +61,7 @@ class PaddingBiasPenalty(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments(max_images, every_n_steps)
-        self.max_images, self.every_n_steps, self._beside_task = max_images, every_n_steps, beside_task
+        self.max_images, self.every_n_steps, self._cap = max_images, every_n_steps, Cap(beside_task)
         self._layers = [layers] if isinstance(layers, str) else layers if layers is None else list(layers)
         found, self._apart = may_be_padded(model, self._layers), not_penalised(model, self._layers)
         if not found:
@@ -76,7 +77,7 @@ class PaddingBiasPenalty(nn.Module):
         self._attach(model, found)
 
     def _tap(self, name: str) -> Tap:
-        return Tap(name, self.max_images, self._beside_task, self._pads, self._pad_calls.scope)
+        return Tap(name, self.max_images, self._cap, self._pads, self._pad_calls.scope)
 
     def _attach(self, model: nn.Module, found: Mapping[str, Convolution]) -> None:
         """Put hooks on some convolutions, and on the pad modules that have none."""
@@ -101,7 +102,7 @@ class PaddingBiasPenalty(nn.Module):
         lost = self._hooks.lost()
         for name in lost:
             self._hooks.remove(name)
-            self._taps.pop(name).cap.clear()
+            self._taps.pop(name)
         for name in self._pad_hooks.lost():
             self._pad_hooks.remove(name)
         found = may_be_padded(model, self._layers)
@@ -169,6 +170,7 @@ class PaddingBiasPenalty(nn.Module):
         self._step, self._in_step = step, True
         for tap in self._taps.values():
             tap.begin((step - tap.missed) % self.every_n_steps == 0)
+        self._cap.sweep(due=not self.idle)
         self._pads.watch(not self.idle)
 
     def end(self) -> None:
@@ -269,8 +271,9 @@ class PaddingBiasPenalty(nn.Module):
         found = [pair for tap in self._taps.values() for pair in tap.prices(tap.take(nodes))]
         if not found:
             return None
-        total = torch.stack([price for price, _ in found]).sum()  # of which a neuron's gradient is its own
-        return total + (total / sum(neurons for _, neurons in found) - total).detach()
+        total = torch.stack([price.to(found[0][0].device) for price, _ in found]).sum()
+        mean = total.detach() / sum(neurons for _, neurons in found)
+        return mean + (total - total.detach())  # a neuron's gradient is its own, and not that of a mean
 
     def check_checkpoint(self, loss: Tensor) -> None:
         """Raise PANError if the layers that are looked for ran inside a reentrant checkpoint that made this loss.
@@ -284,8 +287,7 @@ class PaddingBiasPenalty(nn.Module):
     def detach(self) -> None:
         """Take the hooks off the model, and forget what was seen."""
         self.rest()
-        for tap in self._taps.values():
-            tap.cap.clear()
+        self._cap.clear()
         self._hooks.clear()
         self._pad_hooks.clear()
         self._pad_calls.detach()

@@ -78,11 +78,11 @@ class CallView:
             if not kernel.requires_grad:  # what learns of the layer is not in it
                 return None
             price, pull = measured.price(kernel.detach(), channels, strength, self.sides)
-            gradients = self._gradients(kernel, pull)
+            gradients, beyond = self._gradients(kernel, pull)
             cap.watch([parameter for parameter, _ in gradients])
             makers = tuple(make for _, make in gradients)
             parameters = [parameter for parameter, _ in gradients]
-            capped: Tensor = CappedGradient.apply(cap, price, pull.beyond, makers, *parameters)
+            capped: Tensor = CappedGradient.apply(cap, price, beyond, makers, *parameters)
             return capped
 
     def neurons(self, channels: Tensor | None) -> int:
@@ -93,15 +93,19 @@ class CallView:
         """
         return channels_of(self.layer.module) if channels is None else len(channels)
 
-    def _gradients(self, kernel: Tensor, pull: Pull) -> list[tuple[nn.Parameter, Callable[[], Tensor]]]:
-        """Return the parameters that a kernel is made of, each with what makes its gradient."""
+    def _gradients(self, kernel: Tensor, pull: Pull) -> tuple[list[tuple[nn.Parameter, Callable[[], Tensor]]], Tensor]:
+        """Return the parameters that a kernel is made of, each with what makes its gradient, and how far they are off.
+
+        Rows of a parameter are neurons if it is the kernel itself; of what a kernel is computed from nobody knows.
+        """
         given = list(self.layer.module.parameters() if self.parameters is None else self.parameters.values())
         for parameter in given:
-            if parameter is kernel:
-                return [(parameter, partial(pull.gradient, parameter.detach()))]
+            if parameter is kernel or kernel._base is parameter and _same_layout(kernel, parameter):
+                return [(parameter, partial(pull.gradient, parameter.detach()))], pull.beyond
         learning = [parameter for parameter in given if parameter.requires_grad]
         found = torch.autograd.grad(kernel, learning, pull.gradient(kernel), allow_unused=True)
-        return [(p, partial(_itself, g)) for p, g in zip(learning, found, strict=True) if g is not None]
+        pairs = [(p, g) for p, g in zip(learning, found, strict=True) if g is not None]
+        return [(parameter, partial(_itself, one)) for parameter, one in pairs], pull.beyond.amax(0, keepdim=True)
 
     def _weight(self, device: torch.device) -> Tensor:
         """Return the kernel that the convolution had in this call."""
@@ -132,6 +136,12 @@ class _Kernel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the kernel, see :meth:`~pan_callbacks.layers.PaddedLayer.weight`."""
         return self._layer.weight(x)
+
+
+def _same_layout(kernel: Tensor, parameter: Tensor) -> bool:
+    """Whether they differ by axes of length 1 alone, as the kernel of a line does."""
+    one, other = kernel.squeeze(), parameter.squeeze()
+    return one.shape == other.shape and one.stride() == other.stride()
 
 
 def _itself(gradient: Tensor) -> Tensor:

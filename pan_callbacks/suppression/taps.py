@@ -34,7 +34,7 @@ class Tap:
     Args:
         name: Name of the layer.
         max_images: Images of a batch that are looked at.
-        beside_task: Whether there is a task in every backward pass.
+        cap: How long the gradient of the penalty may be.
         pads: Knows which pad feeds a call.
         scope: Knows whether it sees every call of ``F.pad``; None if there is none.
 
@@ -49,13 +49,12 @@ class Tap:
         nothing: Why the last call left nothing to see.
         frozen: Whether no gradient can come of the last call.
         channels: The neurons to penalise, None for all.
-        cap: How long the gradient of the penalty may be.
         strength: How strongly its neurons are drawn back.
     """
 
-    def __init__(self, name: str, max_images: int, beside_task: bool, pads: PadTracker, scope: PadScope | None) -> None:
+    def __init__(self, name: str, max_images: int, cap: Cap, pads: PadTracker, scope: PadScope | None) -> None:
         self.name, self.max_images, self.pads, self.scope = name, max_images, pads, scope
-        self.cap, self.strength = Cap(beside_task), Strength()
+        self.cap, self.strength = cap, Strength()
         self.channels: Tensor | None = None
         self.nothing: str | None = None
         self.ever_ran, self.frozen, self.missed = False, False, 0
