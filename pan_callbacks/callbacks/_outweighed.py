@@ -22,7 +22,7 @@ class Outweighed:
 
     Both are summed on the device, in steps that have a penalty alone, and looked at when an epoch ends, the first time
     after 20 such steps: nothing else waits for the device. Steps where either is not finite are left out, and a loss
-    that runs away counts ten times the first one at most: else the heaviest penalty, which breaks the network at once,
+    that runs away counts ten times the first one at most: else a penalty of a network that breaks, whatever breaks it,
     would look light beside the loss that it leaves.
     """
 

@@ -47,19 +47,19 @@ class Strength:
         """
         self._held, self._learned = self._value, False
 
-    def update(self, beyond: Tensor, sides: tuple[str, ...]) -> Tensor:
+    def update(self, distance: Tensor, sides: tuple[str, ...]) -> Tensor:
         """Return the strengths (channels,) that hold in this step, and learn from what it found for the next one.
 
         Args:
-            beyond: How far each neuron is beyond the margin on each side, negative if padding moves it down; 0 if it is
-                not (sides, channels).
+            distance: From each kernel to the nearest within the margin of each side, negative if padding moves the
+                neuron down; 0 within (sides, channels).
             sides: Names of these sides.
 
         Example:
             >>> strength, up, down = Strength(), torch.tensor([[1.0, 0.0, 1.0]]), torch.tensor([[1.0, 0.0, -1.0]])
-            >>> for beyond in (up, up, down):
+            >>> for distance in (up, up, down):
             ...     strength.hold()
-            ...     print(strength.update(beyond, ("top",)))
+            ...     print(strength.update(distance, ("top",)))
             tensor([1., 1., 1.])
             tensor([1.3000, 0.9000, 1.3000])
             tensor([1.6900, 0.8100, 1.6900])
@@ -68,23 +68,23 @@ class Strength:
             tensor([2.1970, 0.7290, 0.5070])
         """
         if self._learned and self._held is not None:
-            return moved_to(self._held, beyond.device)
+            return moved_to(self._held, distance.device)
         value, before, known = self._value, self._away, self._signs
-        if value is None or before is None or known is None or len(value) != beyond.shape[1]:
-            value, before = torch.ones_like(beyond[0]), torch.zeros_like(beyond[0])
-            known = beyond.new_zeros(len(ALL_SIDES), beyond.shape[1])
-        value, before, known = (moved_to(one, beyond.device) for one in (value, before, known))
-        where, signs, away = [ALL_SIDES.index(side) for side in sides], beyond.sign(), beyond.abs().amax(0)
+        if value is None or before is None or known is None or len(value) != distance.shape[1]:
+            value, before = torch.ones_like(distance[0]), torch.zeros_like(distance[0])
+            known = distance.new_zeros(len(ALL_SIDES), distance.shape[1])
+        value, before, known = (moved_to(one, distance.device) for one in (value, before, known))
+        where, signs, away = [ALL_SIDES.index(side) for side in sides], distance.sign(), distance.abs().amax(0)
         change = torch.where(away < NEARER * before, 1.0, GROWTH)
         change = torch.where(away > 0, change, DECAY)
         change = torch.where((signs * known[where] < 0).any(0), OVERSHOT, change)
         self._value, self._away = (value * change.to(value.dtype)).clamp(LEAST, MOST), away
         last = torch.where(signs == 0, known[where], signs)
-        self._signs = known.index_copy(0, torch.tensor(where, device=beyond.device), last)
+        self._signs = known.index_copy(0, torch.tensor(where, device=distance.device), last)
         if self._held is None or len(self._held) != len(value):
             self._held = value
         self._learned = True
-        return moved_to(self._held, beyond.device)
+        return moved_to(self._held, distance.device)
 
     def state(self) -> dict[str, Any]:
         """Return the strengths for a checkpoint."""

@@ -32,7 +32,7 @@ from pan_callbacks.suppression.pull import Pull
 from pan_callbacks.suppression.strength import Strength
 
 #: Contrast that padding may make for nothing: below that of a PAN (0.8) by as much as an estimate from a few images may
-#: be wrong (docs/suppression.md has other margins).
+#: be wrong (docs/suppression_variants.md has other margins).
 MARGIN = 0.6
 #: Contrast that a layer's own padding may make for nothing in any case, whatever its neurons inherit: the difference of
 #: border and neighbours is of what the images show there, too.
@@ -40,13 +40,13 @@ LEAST_MARGIN = 0.25
 #: Shift that is allowed in any case, in the layer's typical spread. A third of the smallest that makes a PAN: on flat
 #: backgrounds readings at the border do not vary at all, and what several layers add is inherited together.
 LEAST_ALLOWED = LEAST_SHIFT / 3
-#: Length of the gradient of a kernel, in distances from its margin: at the default weight, 0.1, it is longer than what
-#: :mod:`~pan_callbacks.suppression.cap` allows, which then decides. A short one gets nowhere in a short training, and
-#: lets plain gradient descent without a norm run away before it takes hold.
+#: Length of the gradient of a kernel, in distances from its margin: at the default weight, 0.1, mostly longer than
+#: what :mod:`~pan_callbacks.suppression.cap` allows, which then decides. A short one gets nowhere in a short training.
 SCALE = 300.0
-#: Margins that a neuron counts as beyond its own at most: on a constant background no shift is allowed at all.
+#: Margins that a neuron counts as beyond its own at most: in a layer where nothing varies no shift is allowed at all.
 FARTHEST = 100.0
-#: Readings of a side that it takes to say how they vary; of fewer (a corner, in a small batch) those inside stand in.
+#: Readings that it takes to say how they vary. Where a side has fewer (a corner, in a small batch), those inside stand
+#: in; where there are no more inside, nothing is said and nothing costs.
 FEWEST = 8
 #: Positions along each axis of a border that are read.
 POSITIONS = 3
@@ -144,7 +144,9 @@ class Sample:
         shift, allowed, least = self._of_sides(_in_order(self.inner))
         floor = LEAST_ALLOWED * self.inner.std(1, correction=0).median()
         allowed, least = allowed.clamp_min(floor), least.clamp_min(floor)
-        finite = torch.stack([one.isfinite().all() for one in (by_tap, shift, allowed)]).all()
+        if self.inner.shape[1] < FEWEST:
+            allowed, least = (torch.full_like(one, torch.inf) for one in (allowed, least))
+        finite = torch.stack([one.isfinite().all() for one in (by_tap, shift, self.inner)]).all()
         return Yardstick(
             torch.where(finite, by_tap, 0.0),  # not finite in a step that a gradient scaler skips
             torch.where(finite, shift, 0.0),
