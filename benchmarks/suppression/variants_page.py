@@ -9,22 +9,20 @@ from benchmarks.runs import Row
 PLAIN = "none"
 
 
-def text(rows: Sequence[Row], before: Sequence[Row], variants: Sequence[str]) -> str:
+def text(rows: Sequence[Row], earlier: Sequence[tuple[str, Sequence[Row]]], variants: Sequence[str]) -> str:
     """The page.
 
     Args:
         rows: Runs with the price as it is, and those without a penalty.
-        before: Runs with the price as it was before.
+        earlier: What to say of a price as it was, and the runs with it.
         variants: Names of those that there are, in the order of the table.
     """
     plain = [row for row in rows if row["arm"] == PLAIN]
-    names = list(dict.fromkeys(row["arm"] for row in before))
-    return _PAGE.format(
-        told=_commits(rows),
-        lines=_lines(rows, variants),
-        told_before=_commits(before),
-        lines_before=_lines([*plain, *before], names),
-    )
+    page = _PAGE.format(told=_commits(rows), head=_HEAD, lines=_lines(rows, variants))
+    for words, runs in earlier:
+        names = list(dict.fromkeys(row["arm"] for row in runs))
+        page += f"\n{words}: {_commits(runs)}\n\n{_HEAD}\n{_lines([*plain, *runs], names)}\n"
+    return page
 
 
 def _commits(rows: Sequence[Row]) -> str:
@@ -58,27 +56,17 @@ def _line(there: dict[tuple[str, str, int], Row], task: str, variant: str) -> st
     return f"| {task} | {variant} | {seeds} | {pans} | {'; '.join(changes)} |"
 
 
+_HEAD = """| task | variant | seeds | PANs without → with | change of accuracy in points |
+| --- | --- | --- | --- | --- |"""
 _PAGE = """# Suppression: what else was tried
 
     python -m benchmarks.suppression.variants --seeds 1 2      # makes what is not there yet
     python -m benchmarks.suppression.variants --table          # writes this page alone
 
-Generated from `benchmarks/suppression/variants.jsonl`: {told}
 What a variant changes stands in `benchmarks/suppression/variants.py` and `ideas.py`; *as it is* is `PANPenalty()`. One
 run differs from the next by about half a point whatever is done, so a line of one or two seeds says which variants are
-far off, and not which of two close ones is better.
+far off, and not which of two close ones is better. `benchmarks/suppression/variants.jsonl` has {told}
 
-| task | variant | seeds | PANs without → with | change of accuracy in points |
-| --- | --- | --- | --- | --- |
+{head}
 {lines}
-
-## With the price as it was before
-
-What a layer's own padding does had a margin of 0.4 to 0.5, what is inherited did not count, and the gradient on a whole
-kernel was as long as the task's at most. `git checkout 563b277` has the code, under the same names. From
-`benchmarks/suppression/variants_before.jsonl`: {told_before}
-
-| task | variant | seeds | PANs without → with | change of accuracy in points |
-| --- | --- | --- | --- | --- |
-{lines_before}
 """

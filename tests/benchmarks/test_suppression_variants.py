@@ -152,11 +152,11 @@ def test_a_line_has_the_runs_that_have_a_plain_one_of_their_seed():
     rows = [row("none", 1, 10, 0.9), row("none", 2, 8, 0.95), row("margin 0.7", 2, 1, 0.945)]
     rows += [row("margin 0.7", 1, 2, 0.91), row("margin 0.7", 3, 0, 0.99)]
     before = [row("no longer there", 2, 5, 0.94)]
-    page = text(rows, before, list(VARIANTS))
+    page = text(rows, [("## Before", before)], list(VARIANTS))
     (line,) = (line for line in page.splitlines() if "margin 0.7" in line)
     assert line == "| digit | margin 0.7 | 1, 2 | 10 → 2, 8 → 1 | digit +1.00, -0.50 |"
-    assert "| digit | no longer there | 2 | 8 → 5 | digit -1.00 |" in page.split("## ")[1]
-    assert "5 runs, at commit `abc`" in page
+    assert "| digit | no longer there | 2 | 8 → 5 | digit -1.00 |" in page.split("## Before")[1]
+    assert "5 runs, at commit `abc`" in page.split("## Before")[0]
 
 
 def test_all_runs_are_of_variants_that_there_are():
