@@ -222,7 +222,7 @@ def test_a_kernel_that_draws_random_numbers_when_it_is_read_draws_none_for_us(tm
     assert "net.3" in monitor.report.measured
 
 
-@pytest.mark.parametrize("kind", [KeepsFeatures, Bytes, OneByOne])
+@pytest.mark.parametrize("kind", [pytest.param(KeepsFeatures, marks=pytest.mark.slow), Bytes, OneByOne])
 def test_the_first_point_is_that_of_the_network_before_its_first_step(tmp_path, kind):
     monitor = PANMonitor(figures=False)
     outcome(tmp_path, lambda: (kind(), data_for(kind)), monitor, epochs=1)

@@ -211,6 +211,7 @@ def test_contrasts_by_crop_agree_with_those_of_scipy_in_the_same_images(lite0, c
     assert np.abs(ours).mean() < np.abs(theirs).mean()  # which chance adds to
 
 
+@pytest.mark.slow
 def test_contrasts_by_zoom_are_those_of_loops_over_all_readings(lite0):
     assert {lite0.report.layers[name].reference for name in ZOOMED} == {"zoom"}
     (size,) = {size for batch, size in lite0.calls if batch == BATCH and size > SIZE}

@@ -52,10 +52,11 @@ def test_a_single_image_is_a_batch_of_one(dims):
         net(given)
         values.append(penalty())
         penalty.detach()
-    assert values[0] == values[1] > 0
+    assert values[0] == values[1]
+    assert (values[0] > 0) == (dims > 1)  # three readings inside say nothing of a line
 
 
-@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("dims", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
 def test_planted_detectors_are_priced_and_neither_others_nor_what_inherits_from_them(dims):
     network = planted.line_or_solid(dims, size=24)
     images = planted.content_of(dims, 16, 24)
