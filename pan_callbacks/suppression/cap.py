@@ -39,7 +39,7 @@ class Cap:
         self._beside_task = beside_task
         self._watched: dict[int, tuple[Tensor, RemovableHandle]] = {}
         self._needed = set[int]()  # since the last sweep
-        self._ours: dict[int, list[_Added]] = {}
+        self._ours: dict[tuple[int, int], list[_Added]] = {}  # by parameter and backward pass
         self._has_task: dict[int, Tensor] = {}
 
     def watch(self, parameters: Sequence[Tensor]) -> None:
@@ -58,8 +58,8 @@ class Cap:
         for number in self._watched.keys() - self._needed:
             self._watched.pop(number)[1].remove()
             self._has_task.pop(number, None)
-            self._ours.pop(number, None)
         self._needed = set()
+        self._ours.clear()  # what is left is of passes that were broken off, or that asked for other gradients
 
     def clear(self) -> None:
         """Look at nothing any more."""
@@ -80,19 +80,13 @@ class Cap:
         """
         if id(parameter) not in self._watched:
             return make()
-        added = _Added(torch._C._current_graph_task_id(), make, beyond)
-        # a pass that was broken off leaves what it never came to
-        there = [one for one in self._ours.get(id(parameter), []) if one.backward == added.backward]
-        self._ours[id(parameter)] = [*there, added]
+        self._ours.setdefault((id(parameter), torch._C._current_graph_task_id()), []).append(_Added(make, beyond))
         return parameter.new_zeros(()).expand_as(parameter)
 
     def _hook(self, number: int, parameter: Tensor) -> Any:
         def on_gradient(gradient: Tensor) -> Tensor | None:
-            now, noted = torch._C._current_graph_task_id(), self._ours.pop(number, [])
-            added = [one for one in noted if one.backward == now]
-            if len(added) < len(noted):
-                self._ours[number] = [one for one in noted if one.backward != now]
-            if not added:
+            added = self._ours.pop((number, torch._C._current_graph_task_id()), None)
+            if added is None:
                 return None
             ours, beyond = added[0].make(), added[0].beyond
             for one in added[1:]:
@@ -110,9 +104,8 @@ class Cap:
 
 
 class _Added(NamedTuple):
-    """What a call adds to the gradient of a parameter: in which backward pass, what makes it, and how far it is off."""
+    """What a call adds to the gradient of a parameter: what makes it, and how far it is off."""
 
-    backward: int
     make: Callable[[], Tensor]
     beyond: Tensor
 

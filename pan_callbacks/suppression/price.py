@@ -79,9 +79,9 @@ class CallView:
                 return None
             price, pull = measured.price(kernel.detach(), channels, strength, self.sides)
             gradients, beyond = self._gradients(kernel, pull)
-            cap.watch([parameter for parameter, _ in gradients])
             makers = tuple(make for _, make in gradients)
             parameters = [parameter for parameter, _ in gradients]
+            cap.watch(parameters)
             capped: Tensor = CappedGradient.apply(cap, price, beyond, makers, *parameters)
             return capped
 
