@@ -10,13 +10,14 @@ stay as it is under plain gradient descent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
+
+from pan_callbacks.suppression.pull import Pull, Whole, lengths
 
 #: Longest gradient of the penalty on a neuron, in lengths of the task's.
 MOST = 1.5
@@ -39,7 +40,7 @@ class Cap:
         self._beside_task = beside_task
         self._watched: dict[int, tuple[Tensor, RemovableHandle]] = {}
         self._needed = set[int]()  # since the last sweep
-        self._ours: dict[tuple[int, int], list[_Added]] = {}  # by parameter and backward pass
+        self._ours: dict[tuple[int, int], list[Pull | Whole]] = {}  # by parameter and backward pass
         self._has_task: dict[int, Tensor] = {}
 
     def watch(self, parameters: Sequence[Tensor]) -> None:
@@ -66,21 +67,20 @@ class Cap:
         self._needed = set()
         self.sweep()
 
-    def expect(self, parameter: Tensor, make: Callable[[], Tensor], beyond: Tensor) -> Tensor:
+    def expect(self, parameter: Tensor, ours: Pull | Whole) -> Tensor:
         """Note what the penalty adds to the gradient of a parameter, which comes next in this backward pass.
 
         Args:
             parameter: The parameter.
-            make: Makes the gradient.
-            beyond: How far each row of the parameter is beyond the margin, in margins, or all of it (rows or 1,).
+            ours: The gradient of the penalty.
 
         Returns:
             The gradient to go on with: zeros that take no memory, so that the hook is called whatever the task does, or
             the gradient itself if nobody looks at the parameter any more.
         """
         if id(parameter) not in self._watched:
-            return make()
-        self._ours.setdefault((id(parameter), torch._C._current_graph_task_id()), []).append(_Added(make, beyond))
+            return ours.gradient(parameter)
+        self._ours.setdefault((id(parameter), torch._C._current_graph_task_id()), []).append(ours)
         return parameter.new_zeros(()).expand_as(parameter)
 
     def _hook(self, number: int, parameter: Tensor) -> Any:
@@ -88,13 +88,11 @@ class Cap:
             added = self._ours.pop((number, torch._C._current_graph_task_id()), None)
             if added is None:
                 return None
-            ours, beyond = added[0].make(), added[0].beyond
-            for one in added[1:]:
-                ours, beyond = ours + one.make(), beyond.maximum(one.beyond.to(beyond.device))
+            ours = added[0] if len(added) == 1 else _sum(added, gradient)
             before = parameter.grad if parameter.is_leaf else None
-            known = ours.new_ones((), dtype=torch.bool) if self._beside_task else self._has_task.get(number)
-            share, self._has_task[number] = share_left(gradient, ours, beyond, before, known)
-            return gradient + share * ours
+            known = ours.beyond.new_ones((), dtype=torch.bool) if self._beside_task else self._has_task.get(number)
+            share, self._has_task[number] = share_left(gradient, ours.lengths(), ours.beyond, before, known)
+            return ours.added_to(gradient, share)
 
         return on_gradient
 
@@ -103,11 +101,12 @@ class Cap:
         return {**self.__dict__, "_watched": {}, "_needed": set(), "_ours": {}, "_has_task": {}}
 
 
-class _Added(NamedTuple):
-    """What a call adds to the gradient of a parameter: what makes it, and how far it is off."""
-
-    make: Callable[[], Tensor]
-    beyond: Tensor
+def _sum(added: Sequence[Pull | Whole], like: Tensor) -> Whole:
+    """Return what several calls add to the gradient of a parameter: as far off as the one that is furthest."""
+    value, beyond = added[0].gradient(like), added[0].beyond
+    for one in added[1:]:
+        value, beyond = value + one.gradient(like), beyond.maximum(one.beyond.to(beyond.device))
+    return Whole(value, beyond)
 
 
 @torch.no_grad()
@@ -118,78 +117,52 @@ def share_left(
 
     Args:
         task: Gradient of the task.
-        ours: Gradient of the penalty.
-        beyond: How far each row (neuron) is beyond the margin, in margins; of one element: all of it.
+        ours: Length of the gradient of the penalty on each row (neuron); of one element: on all of it.
+        beyond: Likewise, how far it is beyond the margin, in margins.
         before: What earlier passes of this step left, for a penalty that has a backward pass of its own.
         has_task: Whether there was ever a gradient of a task; None if nobody knows. While the kernel had none, the
             gradient of the penalty is all there is, and stays; where it had, and has none now, it is dead, and rests.
 
     Returns:
-        The factor, and whether there was ever a gradient of a task (a boolean scalar).
+        The factor of each row, and whether there was ever a gradient of a task (a boolean scalar).
 
     Example:
-        >>> task, ours = torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.tensor([[0.0, -50.0], [0.0, -50.0]])
+        >>> task, ours = torch.tensor([[3.0, 4.0], [3.0, 4.0]]), torch.tensor([50.0, 50.0])
         >>> share_left(task, ours, torch.tensor([0.1, 0.2]))[0] * ours  # a quarter of the task's length, and all of it
-        tensor([[ 0.0000, -1.2500],
-                [ 0.0000, -5.0000]])
+        tensor([1.2500, 5.0000])
         >>> share_left(torch.zeros(2, 2), ours, torch.tensor([0.1, 0.2]))[0]
-        tensor([[1.],
-                [1.]])
+        tensor([1., 1.])
     """
-    rows = len(beyond)
-    size, own = _lengths(task, rows), _lengths(ours, rows)
+    size = lengths(task, len(beyond))
     if before is not None:
-        size = torch.where(size > 0, size, _lengths(before, rows).to(size.dtype))
+        size = torch.where(size > 0, size, lengths(before, len(beyond)).to(size.dtype))
     has_task = (size > 0).any() if has_task is None else has_task | (size > 0).any()
     size = size.maximum(size.square().mean().sqrt())  # what the task hardly moves can be drawn all the same
     most = (beyond / WALL).square().clamp_max(MOST) * size
-    share = (most / own.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1.0)
-    share = torch.where(has_task, share, 1.0).to(ours.dtype)
-    return share.reshape(share.shape[: task.dim()] + (1,) * (task.dim() - 1)), has_task
-
-
-def _lengths(gradient: Tensor, rows: int) -> Tensor:
-    """Return the length of each row of a gradient, in 32 bits at least."""
-    kind = torch.promote_types(gradient.dtype, torch.float32)
-    lengths: Tensor = torch.linalg.vector_norm(gradient.reshape(rows, -1), dim=1, dtype=kind)
-    return lengths
+    share = (most / ours.clamp_min(torch.finfo(torch.float32).tiny)).clamp_max(1.0)
+    return torch.where(has_task, share, 1.0), has_task
 
 
 class CappedGradient(torch.autograd.Function):
     """Gives a price, and the parameters of a kernel a gradient that a cap adds when that of the task arrives."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        cap: Cap,
-        price: Tensor,
-        beyond: Tensor,
-        makers: tuple[Callable[[], Tensor], ...],
-        *parameters: Tensor,
-    ) -> Tensor:
+    def forward(ctx: Any, cap: Cap, price: Tensor, ours: Sequence[Pull | Whole], *parameters: Tensor) -> Tensor:
         """Return the price, a scalar.
 
         Args:
             ctx: Of the function.
             cap: Of the layer.
             price: Scalar.
-            beyond: As of :meth:`Cap.expect`, of all parameters.
-            makers: What makes the gradient of each parameter.
+            ours: The gradient of each parameter.
             parameters: What has the gradient.
         """
-        ctx.cap, ctx.beyond, ctx.makers, ctx.parameters = cap, beyond, makers, parameters
+        ctx.cap, ctx.ours, ctx.parameters = cap, ours, parameters
         return price.clone()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Tell the cap of the gradients, and return what it leaves to go on with."""
-        found = [
-            ctx.cap.expect(parameter, partial(_times, upstream[0], make), ctx.beyond)
-            for parameter, make in zip(ctx.parameters, ctx.makers, strict=True)
-        ]
-        return None, None, None, None, *found
-
-
-def _times(factor: Tensor, make: Callable[[], Tensor]) -> Tensor:
-    gradient = make()
-    return (factor * gradient).to(gradient.dtype)
+        pairs = zip(ctx.parameters, ctx.ours, strict=True)
+        found = [ctx.cap.expect(parameter, ours.times(upstream[0])) for parameter, ours in pairs]
+        return None, None, None, *found

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.measurement.calls import LayerCall
 from pan_callbacks.suppression.cap import Cap, CappedGradient
 from pan_callbacks.suppression.presence import channels_of
-from pan_callbacks.suppression.pull import Pull
+from pan_callbacks.suppression.pull import Pull, Whole
 from pan_callbacks.suppression.strength import Strength
 from pan_callbacks.suppression.yardstick import Sample, Yardstick
 
@@ -78,11 +76,10 @@ class CallView:
             if not kernel.requires_grad:  # what learns of the layer is not in it
                 return None
             price, pull = measured.price(kernel.detach(), channels, strength, self.sides)
-            gradients, beyond = self._gradients(kernel, pull)
-            makers = tuple(make for _, make in gradients)
-            parameters = [parameter for parameter, _ in gradients]
+            found = self._gradients(kernel, pull)
+            parameters = [parameter for parameter, _ in found]
             cap.watch(parameters)
-            capped: Tensor = CappedGradient.apply(cap, price, beyond, makers, *parameters)
+            capped: Tensor = CappedGradient.apply(cap, price, [ours for _, ours in found], *parameters)
             return capped
 
     def neurons(self, channels: Tensor | None) -> int:
@@ -93,19 +90,19 @@ class CallView:
         """
         return channels_of(self.layer.module) if channels is None else len(channels)
 
-    def _gradients(self, kernel: Tensor, pull: Pull) -> tuple[list[tuple[nn.Parameter, Callable[[], Tensor]]], Tensor]:
-        """Return the parameters that a kernel is made of, each with what makes its gradient, and how far they are off.
+    def _gradients(self, kernel: Tensor, pull: Pull) -> list[tuple[nn.Parameter, Pull | Whole]]:
+        """Return the parameters that a kernel is made of, each with its gradient.
 
         Rows of a parameter are neurons if it is the kernel itself; of what a kernel is computed from nobody knows.
         """
         given = list(self.layer.module.parameters() if self.parameters is None else self.parameters.values())
         for parameter in given:
             if parameter is kernel or kernel._base is parameter and _same_layout(kernel, parameter):
-                return [(parameter, partial(pull.gradient, parameter.detach()))], pull.beyond
+                return [(parameter, pull)]
         learning = [parameter for parameter in given if parameter.requires_grad]
         found = torch.autograd.grad(kernel, learning, pull.gradient(kernel), allow_unused=True)
-        pairs = [(p, g) for p, g in zip(learning, found, strict=True) if g is not None]
-        return [(parameter, partial(_itself, one)) for parameter, one in pairs], pull.beyond.amax(0, keepdim=True)
+        beyond = pull.beyond.amax(0, keepdim=True)
+        return [(p, Whole(g, beyond)) for p, g in zip(learning, found, strict=True) if g is not None]
 
     def _weight(self, device: torch.device) -> Tensor:
         """Return the kernel that the convolution had in this call."""
@@ -142,7 +139,3 @@ def _same_layout(kernel: Tensor, parameter: Tensor) -> bool:
     """Whether they differ by axes of length 1 alone, as the kernel of a line does."""
     one, other = kernel.squeeze(), parameter.squeeze()
     return one.shape == other.shape and one.stride() == other.stride()
-
-
-def _itself(gradient: Tensor) -> Tensor:
-    return gradient

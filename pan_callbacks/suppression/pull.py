@@ -1,12 +1,12 @@
-"""The gradient of a price on a kernel, kept in its factors until it arrives.
+"""The gradient of a price on a kernel, kept in its factors until that of the task arrives.
 
-Kept whole from the loss to the arrival of the task's gradient, those of all kernels would be as much memory as the
-network.
+Kept whole from the loss until then, those of all kernels would be as much memory as the network; and the length of
+each neuron's is known from the factors, without a pass over the kernel.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -28,7 +28,15 @@ class Pull:
     back: Tensor
     beyond: Tensor
 
-    def gradient(self, kernel: Tensor) -> Tensor:
+    def times(self, factor: Tensor) -> Pull:
+        """Return it times a scalar."""
+        return replace(self, back=self.back * factor)
+
+    def lengths(self) -> Tensor:
+        """Return the length of the gradient of each neuron (channels,)."""
+        return self.back.abs() * self.by_tap.norm(dim=2)[self.side, self._group]
+
+    def gradient(self, like: Tensor) -> Tensor:
         """Return the gradient, in shape and kind of a kernel (out channels, in channels / groups, rows, columns).
 
         Example:
@@ -38,6 +46,54 @@ class Pull:
             tensor([[ 3.,  4.],
                     [-1., -2.]])
         """
+        return self._rows(self.back).reshape(like.shape).to(like.dtype)
+
+    def added_to(self, gradient: Tensor, share: Tensor) -> Tensor:
+        """Return a gradient with a share of this one added to each neuron (channels,), in one copy."""
+        ours = self._rows(self.back * share).reshape(gradient.shape).to(gradient.dtype)
+        return ours.add_(gradient)
+
+    def _rows(self, back: Tensor) -> Tensor:
+        return self.by_tap[self.side, self._group].mul_(back[:, None])
+
+    @property
+    def _group(self) -> Tensor:
         groups = self.by_tap.shape[1]
-        group = torch.arange(groups, device=self.side.device).repeat_interleave(len(self.side) // groups)
-        return (self.by_tap[self.side, group] * self.back[:, None]).reshape(kernel.shape).to(kernel.dtype)
+        return torch.arange(groups, device=self.side.device).repeat_interleave(len(self.side) // groups)
+
+
+@dataclass
+class Whole:
+    """A gradient without factors: on what a kernel is computed from, or of several calls.
+
+    Args:
+        value: The gradient.
+        beyond: How far each row of it (neuron) is beyond its margin, in margins; of one element: all of it.
+    """
+
+    value: Tensor
+    beyond: Tensor
+
+    def times(self, factor: Tensor) -> Whole:
+        """Return it times a scalar."""
+        return replace(self, value=(self.value * factor).to(self.value.dtype))
+
+    def lengths(self) -> Tensor:
+        """Return the length of each row."""
+        return lengths(self.value, len(self.beyond))
+
+    def gradient(self, like: Tensor) -> Tensor:
+        """Return the gradient."""
+        return self.value.to(like.dtype)
+
+    def added_to(self, gradient: Tensor, share: Tensor) -> Tensor:
+        """Return a gradient with a share of this one added to each row."""
+        each = share.reshape(share.shape[: gradient.dim()] + (1,) * (gradient.dim() - 1))
+        return gradient + each.to(self.value.dtype) * self.value
+
+
+def lengths(gradient: Tensor, rows: int) -> Tensor:
+    """Return the length of each row of a gradient, in 32 bits at least."""
+    kind = torch.promote_types(gradient.dtype, torch.float32)
+    found: Tensor = torch.linalg.vector_norm(gradient.reshape(rows, -1), dim=1, dtype=kind)
+    return found
