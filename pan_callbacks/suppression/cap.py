@@ -91,7 +91,7 @@ class Cap:
             ours = added[0] if len(added) == 1 else _sum(added, gradient)
             before = parameter.grad if parameter.is_leaf else None
             known = ours.beyond.new_ones((), dtype=torch.bool) if self._beside_task else self._has_task.get(number)
-            share, self._has_task[number] = share_left(gradient, ours.lengths(), ours.beyond, before, known)
+            share, self._has_task[number] = share_left(gradient, ours.lengths, ours.beyond, before, known)
             return ours.added_to(gradient, share)
 
         return on_gradient

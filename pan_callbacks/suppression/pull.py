@@ -20,28 +20,27 @@ class Pull:
         by_tap: What padding adds to the input that each tap reads (sides, groups, taps).
         side: The side of each neuron (channels,).
         back: How far it is drawn (channels,).
+        lengths: Length of the gradient of each neuron (channels,).
         beyond: How far it is beyond its margin, in margins (channels,).
     """
 
     by_tap: Tensor
     side: Tensor
     back: Tensor
+    lengths: Tensor
     beyond: Tensor
 
     def times(self, factor: Tensor) -> Pull:
         """Return it times a scalar."""
-        return replace(self, back=self.back * factor)
-
-    def lengths(self) -> Tensor:
-        """Return the length of the gradient of each neuron (channels,)."""
-        return self.back.abs() * self.by_tap.norm(dim=2)[self.side, self._group]
+        return replace(self, back=self.back * factor, lengths=self.lengths * factor.abs())
 
     def gradient(self, like: Tensor) -> Tensor:
         """Return the gradient, in shape and kind of a kernel (out channels, in channels / groups, rows, columns).
 
         Example:
             >>> by_tap = torch.tensor([[[1.0, 2.0]], [[3.0, 4.0]]])  # two sides
-            >>> pull = Pull(by_tap, torch.tensor([1, 0]), torch.tensor([1.0, -1.0]), torch.zeros(2))
+            >>> side, back = torch.tensor([1, 0]), torch.tensor([1.0, -1.0])
+            >>> pull = Pull(by_tap, side, back, lengths=torch.tensor([5.0, 5.0**0.5]), beyond=torch.zeros(2))
             >>> pull.gradient(torch.zeros(2, 1, 1, 2)).flatten(1)
             tensor([[ 3.,  4.],
                     [-1., -2.]])
@@ -54,12 +53,9 @@ class Pull:
         return ours.add_(gradient)
 
     def _rows(self, back: Tensor) -> Tensor:
-        return self.by_tap[self.side, self._group].mul_(back[:, None])
-
-    @property
-    def _group(self) -> Tensor:
-        groups = self.by_tap.shape[1]
-        return torch.arange(groups, device=self.side.device).repeat_interleave(len(self.side) // groups)
+        groups, channels = self.by_tap.shape[1], len(self.side)
+        group = torch.arange(channels, device=self.side.device) // (channels // groups)
+        return self.by_tap.flatten(0, 1).index_select(0, self.side * groups + group).mul_(back[:, None])
 
 
 @dataclass
@@ -78,8 +74,9 @@ class Whole:
         """Return it times a scalar."""
         return replace(self, value=(self.value * factor).to(self.value.dtype))
 
+    @property
     def lengths(self) -> Tensor:
-        """Return the length of each row."""
+        """Length of each row."""
         return lengths(self.value, len(self.beyond))
 
     def gradient(self, like: Tensor) -> Tensor:

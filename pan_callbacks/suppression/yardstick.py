@@ -102,8 +102,9 @@ class Yardstick:
         if chosen is not None:
             among = torch.zeros_like(away).index_fill(0, chosen.to(away.device), 1.0)
             away, beyond = away * among, beyond * among
-        back = SCALE * strengths * away * (effect.sign() / size).gather(0, side[None])[0]
-        return beyond.sum(), Pull(self.by_tap, side, back, beyond)
+        lengths = SCALE * strengths * away
+        back = lengths * (effect.sign() / size).gather(0, side[None])[0]
+        return beyond.sum(), Pull(self.by_tap, side, back, lengths, beyond)
 
 
 @dataclass
