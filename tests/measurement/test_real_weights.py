@@ -18,7 +18,7 @@ from tests.support.crossfitted import crossfitted
 from tests.support.planted import SIDES
 from tests.support.real import SIZE, efficientnet_lite0, natural_images
 
-IMAGES, BATCH = 128, 16
+IMAGES, COMPARED, BATCH = 32, 128, 16  # of all layers, and of those that are read a second time
 STRIDED = ("conv_stem", "blocks.1.0.conv_dw", "blocks.3.0.conv_dw")  # 3×3, stride 2
 CROPPED = ("conv_stem", "blocks.1.0.conv_dw", "blocks.2.1.conv_dw", "blocks.3.1.conv_dw", "blocks.5.0.conv_dw")
 ZOOMED = ("blocks.5.3.conv_dw",)
@@ -26,7 +26,7 @@ ZOOMED = ("blocks.5.3.conv_dw",)
 
 @dataclass
 class Scanned:
-    """One scan for all tests, with the sizes of the batches that the model was called with."""
+    """One scan for several tests, with the sizes of the batches that the model was called with."""
 
     model: nn.Module
     images: Tensor
@@ -34,9 +34,8 @@ class Scanned:
     calls: list[tuple[int, int]]
 
 
-@pytest.fixture(scope="module")
-def lite0() -> Scanned:
-    model, images, calls = efficientnet_lite0(), natural_images(IMAGES), []
+def scanned(images: Tensor, layers: tuple[str, ...] | None = None) -> Scanned:
+    model, calls = efficientnet_lite0(), []
     forward = type(model).forward
 
     def recording(self, x):
@@ -45,8 +44,13 @@ def lite0() -> Scanned:
 
     with pytest.MonkeyPatch.context() as patch:  # of the class: a hook on the model sees no forward of a scan
         patch.setattr(type(model), "forward", recording)
-        report = scan(model, images.split(BATCH), progress=False)
+        report = scan(model, images.split(BATCH), layers=layers, progress=False)
     return Scanned(model, images, report, calls)
+
+
+@pytest.fixture(scope="module")
+def lite0() -> Scanned:
+    return scanned(natural_images(IMAGES))
 
 
 def test_the_weights_are_those_of_a_network_that_knows_its_pictures():
@@ -188,23 +192,28 @@ def assert_is_cross_fitted(report: PANReport, pairs: dict[str, dict[str, tuple[T
 
 
 @pytest.fixture(scope="module")
-def cropped(lite0) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
+def by_crop() -> Scanned:
+    return scanned(natural_images(COMPARED), CROPPED)
+
+
+@pytest.fixture(scope="module")
+def cropped(by_crop) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
     """Readings of the layers that are measured by crop."""
-    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size < SIZE}
-    return read_pair(lite0, CROPPED, lambda images: (middle(images, size), images))
+    (size,) = {size for batch, size in by_crop.calls if batch == BATCH and size < SIZE}
+    return read_pair(by_crop, CROPPED, lambda images: (middle(images, size), images))
 
 
-def test_contrasts_and_errors_by_crop_are_those_of_loops_over_all_readings(lite0, cropped):
-    assert {lite0.report.layers[name].reference for name in CROPPED} == {"crop"}
-    assert_is_cross_fitted(lite0.report, cropped, IMAGES)
+def test_contrasts_and_errors_by_crop_are_those_of_loops_over_all_readings(by_crop, cropped):
+    assert {by_crop.report.layers[name].reference for name in CROPPED} == {"crop"}
+    assert_is_cross_fitted(by_crop.report, cropped, COMPARED)
 
 
-def test_contrasts_by_crop_agree_with_those_of_scipy_in_the_same_images(lite0, cropped):
+def test_contrasts_by_crop_agree_with_those_of_scipy_in_the_same_images(by_crop, cropped):
     ours, theirs = [], []
     for name, sides in cropped.items():
         for side, (border, reference) in sides.items():
             exact = ks_2samp(border.numpy(), reference.numpy(), axis=0, method="asymp")
-            ours.append(lite0.report.contrast(name)[SIDES.index(side)].numpy())
+            ours.append(by_crop.report.contrast(name)[SIDES.index(side)].numpy())
             theirs.append(-exact.statistic * exact.statistic_sign)  # scipy tells the higher distribution function
     ours, theirs = np.concatenate(ours), np.concatenate(theirs)
     assert np.corrcoef(ours, theirs)[0, 1] >= 0.98  # with 128 images; docs/statistics.md has 256
@@ -212,15 +221,16 @@ def test_contrasts_by_crop_agree_with_those_of_scipy_in_the_same_images(lite0, c
 
 
 @pytest.mark.slow
-def test_contrasts_by_zoom_are_those_of_loops_over_all_readings(lite0):
-    assert {lite0.report.layers[name].reference for name in ZOOMED} == {"zoom"}
-    (size,) = {size for batch, size in lite0.calls if batch == BATCH and size > SIZE}
+def test_contrasts_by_zoom_are_those_of_loops_over_all_readings():
+    by_zoom = scanned(natural_images(COMPARED), ZOOMED)
+    assert {by_zoom.report.layers[name].reference for name in ZOOMED} == {"zoom"}
+    (size,) = {size for batch, size in by_zoom.calls if batch == BATCH and size > SIZE}
 
     def views(images):
         large = F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
         return middle(large, SIZE), large
 
-    assert_is_cross_fitted(lite0.report, read_pair(lite0, ZOOMED, views), IMAGES)
+    assert_is_cross_fitted(by_zoom.report, read_pair(by_zoom, ZOOMED, views), COMPARED)
 
 
 def test_maps_too_small_to_crop_are_measured_on_every_image(lite0):
