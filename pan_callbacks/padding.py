@@ -260,12 +260,13 @@ def source(coordinates: Tensor, size: int, mode: str) -> Tensor:
     return coordinates.clamp(0, size - 1)
 
 
-def neutral_pad(x: Tensor, geometry: Geometry) -> Tensor:
+def neutral_pad(x: Tensor, geometry: Geometry, zeros: bool = False) -> Tensor:
     """Pad an input with its own values: reflected, or replicated on an axis that is too small for that.
 
     Args:
         x: Layer input without padding (images, channels, height, width), with depth in three dimensions.
         geometry: The layer's geometry at this input size.
+        zeros: Whether to pad with zeros all the same, for an input that is centred around 0.
 
     Returns:
         (images, channels, height + padding, width + padding), for a convolution that pads nothing itself.
@@ -273,7 +274,7 @@ def neutral_pad(x: Tensor, geometry: Geometry) -> Tensor:
     none = [0, 0] * len(geometry.axes)
     for number, axis in enumerate(reversed(geometry.axes)):  # F.pad counts from the last axis
         pads = [*none[: 2 * number], axis.before, axis.after, *none[2 * number + 2 :]]
-        x = F.pad(x, pads, mode=axis.neutral) if any(pads) else x
+        x = F.pad(x, pads, mode="constant" if zeros else axis.neutral) if any(pads) else x
     return x
 
 

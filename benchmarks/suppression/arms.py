@@ -45,6 +45,7 @@ ARMS = {
     "penalty": Arm(penalty={}),
     "mask": Arm(mask={}),
     "mask all": Arm(mask={"which": "all"}),
+    "mask all, means": Arm(mask={"which": "all", "mode": "neutral-mean"}),
     "dropout": Arm(dropout={}),
     "penalty+mask": Arm(penalty={}, mask={}),
     "penalty+dropout": Arm(penalty={}, dropout={}),

@@ -13,7 +13,7 @@ from pan_callbacks.callbacks._progress import no_length
 from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.errors import PANError
 from pan_callbacks.suppression.everywhere import PaddingHooks
-from pan_callbacks.suppression.masks import build_in
+from pan_callbacks.suppression.masks import BLINDING, build_in
 from pan_callbacks.suppression.neutral_hooks import Share, ShareHook
 from pan_callbacks.suppression.targets import Target
 
@@ -29,14 +29,20 @@ class MaskAllHooks(PaddingHooks[ShareHook]):
     Args:
         model: The model.
         share: How much, 0 to 1.
+        mode: ``"neutral"`` or ``"neutral-mean"``.
     """
 
-    def __init__(self, model: nn.Module, share: float) -> None:
+    def __init__(self, model: nn.Module, share: float, mode: str) -> None:
         self._share = Share(share)
+        self.set_mode(mode)
         super().__init__(model, partial(ShareHook, share=self._share), _WHO)
         self._share.prepare(model)
         self.set_share(share)
         self.tell()
+
+    def set_mode(self, mode: str) -> None:
+        """Change what neutral padding is."""
+        self._share.mean = mode == "neutral-mean"
 
     def set_share(self, share: float) -> None:
         """Change how much of the padding is neutral."""
@@ -72,7 +78,7 @@ def share_at(trainer: Trainer, batch_idx: int, start_epoch: int, ramp_epochs: in
 
 def check_all(mode: str, report: object) -> None:
     """Raise ValueError for arguments of a mask that do not go together with all padding."""
-    if mode != "neutral":
+    if mode not in BLINDING:
         raise ValueError(f"which='all' makes padding neutral and silences nobody: mode={mode!r} needs which='pans'")
     if report is not None:
         raise ValueError("which='all' needs no report: leave it out, or take which='pans'")
@@ -84,14 +90,15 @@ class MaskAll:
     Args:
         start_epoch: First epoch in which any padding is neutral.
         ramp_epochs: Epochs in which its share grows from 0 to 1.
+        mode: ``"neutral"`` or ``"neutral-mean"``.
 
     Attributes:
         share: How much of all padding is neutral, 0 to 1.
         begun: Whether a fit has begun.
     """
 
-    def __init__(self, start_epoch: int, ramp_epochs: int) -> None:
-        self._start_epoch, self._ramp_epochs = start_epoch, ramp_epochs
+    def __init__(self, start_epoch: int, ramp_epochs: int, mode: str) -> None:
+        self._start_epoch, self._ramp_epochs, self._mode = start_epoch, ramp_epochs, mode
         self.share, self.begun = 0.0, False
         self._hooks: MaskAllHooks | None = None
         self._targets: dict[str, Target] = {}
@@ -114,14 +121,14 @@ class MaskAll:
         """
         self.take_off()
         if trainer is None:
-            self._hooks = MaskAllHooks(pl_module, self._share_outside_fit)
+            self._hooks = MaskAllHooks(pl_module, self._share_outside_fit, self._mode)
             return self._hooks
         if not self._restored and not self._module.is_(pl_module):
             self.share, self.begun, self._targets = 0.0, False, {}
         self._module = Remembered(pl_module)
         if not self._ramp_epochs and trainer.current_epoch >= self._start_epoch:
             self.share = 1.0  # from the first forward on
-        self._hooks = MaskAllHooks(pl_module, self.share)
+        self._hooks = MaskAllHooks(pl_module, self.share, self._mode)
         if self._ramp_epochs and trainer.num_training_batches == float("inf"):
             warnings.warn(no_length(f"the ramp of {_WHO}", "has its own padding"), stacklevel=4)
         return self._hooks
@@ -131,8 +138,11 @@ class MaskAll:
         """What a fit or a checkpoint left behind, or else all."""
         return self.share if self.begun or self._restored else 1.0
 
-    def restore(self, share: float, begun: bool, targets: Mapping[str, Target]) -> None:
+    def restore(self, share: float, begun: bool, targets: Mapping[str, Target], mode: str) -> None:
         """Go on from a checkpoint; some strategies load it when the hooks are there."""
+        self._mode = mode
+        if self._hooks is not None:
+            self._hooks.set_mode(mode)
         self.share, self.begun, self._targets, self._restored = share, begun, dict(targets), True
 
     def step(self, trainer: Trainer, batch_idx: int) -> None:
@@ -156,7 +166,7 @@ class MaskAll:
         """
         share, targets = self._share_outside_fit, self.targets
         if not targets and share:
-            hooks = MaskAllHooks(pl_module, share)
+            hooks = MaskAllHooks(pl_module, share, self._mode)
             targets, undecided = hooks.targets(), hooks.undecided
             hooks.take_off()
             if undecided:
@@ -164,7 +174,7 @@ class MaskAll:
                     "nobody has seen yet which layers are fed by a pad: run fit or validate with this PANMask first, "
                     "or take neutralise(model, images)"
                 )
-        return build_in(pl_module, targets if share else {}, "neutral", share)
+        return build_in(pl_module, targets if share else {}, self._mode, share)
 
     def take_off(self) -> None:
         """Take the hooks off the model; what they masked is still known."""

@@ -22,7 +22,7 @@ class MaskHooks:
 
     Args:
         model: The model.
-        mode: ``"zero"``, ``"mean"`` or ``"neutral"``.
+        mode: As of :func:`~pan_callbacks.masked`.
 
     Attributes:
         masked: What is masked now.

@@ -34,7 +34,8 @@ class PANMask(Callback):
 
     Args:
         mode: ``"neutral"``: a masked neuron reads its input's own values in place of the padding, keeps its content and
-            loses the border. ``"zero"`` and ``"mean"`` silence it, see :func:`~pan_callbacks.masked`.
+            loses the border. ``"neutral-mean"``: it reads the mean of each channel of its input there. ``"zero"`` and
+            ``"mean"`` silence it, see :func:`~pan_callbacks.masked`.
         start_epoch: First epoch with a mask. At its start the neurons are masked that the monitor found last; in epoch
             0 these are those of the network before its first step, in later ones those of the last validation.
         refresh: ``"epoch"`` adds at the start of each further epoch what was found since; ``"once"`` does not.
@@ -77,7 +78,7 @@ class PANMask(Callback):
         self.report = PANReport.load(Path(report)) if isinstance(report, (str, os.PathLike)) else report
         self.which, self.ramp_epochs = which, ramp_epochs
         self.asks_monitor = which == "pans"  # which measures more before the first step for it
-        self._all = MaskAll(start_epoch, ramp_epochs) if which == "all" else None
+        self._all = MaskAll(start_epoch, ramp_epochs, mode) if which == "all" else None
         self._targets: dict[str, Target] = {}
         self._begun = self._restored = self._resumed = self._told_of_nothing = self._logged = False
         self._module = Remembered()
@@ -113,12 +114,13 @@ class PANMask(Callback):
             warnings.warn(f"the checkpoint's mask has which={other!r}, not {self.which!r}: left out", stacklevel=2)
             return
         targets = {name: Target.from_dict(target) for name, target in state_dict["layers"].items()}
-        if self._all is not None:
-            self._all.restore(state_dict["share"], state_dict["begun"], targets)
-            return
         if state_dict["mode"] != self.mode:
             warnings.warn(f"the checkpoint's masks have mode={state_dict['mode']!r}, not {self.mode!r}", stacklevel=2)
-        self.mode, self._begun = state_dict["mode"], state_dict["begun"]
+        self.mode = state_dict["mode"]
+        if self._all is not None:
+            self._all.restore(state_dict["share"], state_dict["begun"], targets, self.mode)
+            return
+        self._begun = state_dict["begun"]
         self._targets = targets
         self._restored = self._resumed = True
 

@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     more.add_argument(
         "--mode",
         nargs="+",
-        choices=("zero", "mean", "neutral"),
+        choices=("zero", "mean", "neutral", "neutral-mean"),
         default=["zero", "mean", "neutral"],
         help="PANs silenced, fixed at their mean, blinded to the padding (default all three)",
     )

@@ -20,7 +20,9 @@ from pan_callbacks.padding import Axis, Geometry, convolve, neutral_pad
 _WORTH_IT = 0.15
 
 
-def neutral_output(layer: PaddedLayer, x: Tensor, own: Tensor, channels: Tensor | None = None) -> Tensor:
+def neutral_output(
+    layer: PaddedLayer, x: Tensor, own: Tensor, channels: Tensor | None = None, mean: bool = False
+) -> Tensor:
     """Return a layer's output as it is with neutral padding: the input's own values in place of the padding.
 
     Args:
@@ -28,6 +30,7 @@ def neutral_output(layer: PaddedLayer, x: Tensor, own: Tensor, channels: Tensor 
         x: What its convolution received (images, in channels, height, width).
         own: What it returned, those channels alone (images, channels, rows, columns).
         channels: Channels that are asked for; None for all.
+        mean: Whether each channel of an image is padded with its mean there, in place of its values near the border.
 
     Returns:
         The same shape as ``own``: what reads no padding is that of ``own``, bit for bit. Differentiable.
@@ -43,14 +46,19 @@ def neutral_output(layer: PaddedLayer, x: Tensor, own: Tensor, channels: Tensor 
             group, inputs, groups = channels // (conv.out_channels // groups), weight.shape[1], len(channels)
             x = x.index_select(1, (group[:, None] * inputs + torch.arange(inputs, device=x.device)).flatten())
     options = {**layer.steps, "groups": groups}
+    offset = None
+    if mean:  # zeros around what is centred are the mean around what is not
+        centre = x.mean(tuple(range(2, x.ndim)), keepdim=True)
+        x, offset = x - centre, convolve(centre.expand(-1, -1, *weight.shape[2:]), weight, groups=groups)
 
     def convolved(x: Tensor) -> Tensor:
-        return convolve(x, weight, bias, **options).to(own.dtype)
+        found = convolve(x, weight, bias, **options)
+        return (found if offset is None else found + offset).to(own.dtype)
 
     # inside nothing changes; the two differ there by rounding, and none should be added
     if _strips_are_less(geometry):
-        return unlifted(conv, _with_border(convolved, x, own, geometry.axes))
-    recomputed = convolved(neutral_pad(x, geometry))
+        return unlifted(conv, _with_border(convolved, x, own, geometry.axes, zeros=mean))
+    recomputed = convolved(neutral_pad(x, geometry, zeros=mean))
     return unlifted(conv, torch.where(geometry.reads_padding(own.device), recomputed, own))
 
 
@@ -65,7 +73,9 @@ def _strips_are_less(geometry: Geometry) -> bool:
     return whole - clean < _WORTH_IT * whole
 
 
-def _with_border(convolved: Callable[[Tensor], Tensor], x: Tensor, own: Tensor, axes: tuple[Axis, ...]) -> Tensor:
+def _with_border(
+    convolved: Callable[[Tensor], Tensor], x: Tensor, own: Tensor, axes: tuple[Axis, ...], zeros: bool
+) -> Tensor:
     """Return an output whose border is that of an input with neutral padding.
 
     Args:
@@ -74,6 +84,7 @@ def _with_border(convolved: Callable[[Tensor], Tensor], x: Tensor, own: Tensor, 
             ...).
         own: What is returned where no padding is read, on all axes (images, channels, ...).
         axes: The axes.
+        zeros: As for :func:`~pan_callbacks.padding.neutral_pad`.
     """
     if not axes:
         return own
@@ -81,18 +92,17 @@ def _with_border(convolved: Callable[[Tensor], Tensor], x: Tensor, own: Tensor, 
     parts = []
     for first, count in ((0, axis.leading), (axis.outputs - axis.trailing, axis.trailing)):
         if count:
-            strip = _read_by(x, axis, dim, first, count)
+            strip = _read_by(x, axis, dim, first, count, zeros)
             for number, other in enumerate(axes[1:], dim + 1):
-                strip = _padded(strip, other, number)
+                strip = _padded(strip, other, number, zeros)
             parts.append(convolved(strip))
     count = axis.outputs - axis.leading - axis.trailing
-    inner = _with_border(
-        convolved, _read_by(x, axis, dim, axis.leading, count), own.narrow(dim, axis.leading, count), axes[1:]
-    )
+    inner_x, inner_own = _read_by(x, axis, dim, axis.leading, count, zeros), own.narrow(dim, axis.leading, count)
+    inner = _with_border(convolved, inner_x, inner_own, axes[1:], zeros)
     return torch.cat([*parts[: axis.leading > 0], inner, *parts[axis.leading > 0 :]], dim)
 
 
-def _read_by(x: Tensor, axis: Axis, dim: int, first: int, count: int) -> Tensor:
+def _read_by(x: Tensor, axis: Axis, dim: int, first: int, count: int, zeros: bool) -> Tensor:
     """Return what some outputs in a row read of an axis, with neutral padding where they read padding of one side."""
     start = first * axis.stride - axis.before
     stop = start + (count - 1) * axis.stride + axis.extent + 1
@@ -100,16 +110,16 @@ def _read_by(x: Tensor, axis: Axis, dim: int, first: int, count: int) -> Tensor:
     low, high = max(0, min(start, axis.size - 1 - after)), min(axis.size, max(stop, before + 1))
     part = x.narrow(dim, low, high - low)
     if before or after:
-        part = _padded(part, replace(axis, size=high - low, before=before, after=after), dim, axis.neutral)
+        part = _padded(part, replace(axis, size=high - low, before=before, after=after), dim, zeros, axis.neutral)
     return part.narrow(dim, start - low + before, stop - start)
 
 
-def _padded(x: Tensor, axis: Axis, dim: int, mode: str | None = None) -> Tensor:
-    """Pad one axis neutrally."""
+def _padded(x: Tensor, axis: Axis, dim: int, zeros: bool, mode: str | None = None) -> Tensor:
+    """Pad one axis neutrally, or with zeros."""
     pads = [0, 0] * (x.ndim - 1 - dim) + [axis.before, axis.after]
     if not any(pads):
         return x
-    return F.pad(x, pads + [0, 0] * (dim - 2), mode=mode or axis.neutral)
+    return F.pad(x, pads + [0, 0] * (dim - 2), mode="constant" if zeros else mode or axis.neutral)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ _CLASSES = record(
 _ARM = record(
     {
         "kind": one_of("baseline", "pans", "control", "padding"),
-        "mode": one_of("", "zero", "mean", "neutral"),
+        "mode": one_of("", "zero", "mean", "neutral", "neutral-mean"),
         "neurons": whole(),
         "value": maybe(number(), math.nan),
         "draw": maybe(whole()),

@@ -27,7 +27,9 @@ from pan_callbacks.measurement.pads import find_pad
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.suppression.targets import Target, targets
 
-MODES = ("zero", "mean", "neutral")
+MODES = ("zero", "mean", "neutral", "neutral-mean")
+#: Those of them that leave a neuron its content.
+BLINDING = ("neutral", "neutral-mean")
 _SUBMODULE = "pan_mask"  # name of a permanent mask within its convolution
 
 
@@ -37,10 +39,10 @@ class ChannelMask(nn.Module):
     Args:
         conv: The convolution.
         channels: Channels to replace.
-        mode: ``"zero"``, ``"mean"`` or ``"neutral"``, see :func:`masked`.
+        mode: One of :data:`MODES`, see :func:`masked`.
         mean: What stands for each of the channels in mode ``"mean"`` (one value a channel).
         pad: What pads the convolution's input, if anything does.
-        share: How much of the padding becomes neutral in mode ``"neutral"``, 0 to 1.
+        share: How much of the padding becomes neutral in the modes that do that, 0 to 1.
     """
 
     channels: Tensor
@@ -80,11 +82,11 @@ class ChannelMask(nn.Module):
             return self.forward(conv, x[None], output[None])[0]
         if self.channels.device != output.device:  # a mask for a while does not move with the model
             self.to(output.device)
-        if self.mode == "neutral":
+        if self.mode in BLINDING:
             whole = len(self.channels) == conv.out_channels
             own = output if whole else output.index_select(1, self.channels)
             layer = PaddedLayer(conv, self._pad[0])
-            replaced = neutral_output(layer, x, own, None if whole else self.channels)
+            replaced = neutral_output(layer, x, own, None if whole else self.channels, self.mode == "neutral-mean")
             replaced = torch.lerp(own, replaced, self.share.to(own.dtype)) if self._partly else replaced
             if whole:
                 return replaced
@@ -134,7 +136,8 @@ def masked(
         mode: ``"zero"`` silences a channel: it answers 0 everywhere. ``"mean"`` makes it answer its mean reference
             activation everywhere. ``"neutral"``, the default as it takes the least away, recomputes the outputs that
             read padding with the input's own values in its place (reflected, replicated if the map is too small
-            for that): the channel keeps its content and loses the border.
+            for that): the channel keeps its content and loses the border. ``"neutral-mean"`` does the same with the
+            mean of each input channel over the image at hand in its place.
         neurons: Layer name to channels, to mask these instead of the report's PANs.
 
     Raises:
@@ -268,7 +271,7 @@ def build_masks(
             if target.mean is None:
                 raise PANError(f"the report has no means of layer {name!r} for mode='mean'; scan the model again")
             mean = target.mean[list(target.channels)]
-        if mode != "neutral" and len(target.channels) == conv.out_channels:
+        if mode not in BLINDING and len(target.channels) == conv.out_channels:
             warnings.warn(f"mode={mode!r} masks all {conv.out_channels} channels of layer {name}", stacklevel=4)
         masks[conv] = ChannelMask(conv, target.channels, mode, mean, pad, share)
     return masks

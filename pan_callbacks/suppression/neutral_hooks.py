@@ -53,7 +53,14 @@ class NeutralHook(NotesRuns, ReplacingHook):
         self.feed.why = why
         return why is None
 
-    def neutral(self, conv: Convolution, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+    def neutral(
+        self,
+        conv: Convolution,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Tensor,
+        mean: bool = False,
+    ) -> Tensor:
         """Return the output of a padded layer with neutral padding, but for what masks have put there.
 
         Args:
@@ -61,13 +68,14 @@ class NeutralHook(NotesRuns, ReplacingHook):
             args: What it was called with.
             kwargs: Likewise.
             output: What it returned.
+            mean: Whether to pad with means, see :func:`~pan_callbacks.measurement.neutral.neutral_output`.
         """
         layer, x = self.feed.layer(conv), args[0] if args else kwargs["input"]
         assert layer is not None, "the layer has no padding"
         if output.ndim == 1 + dimensions(conv):  # one image, not in a batch
-            return self.neutral(conv, (x[None],), {}, output[None])[0]
+            return self.neutral(conv, (x[None],), {}, output[None], mean)[0]
         with nullcontext() if self._feeding is None else self._feeding.overlooking():
-            found = neutral_output(layer, x, output)
+            found = neutral_output(layer, x, output, mean=mean)
         masked = replaced_channels(conv, but=self)
         if masked is None:
             return found
@@ -84,9 +92,13 @@ class Share:
 
     Args:
         value: 0 for none, 1 for all.
+
+    Attributes:
+        mean: Whether neutral padding is the mean of each input channel, in place of its values near the border.
     """
 
-    def __init__(self, value: float = 0.0) -> None:
+    def __init__(self, value: float = 0.0, mean: bool = False) -> None:
+        self.mean = mean
         self._tensors: dict[torch.device, Tensor] = {}
         self.set(value)
 
@@ -109,7 +121,7 @@ class Share:
         return output.new_full((), self.value) if found is None else found.to(output.dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Share:
-        twin = Share(self.value)
+        twin = Share(self.value, self.mean)
         twin._tensors = {device: tensor.clone() for device, tensor in self._tensors.items()}
         return twin
 
@@ -146,7 +158,7 @@ class ShareHook(NeutralHook):
         self.note()
         if not self.looks_padded(conv, args, kwargs, output) or self.share.off:
             return None
-        neutral = self.neutral(conv, args, kwargs, output)
+        neutral = self.neutral(conv, args, kwargs, output, self.share.mean)
         return neutral if self.share.whole else torch.lerp(output, neutral, self.share.like(output))
 
     def __getstate__(self) -> dict[str, Any]:

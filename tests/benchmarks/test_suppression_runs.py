@@ -59,8 +59,8 @@ def test_a_seed_is_run_with_and_without_the_penalty_before_other_arms_and_before
     assert len(jobs) == len(set(jobs))
     assert [seed for _, _, seed in jobs] == sorted(seed for _, _, seed in jobs)
     assert [job[:2] for job in jobs[:18]] == [(task, arm) for task in TASKS for arm in ("none", "penalty")]
-    assert all(seed == 0 and arm not in ("none", "penalty") for _, arm, seed in jobs[18:39])
-    assert jobs[18][0] == "digit" and jobs[39] == ("digit", "none", 1)
+    assert all(seed == 0 and arm not in ("none", "penalty") for _, arm, seed in jobs[18:49])
+    assert jobs[18][0] == "digit" and jobs[49] == ("digit", "none", 1)
 
 
 def test_there_are_as_many_seeds_as_were_asked_for():
@@ -70,7 +70,8 @@ def test_there_are_as_many_seeds_as_were_asked_for():
     assert {count[task, "penalty"] for task in ("digit", "digit and place", "mnist")} == {10}
     assert {count[task, "none"] for task in list(TASKS)[3:]} == {5}
     assert count["mnist", "mask all"] == 3 and count["red-green", "circular"] == count["red-green", "dropout"] == 5
-    assert ("fine-tune", "mask") not in count and ("digit", "circular") not in count
+    assert count["fine-tune", "mask"] == count["digit, no batch norm", "mask all"] == 2
+    assert ("fine-tune", "dropout") not in count and ("digit", "circular") not in count
 
 
 def test_a_part_keeps_the_order_of_the_whole():

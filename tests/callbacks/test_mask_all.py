@@ -49,6 +49,22 @@ def fed(pads=nn.ZeroPad2d):
     return module
 
 
+class PadsWithMeans(nn.Conv2d):
+    """Pads each channel with its mean over the image."""
+
+    def forward(self, x):
+        mean = x.mean((2, 3), keepdim=True)
+        around = 1 - F.pad(torch.ones_like(x[:1, :1]), [1] * 4)
+        return F.conv2d(F.pad(x, [1] * 4) + around * mean, self.weight, self.bias, self.stride)
+
+
+def padded_with_means():
+    module = build()
+    for conv in (module.net[0], module.net[3], module.net[6]):
+        conv.__class__ = PadsWithMeans
+    return module
+
+
 class Shares(pl.Callback):
     """The share of neutral padding that the network has in each step and each validation, seen in what it gives."""
 
@@ -82,6 +98,29 @@ def test_training_with_it_is_training_with_reflected_padding(tmp_path, make):
     assert (sum(map(len, mask.channels.values())), float(run.callback_metrics["pan_mask/channels"])) == (18, 18)
     assert float(run.callback_metrics["pan_mask/share"]) == 1
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in masked.modules())
+
+
+def test_training_with_it_is_training_with_padding_of_means(tmp_path):
+    mask = PANMask("neutral-mean", which="all")
+    masked, _ = fit(tmp_path, build(), [mask])
+    expected, _ = fit(tmp_path, padded_with_means())
+    assert_close(masked, expected)
+    images = dataset(40)[:][0]
+    with torch.no_grad():
+        found = mask.permanent(masked).eval().net(images)
+        torch.testing.assert_close(found, expected.eval().net(images), rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(found, masked.eval().net(images), atol=1e-3)
+
+
+def test_a_checkpoint_says_what_neutral_padding_is(tmp_path):
+    module, run = fit(tmp_path, build(), [PANMask("neutral-mean", which="all")], epochs=1)
+    run.save_checkpoint(tmp_path / "one.ckpt")
+    mask = PANMask(which="all")
+    with pytest.warns(UserWarning, match="mode='neutral-mean', not 'neutral'"):
+        tested = trainer(tmp_path, [mask]).test(build(), loaders()[1], ckpt_path=tmp_path / "one.ckpt", verbose=False)
+    same = trainer(tmp_path, [PANMask("neutral-mean", which="all")]).test(module, loaders()[1], verbose=False)
+    other = trainer(tmp_path, [PANMask(which="all")]).test(module, loaders()[1], verbose=False)
+    assert mask.mode == "neutral-mean" and tested == same != other
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def drawn(draw: random.Random):
     return (conv.double(), pad, size, sides) if fits else None
 
 
-def by_numpy(conv, x, sides):
+def by_numpy(conv, x, sides, mean=False):
     """The whole output with neutral padding, and which outputs read any, both from the definition."""
     reads = np.zeros([1] * len(sides), dtype=bool)
     padded, padding = x.numpy(), np.zeros(x.shape[2:], dtype=bool)
@@ -47,6 +47,8 @@ def by_numpy(conv, x, sides):
         mode = "reflect" if max(side) < x.shape[2 + axis] else "edge"
         padded = np.pad(padded, [(0, 0), (0, 0), *around], mode=mode)
         padding = np.pad(padding, around, constant_values=True)
+    if mean:
+        padded = np.where(padding, x.numpy().mean(tuple(range(2, x.ndim)), keepdims=True), padded)
     counts = CONVS[len(sides)](1, 1, conv.kernel_size, conv.stride, 0, conv.dilation, bias=False).double()
     nn.init.ones_(counts.weight)
     with torch.no_grad():
@@ -56,7 +58,8 @@ def by_numpy(conv, x, sides):
     return function(torch.from_numpy(padded), conv.weight, conv.bias, *options), reads
 
 
-def test_any_geometry_gives_what_the_padded_map_gives(monkeypatch):
+@pytest.mark.parametrize("mean", [False, True])
+def test_any_geometry_gives_what_the_padded_map_gives(monkeypatch, mean):
     monkeypatch.setattr(neutral, "_WORTH_IT", 1.0)
     draw, strips = random.Random(0), 0
     torch.manual_seed(0)
@@ -64,11 +67,11 @@ def test_any_geometry_gives_what_the_padded_map_gives(monkeypatch):
         x = torch.randn(2, 4, *size, dtype=torch.float64)
         given = x if pad is None else pad(x)
         own, channels = conv(given), draw.choice([None, torch.tensor([1, 2, 6])])
-        expected, reads = by_numpy(conv, x, sides)
+        expected, reads = by_numpy(conv, x, sides, mean)
         if channels is not None:
             own, expected = own[:, channels], expected[:, channels]
         layer = PaddedLayer(conv, pad)
-        found = neutral.neutral_output(layer, given, own, channels)
+        found = neutral.neutral_output(layer, given, own, channels, mean)
         torch.testing.assert_close(found, torch.where(reads, expected, own))
         assert torch.equal(found[..., ~reads], own[..., ~reads])
         strips += neutral._strips_are_less(layer.geometry(*(1,) * (2 - len(size)), *size))

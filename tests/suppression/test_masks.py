@@ -138,7 +138,7 @@ def test_the_mean_of_a_report_is_the_mean_reference_activation():
     torch.testing.assert_close(line.mean, inner.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["neutral", "zero", "mean"])
+@pytest.mark.parametrize("mode", ["neutral", "neutral-mean", "zero", "mean"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_gradients_flow_through_a_mask(mode, groups):
     conv = nn.Conv2d(2, 4, 3, padding=1, groups=groups).double()
@@ -229,7 +229,7 @@ def network():
 REPORT = report_of({"0": [0, 2], "3": [1, 5]}, {"0": 6, "3": 6})
 
 
-@pytest.mark.parametrize("mode", ["neutral", "zero", "mean"])
+@pytest.mark.parametrize("mode", ["neutral", "neutral-mean", "zero", "mean"])
 def test_a_permanent_mask_answers_like_the_context_saved_loaded_and_exported(mode, tmp_path):
     model, x = network(), images()
     own = model(x)
