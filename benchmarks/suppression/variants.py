@@ -103,11 +103,13 @@ VARIANTS = {
     "one strength": Variant(values=ONE_STRENGTH),
     "64 images": Variant({"max_images": 64}),
     "every step": Variant({"every_n_steps": 1}),
+    "every step, at most 4.0 of the task": Variant({"every_n_steps": 1}, values=(most(4.0),)),
     "from epoch 5 on": Variant({"start_epoch": 5}),
     "edges alone": Variant(changes=(ideas.edges_alone,)),
     "linear": Variant(changes=(ideas.linear,)),
     "crops as the reference": Variant(crops=True),
     "projection": Variant(None, projected=1.0),
+    "a tenth of the projection": Variant(None, projected=0.1),
     "padding with the running mean": Variant(None, network=ideas.padded_with_the_mean),
     "partial convolution": Variant(None, network=ideas.partial_convolutions),
 }

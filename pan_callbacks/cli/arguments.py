@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=("zero", "mean", "neutral", "neutral-mean"),
         default=["zero", "mean", "neutral"],
-        help="PANs silenced, fixed at their mean, blinded to the padding (default all three)",
+        help="PANs silenced, fixed at their mean, blinded to the padding (the default is these three), or padded "
+        "with the mean of each channel",
     )
     more.add_argument("--controls", type=_whole(0), default=5, help="random draws of other neurons (default 5)")
     more.add_argument("--metric", help="a torchmetrics class, e.g. torchmetrics.classification.MulticlassF1Score")
