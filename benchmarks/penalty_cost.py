@@ -54,7 +54,7 @@ def setup(penalised: bool) -> Training:
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
-    penalty = PaddingBiasPenalty(model, every_n_steps=EVERY) if penalised else None
+    penalty = PaddingBiasPenalty(model, every_n_steps=EVERY, beside_task=True) if penalised else None
     return Training(model, optimizer, penalty, torch.randn(BATCH, 3, SIZE, SIZE), torch.arange(BATCH) % 10)
 
 

@@ -67,7 +67,7 @@ class Cap:
         self._needed = set()
         self.sweep()
 
-    def expect(self, parameter: Tensor, ours: Pull | Whole) -> Tensor:
+    def expect(self, parameter: Tensor, ours: Pull | Whole) -> Tensor | None:
         """Note what the penalty adds to the gradient of a parameter, which comes next in this backward pass.
 
         Args:
@@ -75,18 +75,18 @@ class Cap:
             ours: The gradient of the penalty.
 
         Returns:
-            The gradient to go on with: zeros that take no memory, so that the hook is called whatever the task does, or
-            the gradient itself if nobody looks at the parameter any more.
+            The gradient to go on with. None beside a task, which has the hook called, or there is nothing to add to;
+            else zeros, so that it is called in any case; the gradient itself if nobody looks at the parameter any more.
         """
         if id(parameter) not in self._watched:
             return ours.gradient(parameter)
         self._ours.setdefault((id(parameter), torch._C._current_graph_task_id()), []).append(ours)
-        return parameter.new_zeros(()).expand_as(parameter)
+        return None if self._beside_task else parameter.new_zeros(()).expand_as(parameter)
 
     def _hook(self, number: int, parameter: Tensor) -> Any:
-        def on_gradient(gradient: Tensor) -> Tensor | None:
+        def on_gradient(gradient: Tensor | None) -> Tensor | None:
             added = self._ours.pop((number, torch._C._current_graph_task_id()), None)
-            if added is None:
+            if added is None or gradient is None:
                 return None
             ours = added[0] if len(added) == 1 else _sum(added, gradient)
             before = parameter.grad if parameter.is_leaf else None
