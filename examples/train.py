@@ -6,6 +6,7 @@ python -m examples.train fit -c configs/image_folder.yaml --data.folder ~/photos
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -21,6 +22,8 @@ from examples.model import TimmClassifier
 
 warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the digits are in memory
 warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning's own use of a torch name that will go
+# no advertisements of other products
+logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
 
 
 class TrainCLI(LightningCLI):

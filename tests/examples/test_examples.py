@@ -3,6 +3,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from examples.data import (
     mnist_digits,
     stratified_split,
 )
-from examples.findings import print_findings, tensorboard_command
+from examples.findings import learned, print_findings, tensorboard_command
 from examples.model import TimmClassifier, remove_stem_stride
 from examples.train import main
 from pan_callbacks import PANMonitor
@@ -371,7 +372,21 @@ class TestFindings:
         assert [entry["epoch"] for entry in monitor.history] == [-1, 0]
         before, after = (line.split()[0] for line in printed.splitlines() if re.match(r" *(before|0) ", line))
         assert (before, after) == ("before", "0")
-        assert f"tensorboard --logdir {Path('runs/placed/version_0')}" in printed
+        assert "tensorboard --logdir runs\n" in printed
+        assert "http://localhost:6006/?smoothing=0&tagFilter=%5Epan/#timeseries" in printed
+        start, *now = map(int, re.findall(r"\d+", re.search(r"\d+ before training.*", printed)[0]))
+        assert start == monitor.history[0]["count"] and now[0] <= start and sum(now) == monitor.report.count
+
+    def test_what_was_learned_is_told_from_what_was_there(self):
+        def monitor(births, pans, history):
+            pans = [SimpleNamespace(layer="a", channel=channel) for channel in pans]
+            return SimpleNamespace(births={"a": births}, report=SimpleNamespace(pans=pans), history=history)
+
+        before = [{"epoch": -1, "count": 5}]
+        found = learned(monitor({0: -1, 1: -1, 2: 0, 3: 4, 4: 4, 9: -1}, range(5), before))
+        assert found == "5 before training, of which 2 remain; 3 learned."
+        assert "2 learned; 1 too close" in learned(monitor({0: -1, 2: 0, 3: 4}, range(4), before))
+        assert "nobody looked" in learned(monitor({}, [1], [{"epoch": 0, "count": 5}]))
 
     def test_without_a_monitor_nothing_is_printed(self, capsys):
         print_findings(Trainer(logger=False, enable_checkpointing=False, accelerator="cpu"))
