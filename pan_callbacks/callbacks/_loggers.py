@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Category to title to a kind of chart and the tags of its curves.
 Layout = dict[str, dict[str, list[Any]]]
-_CURVES = 12  # curves in one chart at most, for its legend to stay readable
+_CURVES = 6  # curves in one chart at most, as TensorBoard has no more colours that are told apart
 
 
 def can_show(logger: Any) -> bool:
@@ -117,7 +117,7 @@ def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> Layout:
 
     Example:
         >>> layout = scalar_layout(["layer1.0.conv1"], ["top"])
-        >>> layout["Padding aware neurons"]["by layer"]
+        >>> layout["Padding aware neurons by layer"]["all layers"]
         ['Multiline', ['pan_layer/layer1\\.0\\.conv1$']]
     """
     return {
@@ -127,9 +127,10 @@ def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> Layout:
             "of these": _chart("pan/", ("count", "visible", "nascent", "inherited", "both", "neither")),
             "reads the padding": _chart("pan/", ("reads_padding", "count")),
             "born and gone": _chart("pan/", ("born", "gone")),
-            "by side": _chart("pan_side/", sides),
-            **_charts("pan_layer/", layer_names),
+            "at edges": _chart("pan_side/", [side for side in sides if "-" not in side]),
+            "at corners": _chart("pan_side/", [side for side in sides if "-" in side]),
         },
+        "Padding aware neurons by layer": _charts("pan_layer/", layer_names),
         "Border bias": {"mean": _chart("border_bias/", ("mean",)), **_charts("border_bias/", layer_names)},
     }
 
@@ -137,8 +138,8 @@ def scalar_layout(layer_names: Sequence[str], sides: Sequence[str]) -> Layout:
 def _charts(group: str, names: Sequence[str]) -> dict[str, list[Any]]:
     chunks = [names[start : start + _CURVES] for start in range(0, len(names), _CURVES)]
     if len(chunks) == 1:
-        return {"by layer": _chart(group, names)}
-    return {f"by layer: {chunk[0]} … {chunk[-1]}": _chart(group, chunk) for chunk in chunks}
+        return {"all layers": _chart(group, names)}
+    return {f"{chunk[0]} … {chunk[-1]}": _chart(group, chunk) for chunk in chunks}
 
 
 def _chart(group: str, names: Sequence[str]) -> list[Any]:

@@ -29,8 +29,7 @@ class PANMonitor(Callback):
     During validation it takes the images that pass anyway, and runs a copy of the model on their middle. Weights,
     random states, outputs and the user's metrics stay what they are without it, no image is read that validation does
     not read, and an error of its own ends the measurement, not the training. ``padding/reliance`` says beside the count
-    how far the answers move with all padding neutral: two more forwards of the probed images, as ``every_n_epochs`` and
-    ``max_images`` allow.
+    how far the answers move with all padding neutral: two more forwards of the probed images.
 
     The first point of every curve is the network before its first step: random weights distinguish a border, too. It is
     measured on the images of the first validation, with a copy of the network as it was.
@@ -50,6 +49,7 @@ class PANMonitor(Callback):
             again and again. They are handed to the part of the model that holds the monitored layers.
         figures_every: Draw pictures with every so many probes, counted from the first; None: ever more rarely (with the
             first, and 1, 2, 4, 8 ... after it). Table and histogram come with each. The end is shown in any case.
+        prog_bar: Whether the progress bar has ``pan/count``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -68,6 +68,7 @@ class PANMonitor(Callback):
         batches: Iterable[Any] | None = None,
         groups: Groups = None,
         figures_every: int | None = None,
+        prog_bar: bool = False,
     ) -> None:
         super().__init__()
         self._settings = Settings(layers, reference, threshold, max_images)
@@ -81,12 +82,11 @@ class PANMonitor(Callback):
         self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
         self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
         self._tags = Tags(PANMonitor, "pan/count")
-        self.figures_every = figures_every
+        self.figures_every, self.prog_bar = figures_every, prog_bar
         self._curve = Curve(threshold, figures, self._tags, figures_every)
         self._measurement: Measurement | None = None
         self._initial: Measurement | None = None  # of the network before its first step, until there are images for it
-        self._measuring = self._restored = False
-        self._module = Remembered()
+        self._measuring, self._restored, self._module = False, False, Remembered()
 
     @property
     def report(self) -> PANReport | None:
@@ -116,8 +116,6 @@ class PANMonitor(Callback):
         """Continue the curves and the timeline of a checkpoint."""
         self._curve.load_state_dict(state_dict)
         self._restored = True
-
-    # --- when to run -----------------------------------------------------------------------------------------------
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach; after the model was configured, before the first forward."""
@@ -290,7 +288,9 @@ class PANMonitor(Callback):
             values = self._curve.record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
         else:
             values = self._curve.nothing(self._attached.failure)
-        pl_module.log_dict(self._tags.of_all(values), on_step=False, on_epoch=True, batch_size=1)
+        for tag, value in values.items():
+            shown = self.prog_bar and tag == "pan/count"
+            pl_module.log(self._tags.of(tag), value, prog_bar=shown, on_step=False, on_epoch=True, batch_size=1)
 
     def _take_start(self, trainer: Trainer, measurement: Measurement | None, why: str | None = None) -> None:
         """Take the first point of what was measured of the network before its first step, or say why there is none."""

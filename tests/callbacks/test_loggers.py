@@ -72,7 +72,8 @@ class TestTensorBoard:
     def test_the_layout_holds_every_chart(self, events):
         layout = layout_pb2.Layout()
         layout.ParseFromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
-        assert [category.title for category in layout.category] == ["Padding aware neurons", "Border bias"]
+        titles = ["Padding aware neurons", "Padding aware neurons by layer", "Border bias"]
+        assert [category.title for category in layout.category] == titles
         titles = [chart.title for chart in layout.category[0].chart]
         assert titles == [
             "count",
@@ -80,8 +81,8 @@ class TestTensorBoard:
             "of these",
             "reads the padding",
             "born and gone",
-            "by side",
-            "by layer",
+            "at edges",
+            "at corners",
         ]
         (band,) = layout.category[0].chart[0].margin.series
         assert (band.value, band.lower, band.upper) == ("pan/count", "pan/count_low", "pan/count_high")
@@ -183,25 +184,27 @@ class TestWandb:
 class TestScalarLayout:
     def test_a_layer_does_not_take_in_another_whose_name_starts_alike(self):
         layout = loggers.scalar_layout(["conv1", "layer1.0"], SIDES)
-        conv1, dotted = layout["Padding aware neurons"]["by layer"][1]
+        conv1, dotted = layout["Padding aware neurons by layer"]["all layers"][1]
         assert re.match(conv1, "pan_layer/conv1")
         assert not re.match(conv1, "pan_layer/conv10")
         assert not re.match(dotted, "pan_layer/layer1x0")
 
     def test_border_bias_has_its_mean_apart_from_its_layers(self):
         bias = loggers.scalar_layout(["conv1"], SIDES)["Border bias"]
-        assert bias == {"mean": ["Multiline", ["border_bias/mean$"]], "by layer": ["Multiline", ["border_bias/conv1$"]]}
+        layers = ["Multiline", ["border_bias/conv1$"]]
+        assert bias == {"mean": ["Multiline", ["border_bias/mean$"]], "all layers": layers}
 
     def test_every_side_has_a_curve(self):
-        _, tags = loggers.scalar_layout([], SIDES)["Padding aware neurons"]["by side"]
+        charts = loggers.scalar_layout([], SIDES)["Padding aware neurons"]
+        tags = charts["at edges"][1] + charts["at corners"][1]
         matched = [side for side in SIDES if any(re.match(tag, f"pan_side/{side}") for tag in tags)]
         assert matched == list(SIDES)
         assert sum(bool(re.match(tag, "pan_side/top-left")) for tag in tags) == 1
 
     def test_many_layers_are_spread_over_charts_and_none_is_lost(self):
         names = [f"layer{i}" for i in range(30)]
-        charts = loggers.scalar_layout(names, SIDES)["Padding aware neurons"]
-        by_layer = {title: tags for title, (_, tags) in charts.items() if title.startswith("by layer")}
-        assert [len(tags) for tags in by_layer.values()] == [12, 12, 6]
-        assert "by layer: layer0 … layer11" in by_layer
+        charts = loggers.scalar_layout(names, SIDES)["Padding aware neurons by layer"]
+        by_layer = {title: tags for title, (_, tags) in charts.items()}
+        assert [len(tags) for tags in by_layer.values()] == [6] * 5  # as many as there are colours
+        assert "layer0 … layer5" in by_layer
         assert [tag for tags in by_layer.values() for tag in tags] == [f"pan_layer/{name}$" for name in names]

@@ -103,6 +103,16 @@ def test_everything_that_design_names_is_logged(tmp_path):
     assert counts[-1].step > counts[0].step
 
 
+def test_the_count_is_in_the_progress_bar_on_request(tmp_path):
+    shown = []
+    for asked in (False, True):
+        monitor = PANMonitor(figures=False, prog_bar=asked)
+        _, run = fit(tmp_path, monitor, epochs=1)
+        shown.append({key: value for key, value in run.progress_bar_metrics.items() if "pan" in key or "bias" in key})
+        assert run.callback_metrics["pan/count"] == monitor.report.count
+    assert shown == [{}, {"pan/count": monitor.report.count}]
+
+
 def test_model_checkpoint_and_early_stopping_can_watch_the_counts(tmp_path):
     checkpoint = ModelCheckpoint(tmp_path, monitor="pan/count", mode="min", save_top_k=1)
     stopping = EarlyStopping("border_bias/mean", mode="min", patience=10)
