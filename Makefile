@@ -5,9 +5,13 @@
 # make test-slow  the large matrices of which make test runs a sample
 # make test-gpu  what needs a CUDA device
 # make test-cov  the same with coverage, written into docs/coverage.md
-PYTHON ?= python3# 3.11 or newer, for the versions in constraints.txt
+# make test-oldest  part of it with the oldest versions that are promised
+# make dist    wheel and sdist, built and tried
+PYTHON ?= python3
 BIN := .venv/bin
+# what tests and docs need, and what the demo needs, which is less
 INSTALLED := .venv/.installed
+DEMO := .venv/.demo
 LOGDIR ?= runs
 OUT ?= docs/tensorboard.png
 # one thread for each of the test processes; more only get into each other's way
@@ -17,18 +21,24 @@ TWO_PROCESSES := -n 2 --dist worksteal
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov lint format screenshot bench bench-gpu bench-suppression study clean
+.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov test-oldest dist lint format screenshot bench bench-gpu bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
 
-$(INSTALLED): setup.cfg pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt torch torchvision
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	touch $@
+# makes .venv if there is none, with a Python that is new enough or not at all
+INSTALL = @$(PYTHON) tools/install.py
 
-demo: $(INSTALLED)
+# all that the demo needs is among it
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	$(INSTALL) .venv -c constraints.txt -e '.[dev]'
+	@touch $(DEMO) $@
+
+$(DEMO): setup.cfg pyproject.toml constraints.txt
+	$(INSTALL) .venv -c constraints.txt -e '.[demo]'
+	@touch $@
+
+demo: $(DEMO)
 	$(SHARED_CORES) $(BIN)/python -m examples.train fit -c configs/placed_digits.yaml
 
 test: $(INSTALLED)
@@ -59,6 +69,22 @@ test-cov: $(INSTALLED)
 	$(ONE_THREAD) $(BIN)/python -m pytest $(TWO_PROCESSES) --cov --cov-report=term --cov-report=json:.coverage.json
 	$(BIN)/python tools/coverage_page.py .coverage.json docs/coverage.md
 
+# with the versions of constraints-oldest.txt, in an environment of its own; what of the suite is enough to tell
+OLDEST_TESTS := tests/test_padding.py tests/test_layers.py tests/measurement/test_planted_truth.py \
+	tests/measurement/test_scan.py tests/callbacks/test_trial.py tests/callbacks/test_mask_all.py
+test-oldest: .venv-oldest/.installed
+	$(ONE_THREAD) .venv-oldest/bin/python -m pytest $(TWO_PROCESSES) $(OLDEST_TESTS)
+
+.venv-oldest/.installed: setup.cfg pyproject.toml constraints-oldest.txt
+	$(INSTALL) .venv-oldest -c constraints-oldest.txt -e '.[oldest]'
+	@touch $@
+
+# dist/ anew, and tried in an environment that holds the wheel and what it asks for
+dist: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python tools/try_dist.py dist
+
 lint: $(INSTALLED)
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
@@ -78,8 +104,8 @@ bench-gpu: .venv/.bench
 		--results runs/performance-gpu --page docs/performance-gpu.md
 
 .venv/.bench: $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[bench]'
-	touch $@
+	$(INSTALL) .venv -c constraints.txt -e '.[bench]'
+	@touch $@
 
 # hours on two cores; what is done is kept in benchmarks/suppression/runs.jsonl, and written into docs/suppression_runs.md
 bench-suppression: $(INSTALLED)
@@ -94,5 +120,5 @@ screenshot: $(INSTALLED)
 	$(BIN)/python tools/screenshot_tensorboard.py --logdir $(LOGDIR) --out $(OUT) --page scalars --tags '^pan/'
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
