@@ -10,6 +10,7 @@ from pan_callbacks.cli.process import Process, groups_of, interruptible
 from pan_callbacks.cli.resolve import (
     assumptions,
     check_apart,
+    check_images,
     check_out,
     image_source,
     make_out,
@@ -58,7 +59,9 @@ def resolve(options: AdviseOptions) -> AdviseJob:
         raise UsageError(f"--tolerance {options.tolerance:g} is not in (0, 1)")
     if options.out is not None:
         check_out(options.out, options.overwrite)
-    threshold, loaded = threshold_of(options), model_of(options)
+    threshold = threshold_of(options)
+    check_images(options, labelled=False)
+    loaded = model_of(options)
     source, why_not = _images(options, loaded)
     if options.out is not None:
         check_apart(options.out, source.folders)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.sources.images import FIGURES, ImageSource
 from pan_callbacks.sources.models import LoadedModel, load_model
+from pan_callbacks.sources.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,13 @@ def resolve(options: SurveyOptions) -> Job:
     new_scan = options.layers, options.reference, options.threshold
     if impact and impact.report and any(given is not None for given in new_scan):
         raise UsageError("--report is of a scan that was made: --layers, --reference and --threshold are for a new one")
-    threshold, loaded = threshold_of(options), model_of(options)
+    threshold = threshold_of(options)
+    labelled = impact is not None and impact.labelled
+    check_images(options, labelled)
+    loaded = model_of(options)
     check_layers(loaded.model, options.layers)
     metric = metric_of(impact.metric, loaded.outputs) if impact else None
     known = read_report(impact.report, loaded.model) if impact and impact.report else None
-    labelled = impact is not None and impact.labelled
     sources = {"scan": image_source(options, loaded, options.max_images, labelled)}
     if impact:
         sources["impact"] = image_source(options, loaded, impact.max_images, labelled)
@@ -106,6 +110,18 @@ def threshold_of(options: ModelOptions) -> float:
 def model_of(options: ModelOptions) -> LoadedModel:
     """Load the model that was asked for, with the mean and deviation that were."""
     return normalised(load_model(options.model, options.weights, options.num_classes, options.size), options)
+
+
+def check_images(options: ModelOptions, labelled: bool) -> None:
+    """Raise what is wrong with ``--images``, as far as no model is needed to see it: before weights are loaded.
+
+    Args:
+        options: What is asked.
+        labelled: Whether there has to be a folder for each class.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they come once more, when the images are taken
+        _images(options, Preprocessing(), None, 1, labelled)
 
 
 def check_out(out: Path, overwrite: bool, inputs: Iterable[Path] = ()) -> None:
@@ -205,20 +221,26 @@ def check_layers(model: nn.Module, layers: Sequence[str] | None) -> None:
 
 def image_source(options: ModelOptions, loaded: LoadedModel, limit: int | None, labelled: bool) -> ImageSource:
     """Return the images of ``--images``, as the model expects them."""
+    return _images(options, loaded.preprocessing, loaded.outputs if labelled else None, limit, labelled)
+
+
+def _images(
+    options: ModelOptions, preprocessing: Preprocessing, outputs: int | None, limit: int | None, labelled: bool
+) -> ImageSource:
     from pan_callbacks.sources.images import folder_images
     from pan_callbacks.sources.sample import sample_images
 
     if options.images == "sample":
-        return sample_images(limit or 256, loaded.preprocessing, options.batch_size, options.seed)
+        return sample_images(limit or 256, preprocessing, options.batch_size, options.seed)
     if not options.images or not Path(options.images).is_dir():
         raise UsageError(f"--images {options.images!r}: no such folder (or give 'sample')")
     return folder_images(
         options.images,
-        loaded.preprocessing,
+        preprocessing,
         options.batch_size,
         limit,
         labelled=labelled,
-        outputs=loaded.outputs if labelled else None,
+        outputs=outputs,
         workers=options.workers,
         seed=options.seed,
         by_folder=options.group_by == "folder",

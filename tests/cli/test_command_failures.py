@@ -105,3 +105,25 @@ def test_without_padding_aware_neurons_there_are_no_figures_of_classes(classes, 
     ran = survey("impact", "Plain", classes, tmp_path / "out", "--threshold", "0.99", "--controls", 1)
     assert ran.code == 0 and "nothing was masked" in words(tmp_path / "out" / "report.html")
     assert not list((tmp_path / "out" / "figures").glob("classes_*"))
+
+
+NOTES_ITS_USE = """
+from pathlib import Path
+
+def net():
+    Path(__file__).with_name("made").touch()
+    raise RuntimeError("it is enough to know that it was asked")
+"""
+
+
+@pytest.mark.parametrize("command", ["scan", "impact", "advise"])
+@pytest.mark.parametrize("images", ["nowhere", "empty", "flat"])
+def test_images_are_looked_for_before_the_model_is_made(tmp_path, command, images):
+    (tmp_path / "models.py").write_text(NOTES_ITS_USE)
+    (tmp_path / "empty").mkdir()
+    save(tmp_path / "flat" / "0.png", photo(32, 32))
+    out = () if command == "advise" else ("--out", tmp_path / "out")
+    ran = run(command, f"{tmp_path / 'models.py'}:net", "--images", tmp_path / images, *out)
+    refused = images != "flat" or command == "impact"  # which alone needs a folder for each class
+    assert (tmp_path / "made").exists() != refused
+    assert not refused or (ran.code in (1, 2) and str(tmp_path / images) in ran.err and not (tmp_path / "out").exists())
