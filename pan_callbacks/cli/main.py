@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pan_callbacks import __version__
+from pan_callbacks.cli import results
 from pan_callbacks.cli.arguments import parse
 from pan_callbacks.cli.options import AdviseOptions, CompareOptions, SurveyOptions
+from pan_callbacks.cli.results import Tell
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.reports._text import visible
 
@@ -44,11 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", message=message)
         warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
         try:
-            if isinstance(command.options, CompareOptions):
-                return _compare(command.options)
-            if isinstance(command.options, AdviseOptions):
-                return _advise(command.options)
-            return _survey(command.options)
+            with results.alone(command.json) as tell:
+                if isinstance(command.options, CompareOptions):
+                    return _compare(command.options, tell)
+                if isinstance(command.options, AdviseOptions):
+                    return _advise(command.options, tell)
+                return _survey(command.options, tell)
         except KeyboardInterrupt as stop:
             return _fail(str(stop) or "interrupted", 1)
         except Exception as error:
@@ -93,7 +96,7 @@ class _Measured:
     stopped: bool
 
 
-def _survey(options: SurveyOptions) -> int:
+def _survey(options: SurveyOptions, tell: Tell | None) -> int:
     from pan_callbacks.cli.process import Process
     from pan_callbacks.cli.resolve import assumptions, make_out, resolve
     from pan_callbacks.measurement.unseen import why_nothing
@@ -107,7 +110,7 @@ def _survey(options: SurveyOptions) -> int:
     measured = _measure(job, process)
     stopped, nothing = measured.stopped, measured.scanned.report.neurons == 0
     if process.rank == 0:
-        stopped |= not _write(job, measured, show=not options.quiet and not nothing)
+        stopped |= not _write(job, measured, tell, show=not options.quiet and not nothing)
     if stopped:
         return _fail(f"interrupted: {options.out} holds what was measured until then", 1)
     if nothing:
@@ -142,12 +145,13 @@ def _measure(job: Job, process: Process) -> _Measured:
     return _Measured(scanned, impact, failure, dict(sorted(skipped)), stopped)
 
 
-def _write(job: Job, measured: _Measured, show: bool) -> bool:
+def _write(job: Job, measured: _Measured, tell: Tell | None, show: bool) -> bool:
     """Measure what is left, write the report and print it.
 
     Args:
         job: What was asked.
         measured: What was measured.
+        tell: Takes the result as JSON, in place of words; None for words.
         show: Whether to print it.
 
     Returns:
@@ -184,7 +188,9 @@ def _write(job: Job, measured: _Measured, show: bool) -> bool:
         why = str(error) if patient else "interrupted"
         found = survey((), [*notes, f"other measures were left out: {why}"])
     output.write(found, options.out)
-    if show:
+    if tell is not None:
+        tell(results.of_survey(found, options.out))
+    elif show:
         output.show(found, options.out)
     return patient
 
@@ -218,7 +224,7 @@ def _about(job: Job, measured: _Measured) -> dict[str, str]:
 # --------------------------------------------------------------------------------------------------------- compare
 
 
-def _compare(options: CompareOptions) -> int:
+def _compare(options: CompareOptions, tell: Tell | None) -> int:
     from pan_callbacks.cli import compare
     from pan_callbacks.cli.output import console
     from pan_callbacks.cli.resolve import check_out, make_out
@@ -226,21 +232,23 @@ def _compare(options: CompareOptions) -> int:
     if options.out is not None:
         check_out(options.out, options.overwrite, inputs=options.reports)
     entries = [compare.read_entry(path) for path in options.reports]
-    terminal = console()
-    terminal.print(compare.table(entries).turned().rich(edge=False))
-    for sentence in compare.notes(entries):
-        terminal.print(visible(sentence), markup=False)
     if options.out is not None:
         make_out(options.out)
         compare.write(entries, options.out)
-        terminal.print(visible(str(options.out / "report.html")), markup=False)
+    if tell is not None:
+        tell(results.of_comparison(entries))
+        return 0
+    terminal = console()
+    compare.show(entries, terminal, options.all)
+    if options.out is not None:
+        terminal.print(visible(str(options.out / "report.html")), markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 # ---------------------------------------------------------------------------------------------------------- advise
 
 
-def _advise(options: AdviseOptions) -> int:
+def _advise(options: AdviseOptions, tell: Tell | None) -> int:
     from pan_callbacks.cli import advise
     from pan_callbacks.cli.output import console
 
@@ -250,7 +258,9 @@ def _advise(options: AdviseOptions) -> int:
     advice = advise.measure(job)
     if options.out is not None:
         advice.save(options.out / advise.FILE)
-    if not options.quiet:
+    if tell is not None:
+        tell(advice.to_dict())
+    elif not options.quiet:
         console().print(advice.summary(), markup=False, highlight=False, soft_wrap=True)
     if advice.evidence.unpadded:
         raise PANError(advice.evidence.unpadded)

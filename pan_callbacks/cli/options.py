@@ -121,8 +121,10 @@ class CompareOptions:
         reports: Folders or files of reports.
         out: Folder to write to, None for the terminal alone.
         overwrite: Whether it may hold something.
+        all: Whether rows that are the same in all reports are shown, and every neuron that changed.
     """
 
     reports: tuple[Path, ...]
     out: Path | None
     overwrite: bool
+    all: bool = False

@@ -125,10 +125,3 @@ def test_a_folder_that_is_not_empty_is_left_alone(unlabelled, tmp_path):
     (tmp_path / "mine.txt").touch()
     ran = advised("Plain", unlabelled, "--out", tmp_path)
     assert ran.code == 2 and "--overwrite" in ran.err and not (tmp_path / "advice.json").exists()
-
-
-def test_the_help_fits_and_has_an_example(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-    ran = run("advise", "--help")
-    assert ran.code == 0 and "Example: pan-callbacks advise torchvision:resnet18 --images ./val" in ran.out
-    assert max(map(len, ran.out.splitlines())) <= 80

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from pan_callbacks import PANError
-from pan_callbacks.cli.compare import Entry, notes, read_entry, table, write
+from pan_callbacks.cli.compare import Entry, differences, in_width, notes, read_entry, show, table, unequal, write
 from pan_callbacks.reports.impact_report import Arm, ImpactReport
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
@@ -91,6 +93,64 @@ class TestTable:
         assert found["masked, neutral"] == "KL 0.2500"
 
 
+def shown(*entries: Entry, width: int = 80, everything: bool = False) -> str:
+    terminal = Console(file=io.StringIO(), width=width)
+    show(entries, terminal, everything)
+    return terminal.file.getvalue()
+
+
+def sure(top: float, channels: int = 30) -> PANReport:
+    """Every neuron of one layer has this contrast at the top, give or take little."""
+    line = layer(channels, {channel: {"top": top} for channel in range(channels)})
+    errors = torch.full_like(line.contrast, 0.01)
+    return PANReport(
+        {
+            "conv": layer(
+                channels, {c: {"top": top} for c in range(channels)}, error=errors, groups=(16,) * 8, clusters=(64,) * 8
+            )
+        }
+    )
+
+
+class TestShow:
+    def test_rows_that_are_the_same_are_hidden_unless_asked_for(self):
+        entries = Entry("a", "net", report(), None), Entry("b", "net", report(threshold=0.95), None)
+        every, differing = table(entries).turned(), unequal(table(entries).turned())
+        same = {row[0] for row in every.rows} - {row[0] for row in differing.rows}
+        assert {"model", "neurons", "border bias"} <= same and {row[0] for row in differing.rows} >= {"PANs", "share"}
+        few, all_rows = shown(*entries), shown(*entries, everything=True)
+        assert f"{len(same)} rows are the same in all reports" in few and "border bias" not in few
+        assert "border bias" in all_rows and "are the same" not in all_rows
+
+    def test_a_single_report_has_all_its_rows(self):
+        assert "border bias" in shown(Entry("a", "net", report(), None))
+
+    @pytest.mark.parametrize("number", [1, 2, 5])
+    def test_it_fits_40_columns(self, number):
+        of = [report(), report(threshold=0.95), report(reference="centre")]
+        names = [f"runs/{'very/' * 8}long/{i}" for i in range(number)]
+        entries = [Entry(name, "net" * 30, of[i % 3], measured("zero")) for i, name in enumerate(names)]
+        found = shown(*entries, width=40, everything=True)
+        assert max(map(len, found.splitlines())) <= 40
+        assert found.count("border bias") == -(-number // 2)  # two reports side by side, the others below
+
+    def test_of_wide_terminals_all_reports_stand_side_by_side(self):
+        turned = table([Entry(str(i), "", report(), None) for i in range(6)]).turned()
+        assert [part.head for part in in_width(turned, 120)] == [turned.head]
+        assert [part.head[1:] for part in in_width(turned, 42)] == [("0", "1"), ("2", "3"), ("4", "5")]
+
+    def test_neurons_that_came_are_listed_and_many_are_cut(self):
+        entries = Entry("before", "", sure(0.1), None), Entry("after", "", sure(0.95), None)
+        few, every = shown(*entries), shown(*entries, everything=True)
+        assert "after: 30 PANs came, 0 went, 0 changed beyond their intervals." in few
+        assert few.count("\ncame") == 20 and "and 10 more (--all shows them)" in few
+        assert every.count("\ncame") == 30 and "more (" not in every
+
+    def test_at_other_thresholds_neurons_are_not_compared(self):
+        entries = Entry("a", "", report(), None), Entry("b", "", report(threshold=0.9), None)
+        assert differences(entries) == [] and "came" not in shown(*entries)
+
+
 class TestNotes:
     def test_reports_made_alike_need_none(self):
         assert notes([Entry("a", "", report(), None), Entry("b", "", report(), None)]) == []
@@ -161,6 +221,16 @@ class TestWrite:
     def test_the_page_has_the_notes(self, tmp_path):
         write(self.entries(), tmp_path)
         assert "different thresholds: 0.8, 0.9" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    def test_every_neuron_that_differs_is_in_a_file_and_on_the_page(self, tmp_path):
+        write([Entry("before", "", sure(0.1), None), Entry("after", "", sure(0.95), None)], tmp_path)
+        with (tmp_path / "changes.csv").open(newline="", encoding="utf-8") as file:
+            found = list(csv.DictReader(file))
+        assert [(row["report"], row["layer"], row["channel"]) for row in found] == [
+            ("after", "conv", str(channel)) for channel in range(30)
+        ]
+        page = (tmp_path / "report.html").read_text(encoding="utf-8")
+        assert "after, against before: 30 PANs came" in page and page.count("<td>came</td>") == 30
 
     def test_twice_leaves_the_second(self, tmp_path):
         write(self.entries(), tmp_path)
