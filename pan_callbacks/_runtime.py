@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -192,24 +192,55 @@ def give_up_together(failure: Exception | None, device: torch.device | str = "cp
 
 
 @contextmanager
-def progress_bar(what: str, total: int | None, show: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar over images that goes away when the work is done, or nothing.
+def progress_bar(
+    what: str, total: int | None, show: bool = True, unit: str = "images"
+) -> Iterator[Callable[[float], None]]:
+    """Show a progress bar that goes away when the work is done, with the time that is left; or nothing.
 
     Args:
         what: Word before the bar.
         total: Images in all, None if nobody knows.
         show: Whether there is a bar; it is drawn in terminals alone.
+        unit: What is counted, if it is not images.
 
     Yields:
-        What to call with the number of images that were done since.
+        What to call with the number of images that were done since, or with a part of one.
     """
     if not show:
-        yield lambda images: None
+        yield unseen
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
     with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
         task = progress.add_task(what, total=total)
         yield lambda images: progress.advance(task, images)
+
+
+class Counted(Iterable[Tensor]):
+    """Batches that say how far work is that reads them several times.
+
+    Args:
+        batches: Batches of images.
+        passes: How often the work reads them.
+        advance: Takes the number of images that were done since: all of them together, after the last pass.
+
+    Example:
+        >>> done = []
+        >>> batches = Counted([torch.zeros(3, 1), torch.zeros(1, 1)], 2, done.append)
+        >>> [len(batch) for _ in range(2) for batch in batches], sum(done)
+        ([3, 1, 3, 1], 4.0)
+    """
+
+    def __init__(self, batches: Sequence[Tensor], passes: int, advance: Callable[[float], None]) -> None:
+        self._batches, self._passes, self._advance = batches, passes, advance
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for batch in self._batches:
+            yield batch
+            self._advance(len(batch) / self._passes)
+
+
+def unseen(images: float) -> None:
+    """Take note of images that were done where nobody wants to know."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.regression import spearman_corrcoef
 
+from pan_callbacks._runtime import Counted, unseen
 from pan_callbacks.analysis.flip import FLIPS, flip_scores
 from pan_callbacks.analysis.kernels import model_asymmetries
 from pan_callbacks.analysis.position import TARGETS, PositionReadout, position_readout
@@ -86,15 +87,23 @@ class Companions:
         return plain
 
 
-def companions(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -> Companions:
+#: How often images are read: to fit and to judge the read-out of each variant, and for the flip scores.
+_PASSES = 2 * len(VARIANTS) + 1
+
+
+def companions(
+    model: nn.Module, batches: Iterable[Tensor], report: PANReport, advance: Callable[[float], None] = unseen
+) -> Companions:
     """Measure flip score, position read-out, leftover padding and kernel asymmetry, each against the contrast.
 
     Args:
         model: Model that the report is about; it is left as it was.
         batches: Images (images, channels, height, width), the same in every pass.
         report: What :func:`pan_callbacks.scan` found.
+        advance: Takes the number of images that were done since, or a part of one.
     """
-    batches = list(batches)
+    images = list(batches)
+    batches = Counted(images, _PASSES, advance)
     layers = [name for name, line in report.measured.items() if len(line.kernel_size) == 2]
     position = {VARIANTS[0]: position_readout(model, batches, layers)}
     for variant, neurons in zip(VARIANTS[1:], (report.neurons_by_layer(), padded_channels(model, report)), strict=True):
@@ -106,7 +115,7 @@ def companions(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -
         *_position_agreements(report, position),
         *_kernel_agreements(model, report),
     )
-    return Companions(sum(map(len, batches)), flip, position, leftover_counts(report), agreements)
+    return Companions(sum(map(len, images)), flip, position, leftover_counts(report), agreements)
 
 
 def leftover_counts(report: PANReport) -> dict[str, tuple[int, int, int]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pan_callbacks._runtime import unseen
 from pan_callbacks.analysis.border_profile import contrast_by_distance, inwards
 from pan_callbacks.analysis.paired_maps import DISTANCES, PairedLines, paired_lines
 from pan_callbacks.analysis.population import population_accuracy
@@ -144,7 +145,9 @@ class Beyond:
         return plain
 
 
-def beyond(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -> Beyond:
+def beyond(
+    model: nn.Module, batches: Iterable[Tensor], report: PANReport, advance: Callable[[float], None] = unseen
+) -> Beyond:
     """Measure contrast by distance, spread, population code and the pattern of padding, of every measured layer.
 
     Args:
@@ -152,6 +155,7 @@ def beyond(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -> Be
         batches: Images (images, channels, height, width), of which the first
             :data:`~pan_callbacks.analysis.paired_maps.MOST_IMAGES` are looked at.
         report: What :func:`pan_callbacks.scan` found.
+        advance: Takes the number of images that were done since, or a part of one.
 
     Example:
         >>> from pan_callbacks import scan
@@ -164,7 +168,7 @@ def beyond(model: nn.Module, batches: Iterable[Tensor], report: PANReport) -> Be
     """
     layers: dict[str, BeyondLayer] = {}
     skipped: dict[str, str] = {}
-    for name, lines in paired_lines(model, batches, report):
+    for name, lines in paired_lines(model, batches, report, advance):
         if isinstance(lines, PairedLines):
             layers[name] = _layer(lines, report.margins[name] >= 0)
         else:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from pan_callbacks._runtime import ALONE
+from pan_callbacks._runtime import ALONE, unseen
 from pan_callbacks.layers import Convolution, pad_modules, select
 from pan_callbacks.measurement.batches import device_of
 from pan_callbacks.measurement.calls import EntryCall, LayerCall, StopForward
@@ -72,7 +72,7 @@ class PairedLines:
 
 
 def paired_lines(
-    model: nn.Module, batches: Iterable[Tensor], report: PANReport
+    model: nn.Module, batches: Iterable[Tensor], report: PANReport, advance: Callable[[float], None] = unseen
 ) -> Iterator[tuple[str, PairedLines | str]]:
     """Yield, for every measured layer, its lines at the border beside the same pixels inside, or why there are none.
 
@@ -84,6 +84,7 @@ def paired_lines(
         model: The model that the report is about; a copy of it is run.
         batches: Images (images, channels, height, width), :data:`MOST_IMAGES` of which are looked at.
         report: Which layers, and by which reference.
+        advance: Takes the number of images that were done since, or a part of one.
 
     Example:
         >>> from pan_callbacks import scan
@@ -112,7 +113,9 @@ def paired_lines(
         elif sites[name][1].view.name == "centre":
             yield name, NO_PAIRS
     images = sum(len(call.images) for call in calls)
-    for group in _groups([pair for pair in sites.values() if pair[1].view.name != "centre"], images, layers):
+    groups = list(_groups([pair for pair in sites.values() if pair[1].view.name != "centre"], images, layers))
+    passes = sum(len(group[0][1].view.inputs) for group in groups)
+    for group in groups:
         view, offset = group[0][1].view, group[0][1].offset
         readers = {site: _Reader(how) for site, how in group}
         with shadow.running():
@@ -121,6 +124,7 @@ def paired_lines(
                     here = call if make is None else call.seen(make, offset)
                     shadow.probes.listen(_Listener(readers, make), {name for name, _ in readers})
                     shadow.call(here.copied() if plan.in_place else here).run()
+                    advance(len(call.images) / passes)
         for (name, _), reader in readers.items():
             yield name, reader.lines()
 

@@ -72,13 +72,12 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
         if name in fits:
             scores.setdefault(name, []).append(fits[name].judge(*_features(call.output)))
 
-    images = [image for batch in batches for image in torch.split(batch, 16)]
     probes.attach()
     try:
         with quietly(model):
             for listener, start in ((fit, 0), (judge, 1)):
                 probes.listen(listener)
-                for part in images:
+                for part in (part for batch in batches for part in torch.split(batch, 16)):
                     if len(part) > start:
                         model(part[start::2].to(device))
                     start = (start + len(part)) % 2  # every other image, also if batches are of one image

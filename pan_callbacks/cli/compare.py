@@ -226,9 +226,10 @@ def _page(turned: Table, said: Sequence[str], changed: Sequence[tuple[str, Chang
     every = replace(turned, numbers=())  # a column holds words and numbers
     differing = unequal(every)
     lead: list[Part] = [Text(sentence, "note") for sentence in said]
-    lead.append(ShownTable(differing))
+    lead.append(ShownTable(differing, sortable=False))
     if len(differing.rows) < len(every.rows):
-        lead.append(ShownTable(every, folded="All rows, with those that are the same in all reports"))
+        all_rows = "All rows, with those that are the same in all reports"
+        lead.append(ShownTable(every, folded=all_rows, sortable=False))
     parts: list[Part] = []
     for name, changes in changed:
         parts.append(Text(f"{name}, against {turned.head[1]}: {changes.summary()}."))

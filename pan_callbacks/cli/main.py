@@ -161,6 +161,7 @@ def _write(job: Job, measured: _Measured, tell: Tell | None, show: bool) -> bool
     from pan_callbacks.cli.survey import look_at
 
     options, scanned = job.options, measured.scanned
+    progress = not options.quiet and sys.stderr.isatty()
     about, size, notes = _about(job, measured), job.loaded.preprocessing.size, scanned.notes
 
     def survey(images: Sequence[Tensor], notes: Sequence[str]) -> Survey:
@@ -174,7 +175,7 @@ def _write(job: Job, measured: _Measured, tell: Tell | None, show: bool) -> bool
             measured.skipped,
             images,
             notes,
-            progress=not options.quiet and sys.stderr.isatty(),
+            progress=progress,
             same_images=job.known is None,
         )
 
@@ -187,7 +188,7 @@ def _write(job: Job, measured: _Measured, tell: Tell | None, show: bool) -> bool
         patient = not isinstance(error, KeyboardInterrupt)
         why = str(error) if patient else "interrupted"
         found = survey((), [*notes, f"other measures were left out: {why}"])
-    output.write(found, options.out)
+    output.write(found, options.out, progress)
     if tell is not None:
         tell(results.of_survey(found, options.out))
     elif show:

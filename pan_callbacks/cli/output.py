@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pan_callbacks._runtime import progress_bar
 from pan_callbacks.cli.illustrations import NOT_ALWAYS, illustrations
 from pan_callbacks.cli.survey import Survey
 from pan_callbacks.cli.survey_page import page_of
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def write(survey: Survey, folder: Path) -> None:
+def write(survey: Survey, folder: Path, progress: bool = False) -> None:
     """Write a survey: ``pans.json``, ``pans.csv``, ``figures/*.png``, ``report.html``, and what else was measured.
 
     Args:
         survey: The survey.
         folder: Folder to write into; it is made if it is missing. Files of an earlier survey are replaced.
+        progress: Whether to show a progress bar.
     """
     survey.report.save(folder / "pans.json")
     write_json(folder / "about.json", dict(survey.about))
@@ -48,8 +50,10 @@ def write(survey: Survey, folder: Path) -> None:
         for old in figures.glob(pattern):
             old.unlink()
     drawn = illustrations(survey)
-    for one in drawn:
-        write_whole(figures / f"{one.name}.png", one.png)
+    with progress_bar("figures", len(drawn), progress, "figures") as advance:
+        for one in drawn:
+            write_whole(figures / f"{one.name}.png", one.png)
+            advance(1)
     write_whole(folder / "report.html", page_of(survey, drawn).html().encode())
 
 
@@ -89,7 +93,7 @@ def show(survey: Survey, folder: Path) -> None:
         terminal.print(survey.report.table())
     if survey.beyond is not None and survey.beyond.layers:
         title = f"Beyond the contrast, {survey.beyond.images} images (report.html explains the columns)"
-        terminal.print(survey.beyond.table().rich(title=title))
+        terminal.print(survey.beyond.table().known().rich(title=title))
     terminal.print(survey.summary(), markup=False, highlight=False)
     if survey.impact is not None:
         terminal.print()

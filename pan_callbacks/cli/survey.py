@@ -15,6 +15,7 @@ from pan_callbacks.analysis.beyond import Beyond, beyond
 from pan_callbacks.analysis.floor import Floor, floor
 from pan_callbacks.analysis.input_size import next_size_without_leftover
 from pan_callbacks.analysis.kernels import KernelSymmetry, model_asymmetries
+from pan_callbacks.analysis.paired_maps import MOST_IMAGES
 from pan_callbacks.analysis.portraits import NeuronPicture, by_type, neuron_pictures
 from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.engine import Measurement
@@ -23,6 +24,7 @@ from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
 
 T = TypeVar("T")
+Advance = Callable[[float], None]
 
 #: Neurons that are pictured.
 PICTURES = 12
@@ -104,12 +106,18 @@ def look_at(
     except PANError:  # a model that takes its images otherwise than as one batch
         next_size = None
 
-    def measured(what: str, work: Callable[[list[Tensor]], T], bar: bool = True) -> T | None:
+    def measured(what: str, most: int | None, work: Callable[[list[Tensor], Advance], T]) -> T | None:
         if not images or not report.neurons:
             return None
+
+        def in_batches_of(size: int) -> T:
+            batches = [part for batch in images for part in torch.split(batch, size)]
+            number = sum(map(len, batches))
+            with progress_bar(what, min(number, most or number), progress and most != 0) as advance:
+                return work(batches, advance)
+
         try:
-            with progress_bar(what, None, bar and progress):
-                return halving(lambda size: work([part for batch in images for part in torch.split(batch, size)]), 32)
+            return halving(in_batches_of, 32)
         except Exception as error:  # these measures are not worth the report
             notes.append(f"{what} {'was' if what == THE_FLOOR else 'were'} left out: {type(error).__name__}: {error}")
             return None
@@ -122,9 +130,11 @@ def look_at(
         size,
         next_size,
         pictures=tuple(pictures),
-        companions=measured("other measures", lambda batches: companions(model, batches, report)),
-        beyond=measured("measures beyond the contrast", lambda batches: beyond(model, batches, report)),
-        floor=measured(THE_FLOOR, lambda batches: floor(model, batches, report, 0, progress, same_images), bar=False),
+        companions=measured("other measures", None, lambda *given: companions(model, given[0], report, given[1])),
+        beyond=measured(
+            "measures beyond the contrast", MOST_IMAGES, lambda *given: beyond(model, given[0], report, given[1])
+        ),
+        floor=measured(THE_FLOOR, 0, lambda *given: floor(model, given[0], report, 0, progress, same_images)),
         impact=impact,
         skipped=dict(skipped or {}),
         notes=tuple(notes),

@@ -10,8 +10,10 @@ from pan_callbacks import __version__
 from pan_callbacks.analysis.agreement import Companions
 from pan_callbacks.analysis.beyond import Beyond
 from pan_callbacks.cli.illustrations import BEYOND, IMPACT, LOOKS, OTHERS, PADDING, WHERE, classes_of
+from pan_callbacks.cli.lead import lead
 from pan_callbacks.cli.page import Illustration, Page, Part, Section, ShownTable, Text
 from pan_callbacks.cli.survey import Survey
+from pan_callbacks.cli.words import with_definitions
 from pan_callbacks.figures.impact import class_name
 from pan_callbacks.reports.impact_report import ClassChanges, ImpactReport
 from pan_callbacks.reports.layer_report import LayerReport
@@ -20,6 +22,10 @@ from pan_callbacks.reports.tables import Table, pan_table
 from pan_callbacks.reports.taxonomy import PANType, counts, cross_table
 
 _STRONGEST = 50
+_PICTURED = (
+    "The strongest of each kind (side, sign and origin), the kinds with the most members first. Taps of the kernel "
+    "that read the padding are outlined; border and reference are the samples that the contrast compares."
+)
 
 
 def page_of(survey: Survey, illustrations: Sequence[Illustration]) -> Page:
@@ -33,17 +39,11 @@ def page_of(survey: Survey, illustrations: Sequence[Illustration]) -> Page:
     def shown(section: str) -> list[Part]:
         return [one for one in illustrations if one.section == section]
 
-    looks = (
-        "The strongest of each kind (side, sign and origin), the kinds with the most members first. Taps of the "
-        "kernel that read the padding are outlined; border and reference are the samples that the contrast compares."
-        if survey.pictures
-        else "No neuron was pictured."
-    )
-    sections = [
-        Section("Types", _types(survey.report)),
-        Section(WHERE, shown(WHERE)),
-        Section(LOOKS, [Text(looks), *shown(LOOKS)]),
-    ]
+    sections = [Section("In numbers", _numbers(survey))]
+    if survey.report.count:
+        sections += [Section("Types", _types(survey.report)), Section(WHERE, shown(WHERE))]
+    if survey.pictures:
+        sections.append(Section(LOOKS, [Text(_PICTURED), *shown(LOOKS)]))
     if survey.impact is not None:
         parts = [*_impact(survey.impact), *shown(IMPACT)]
         for mode in survey.impact.modes:
@@ -55,16 +55,17 @@ def page_of(survey: Survey, illustrations: Sequence[Illustration]) -> Page:
         sections.append(Section(BEYOND, [*_beyond(survey.beyond), *shown(BEYOND)]))
     sections += [Section(PADDING, shown(PADDING)), Section("Layers", _layers(survey.report))]
     title = f"Padding aware neurons of {survey.about.get('model', 'a model')}"
-    return Page(title, f"pan_callbacks {__version__}", _lead(survey), sections)
+    kept = with_definitions(section for section in sections if section.parts)
+    return Page(title, f"pan_callbacks {__version__}", lead(survey), kept)
 
 
-def _lead(survey: Survey) -> list[Part]:
-    parts: list[Part] = [Text(survey.summary(), "lead")]
+def _numbers(survey: Survey) -> list[Part]:
+    parts: list[Part] = [Text(survey.summary())]
     for why, images in _reasons(survey.skipped).items():
         more = " …" * (len(images) > 5)
         parts.append(Text(f"{len(images)} images were left out, {why}: {', '.join(images[:5])}{more}", "note"))
     parts += [Text(sentence, "note") for sentence in survey.notes]
-    return [*parts, ShownTable(Table.of(("surveyed", ""), survey.about.items()))]
+    return [*parts, ShownTable(Table.of(("surveyed", ""), survey.about.items()), sortable=False)]
 
 
 def _types(report: PANReport) -> list[Part]:
@@ -191,7 +192,7 @@ _MEASURES = (
 def _beyond(found: Beyond) -> list[Part]:
     intro = f"Borders beside the same pixels seen inside, on {found.images} images."
     measures = Table.of(("column", "what it says", "how to read it"), _MEASURES)
-    parts: list[Part] = [Text(intro), ShownTable(measures), ShownTable(found.table())]
+    parts: list[Part] = [Text(intro), ShownTable(measures, sortable=False), ShownTable(found.table())]
     if found.skipped:
         left_out = Table.of(("layer", "why"), found.skipped.items())
         parts.append(ShownTable(left_out, folded=f"{len(found.skipped)} layers were left out of this"))
@@ -220,10 +221,13 @@ def _layers(report: PANReport) -> list[Part]:
     what = ("layer", "PANs", "kernel", "stride", "map", "leftover", "images", "± contrast", "follows", "border bias")
     head = (*what, "drift", "reference")
     left_out = Table.of(("layer", "why"), report.skipped.items())
-    return [
-        ShownTable(Table.of(head, rows, numbers=head[2:-1]), caption="How each layer was measured"),
-        ShownTable(left_out, folded=f"{len(report.skipped)} layers were left out"),
-    ]
+    parts: list[Part] = []
+    if rows:
+        table = Table.of(head, rows, numbers=("PANs", *head[2:-4], *head[-3:-1]))
+        parts.append(ShownTable(table, caption="How each layer was measured"))
+    if report.skipped:
+        parts.append(ShownTable(left_out, folded=f"{len(report.skipped)} layers were left out"))
+    return parts
 
 
 def _images(line: LayerReport) -> str:

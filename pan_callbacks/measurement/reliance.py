@@ -13,7 +13,7 @@ from pan_callbacks._runtime import ALONE, Shard, give_up_together, in_smaller_ba
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Pad, PaddedLayer, convolutions, image_axes, pad_modules, why_unpadded
 from pan_callbacks.measurement.answers import comparable
-from pan_callbacks.measurement.batches import describe_batch, device_of, first_images
+from pan_callbacks.measurement.batches import describe_batch, device_of, first_images, image_count
 from pan_callbacks.measurement.calls import EntryCall
 from pan_callbacks.measurement.exchange import of_all
 from pan_callbacks.measurement.grouping import Grouping, Groups, found, names_of
@@ -106,7 +106,8 @@ class _Work:
         self.images, self.movement, self.grouping = 0, Movement(), Grouping(self._shard)
         shadow, device, seen = Shadow(self._model, {}, with_hooks=True), device_of(self._model), 0
         layers: list[PaddedLayer] | None = None
-        with progress_bar("reliance", self._most, progress) as advance:
+        total = min(self._most, image_count(batches) or self._most)
+        with progress_bar("reliance", total, progress) as advance:
             for number, batch in enumerate(batches):
                 images = first_images(batch, image_axes(self._model))
                 if images is None:

@@ -60,6 +60,17 @@ class Table:
         """Whether each column holds numbers."""
         return tuple(heading in self.numbers for heading in self.head)
 
+    def known(self) -> Table:
+        """Return the table without the columns of which nothing is known: a dash or nothing in every row.
+
+        Example:
+            >>> Table(("layer", "PANs", "after"), (("a", "3", "-"), ("b", "1", "-"))).known().head
+            ('layer', 'PANs')
+        """
+        empty = {i for i in range(1, len(self.head)) if self.rows and all(row[i] in ("-", "") for row in self.rows)}
+        head, *rows = (tuple(cell for i, cell in enumerate(line) if i not in empty) for line in (self.head, *self.rows))
+        return Table(head, tuple(rows), self.numbers)
+
     def turned(self) -> Table:
         """Return the table with a column for each row: for few rows of many quantities."""
         columns = list(zip(self.head, *self.rows, strict=True))
@@ -126,9 +137,7 @@ def pan_table(pans: Iterable[PAN]) -> Table:
     rows = [_pan_row(pan) for pan in pans]
     numbers = ("channel", "contrast", "95 %", "after", "paired", "effect")
     head = ("layer", "channel", "sides", *numbers[1:], "origin")
-    empty = {i for i, name in enumerate(head) if name in numbers[2:5] and all(row[i] == "-" for row in rows)}
-    kept = [tuple(cell for i, cell in enumerate(row) if i not in empty) for row in (head, *rows)]
-    return Table(kept[0], tuple(kept[1:]), numbers)
+    return Table(head, tuple(rows), numbers).known()
 
 
 def _pan_row(pan: PAN) -> tuple[str, ...]:

@@ -190,5 +190,5 @@ def _measure(
                 for plan in plans:
                     _apply(hooks, plan)
                     answers.append(answer_of(model(images[part].to(device))))
+                    advance(len(images[part]) / len(plans))
                 outcome.add(answers, None if labels is None else labels[part].to(device), halves[part].to(device))
-                advance(len(images[part]))

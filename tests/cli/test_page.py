@@ -6,22 +6,33 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
+from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from pan_callbacks import cli
+from pan_callbacks.analysis.portraits import NeuronPicture
+from pan_callbacks.cli.illustrations import illustrations
+from pan_callbacks.cli.lead import documentation
 from pan_callbacks.cli.main import main
-from pan_callbacks.cli.page import Illustration, Page, Section, ShownTable, Text
-from pan_callbacks.cli.survey import look_at
+from pan_callbacks.cli.page import Definitions, Illustration, Links, Page, Section, ShownTable, Text
+from pan_callbacks.cli.survey import EXAMPLES, PICTURES, look_at
 from pan_callbacks.cli.survey_page import page_of
+from pan_callbacks.cli.words import WORDS, with_definitions
 from pan_callbacks.figures.style import note
 from pan_callbacks.reports.tables import Table, pan_table
+from pan_callbacks.sources.sample import PICTURES as PICTURES_OF_SKIMAGE
+from pan_callbacks.sources.sample import pictures
 from tests.support.photos import save
 from tests.support.synthetic import report_on, small_net
 
 FACTORIES = Path(__file__).parents[1] / "support" / "factories.py"
+OURS = (Path(cli.__file__).parent / "templates" / "page.js").read_text(encoding="utf-8").strip()
 VOID = {"br", "img", "link", "meta"}
 LOUD = """<!doctype html><html><head><link rel="stylesheet" href="http://pan.invalid/style.css"></head>
 <body><img src="https://pan.invalid/x.png"><script>console.error("something is wrong")</script></body></html>"""
@@ -60,9 +71,15 @@ def outside(page: str) -> list[str]:
     """What a page would have to fetch or run: references that are neither data nor anchors, scripts, CSS's own."""
     parsed = Tags(page)
     loads = ("src", "href", "srcset", "data", "poster", "action", "background", "xlink:href")
-    references = [value or "" for _, given in parsed.tags for name, value in given.items() if name in loads]
+    references = [
+        value or ""
+        for tag, given in parsed.tags
+        for name, value in given.items()
+        if name in loads and (tag, name) != ("a", "href")  # where a reader may go
+    ]
     found = [value for value in references if not value.startswith(("data:", "#"))]
-    found += [f"<{tag}>" for tag, _ in parsed.tags if tag in ("script", "iframe", "object", "embed", "base")]
+    found += [f"<{tag}>" for tag, _ in parsed.tags if tag in ("iframe", "object", "embed", "base")]
+    found += [] if parsed.text("script").strip() in ("", OURS) else ["<script>"]
     found += [name for _, given in parsed.tags for name in given if name.startswith("on")]
     styles = [parsed.text("style"), *(given.get("style") or "" for _, given in parsed.tags)]
     return found + re.findall(r"@import|url\(", " ".join(styles))
@@ -127,8 +144,19 @@ def test_every_picture_is_described(pages):
 
 def test_every_anchor_leads_to_a_section(pages):
     parsed = Tags(pages["impact"].read_text(encoding="utf-8"))
-    anchors = [given["href"] for given in parsed.all("a")]
+    anchors = [given["href"] for given in parsed.all("a") if given["href"].startswith("#")]
     assert anchors == [f"#{given['id']}" for given in parsed.all("h2")] and anchors
+
+
+def test_other_links_lead_to_the_paper_and_to_the_documentation_that_the_package_names(pages, monkeypatch):
+    paper = "https://arxiv.org/abs/2309.08048"
+    links = [given["href"] for given in Tags(pages["impact"].read_text(encoding="utf-8")).all("a")]
+    assert [link for link in links if not link.startswith("#")] == [*(url for _, url in documentation()), paper]
+    described = Message()
+    described["Project-URL"] = "Source, https://example.org/source"
+    described["Project-URL"] = "Documentation, https://example.org/docs"
+    monkeypatch.setattr("importlib.metadata.metadata", lambda name: described)
+    assert [url for _, url in documentation()] == ["https://example.org/docs"]
 
 
 def test_what_is_opened_is_closed(page):
@@ -150,10 +178,11 @@ def test_what_a_browser_says_and_asks_for_is_seen(tmp_path):
 
 def test_texts_of_every_kind_are_escaped():
     table = ShownTable(Table(("<i>",), (("<i>",),)), caption="<i>", folded="<i>")
-    picture = Illustration("x", note("x", "y"), '"><i>', "<i>", "<i>")
-    sections = [Section("<i>", [Text("<i>"), table, picture]), Section("<i>")]
+    picture = Illustration("x", lambda: note("x", "y"), '"><i>', "<i>", "<i>")
+    others = Links((("<i>", '"><i>'),)), Definitions((("<i>", "<i>"),))
+    sections = [Section("<i>", [Text("<i>"), table, picture, *others]), Section("<i>")]
     page = Page("<i>", "<i>", [], sections).html()
-    assert "<i>" not in page and page.count("&lt;i&gt;") == 14
+    assert "<i>" not in page and page.count("&lt;i&gt;") == 18
 
 
 @pytest.mark.parametrize("numbers", [("a",), ()])
@@ -175,3 +204,93 @@ def test_a_table_of_the_page_is_the_table_of_the_report():
     page = page_of(look_at(net, report, {}, (24, 24)), []).html()
     for row in pan_table(report.strongest()).rows:
         assert "".join(re.findall(r"<td[^>]*>([^<]*)</td>", page)).count("".join(row)) == 1
+
+
+# -------------------------------------------------------------------------------------- words, sorting, and size
+
+
+def test_a_meaning_takes_two_lines_at_most():
+    assert all(len(f"{word.name}: {word.meaning}") <= 220 for word in WORDS)
+
+
+def test_a_word_is_explained_where_it_appears_first_and_nowhere_else():
+    sections = [
+        Section("A", [Text("nothing of it")]),
+        Section("B", [ShownTable(Table(("layer", "drift"), (("a", "0.1"),)))]),
+        Section("C", [Text("the contrast"), ShownTable(Table(("drift", "after"), (("0.1", "-"),)))]),
+    ]
+    explained = {}
+    for section in with_definitions(sections):
+        for part in section.parts:
+            if isinstance(part, Definitions):
+                explained[section.heading] = [name for name, _ in part.words]
+    assert explained == {"B": ["drift"], "C": ["contrast"]}  # "after" has no value, and is not shown
+
+
+def test_every_word_of_a_page_has_its_meaning_before_it_is_used_in_a_table(pages):
+    page = pages["impact"].read_text(encoding="utf-8")
+    for name in ("contrast", "sign", "effect", "KL", "flips", "drift", "leftover", "border bias"):
+        assert page.count(f"<dt>{name}</dt>") == 1, name
+        uses = [found.start() for found in re.finditer(rf"<th[^>]*>{name}</th>", page)]
+        assert not uses or page.index(f"<dt>{name}</dt>") < min(uses), name
+
+
+def test_the_summary_at_the_top_says_what_it_is_about_and_how_many():
+    net = small_net()
+    survey = look_at(net, report_on(net, {"0": (0, 3), "3": (5,)}), {"model": "timm:x"}, (24, 24))
+    top = page_of(survey, []).html().partition("<h2")[0]
+    assert "Of the 16 neurons of timm:x that were measured, 3 are PANs (18.8%)." in top
+    assert "A neuron (an output channel of a convolution) that recognises the edge" in top
+    assert "More of them answer at the top (3) than elsewhere; the layer with the most is 0 (2 of its 8" in top
+
+
+def test_a_column_of_dashes_is_not_shown():
+    page = Page("x", lead=[ShownTable(Table(("a", "b", "c"), (("-", "-", "1"), ("x", "-", "-"))))]).html()
+    assert re.findall(r"<th>(\w)</th>", page) == ["a", "c"]
+
+
+def test_a_page_of_1000_pans_is_small():
+    net = torch.nn.Sequential(*(torch.nn.Conv2d(3, 600, 3, padding=1) for _ in range(2)))
+    survey = look_at(net, report_on(net, {str(i): tuple(range(500)) for i in range(2)}), {}, (24, 24))
+    assert survey.report.count >= 1000
+    grass = pictures()[PICTURES_OF_SKIMAGE.index("grass.png")][:, :224, :224]
+    textured = NeuronPicture(
+        survey.report.pans[0],
+        torch.rand(3, 3),
+        grass[0],
+        grass[1].flatten(),
+        grass[2].flatten(),
+        ((0,), (0,)),
+        tuple((grass, grass[0]) for _ in range(EXAMPLES)),
+    )
+    drawn = illustrations(replace(survey, pictures=(textured,)))
+    picture = next(one for one in drawn if one.name == "pan_01")
+    rest = len(page_of(survey, [one for one in drawn if one is not picture]).html())
+    assert rest + PICTURES * len(picture.base64) < 3_000_000
+
+
+def dumped(page: str, folder: Path, *options: str) -> str:
+    """A page as a browser has it once its script ran."""
+    (folder / "page.html").write_text(page, encoding="utf-8")
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", f"--user-data-dir={folder / 'profile'}"]
+    command = ["chromium", *quiet, *options, "--dump-dom", (folder / "page.html").as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_a_click_on_a_heading_sorts_and_what_is_wide_says_so(tmp_path):
+    rows = (("b10", "-0.5"), ("b9", "1,000"), ("a", "-"), ("c", "2.5%"))
+    wide = ShownTable(Table(tuple(f"heading number {i}" for i in range(20)), (tuple("x" * 20),)))
+    page = Page("x", lead=[ShownTable(Table(("name", "size"), rows, numbers=("size",))), wide]).html()
+    click = "document.querySelectorAll('th button')[{}].click();"
+    expected = {(0,): ["a", "b9", "b10", "c"], (1,): ["b9", "c", "b10", "a"], (1, 1): ["b10", "c", "b9", "a"]}
+    script = "".join(
+        "{" + "".join(map(click.format, clicks)) + "document.title += [...document.querySelectorAll("
+        "'.sortable tbody tr')].map(row => row.cells[0].textContent).join('.') + '/';"
+        "for (const head of document.querySelectorAll('th')) head.ariaSort = null}"
+        for clicks in expected
+    )
+    script += "setTimeout(() => document.title += document.querySelectorAll('.wide').length, 300)"
+    found = dumped(page.replace("</body>", f"<script>{script}</script></body>"), tmp_path, "--virtual-time-budget=2000")
+    orders = "".join(".".join(order) + "/" for order in expected.values())
+    assert re.findall("<title>(.*)</title>", found) == [f"x{orders}1"]

@@ -47,7 +47,7 @@ def test_a_row_of_another_length_is_refused():
 def test_a_layer_whose_name_is_a_number_is_no_number():
     table = pan_table([PAN("0", 3, frozenset({"top"}), {"top": 0.9}, {}, "nascent")])
     assert dict(zip(table.head, table.is_number, strict=True))["layer"] is False
-    assert table.rows == (("0", "3", "top", "+0.90", "-", "nascent"),)
+    assert table.rows == (("0", "3", "top", "+0.90", "nascent"),)
 
 
 @pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0xAD, *range(0x200B, 0x200C), 0x200E, 0x200F])
