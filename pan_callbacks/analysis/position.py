@@ -47,7 +47,7 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
 
     Args:
         model: The model; it is left as it was.
-        batches: Images (images, channels, height, width), two at least.
+        batches: Images (images, channels, height, width), two at least, the same in every pass.
         layers: Names of the layers.
 
     Returns:
