@@ -6,7 +6,14 @@ from enum import Enum
 
 
 class PANError(RuntimeError):
-    """Raised if ``pan_callbacks`` cannot do what it was asked; the message names the thing and the way out."""
+    """Raised if ``pan_callbacks`` cannot do what it was asked; the message names the thing and the way out.
+
+    Args:
+        message: What is wrong, and the way out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
 
 
 class UsageError(PANError):

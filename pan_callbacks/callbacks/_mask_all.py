@@ -12,6 +12,7 @@ from torch import nn
 from pan_callbacks.callbacks._progress import no_length
 from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.errors import PANError
+from pan_callbacks.reports.words import Mode
 from pan_callbacks.suppression.everywhere import PaddingHooks
 from pan_callbacks.suppression.masks import BLINDING, build_in
 from pan_callbacks.suppression.neutral_hooks import Share, ShareHook
@@ -32,7 +33,7 @@ class MaskAllHooks(PaddingHooks[ShareHook]):
         mode: ``"neutral"`` or ``"neutral-mean"``.
     """
 
-    def __init__(self, model: nn.Module, share: float, mode: str) -> None:
+    def __init__(self, model: nn.Module, share: float, mode: Mode) -> None:
         self._share = Share(share)
         self.set_mode(mode)
         super().__init__(model, partial(ShareHook, share=self._share), _WHO)
@@ -40,7 +41,7 @@ class MaskAllHooks(PaddingHooks[ShareHook]):
         self.set_share(share)
         self.tell()
 
-    def set_mode(self, mode: str) -> None:
+    def set_mode(self, mode: Mode) -> None:
         """Change what neutral padding is."""
         self._share.mean = mode == "neutral-mean"
 
@@ -97,7 +98,7 @@ class MaskAll:
         begun: Whether a fit has begun.
     """
 
-    def __init__(self, start_epoch: int, ramp_epochs: int, mode: str) -> None:
+    def __init__(self, start_epoch: int, ramp_epochs: int, mode: Mode) -> None:
         self._start_epoch, self._ramp_epochs, self._mode = start_epoch, ramp_epochs, mode
         self.share, self.begun = 0.0, False
         self._hooks: MaskAllHooks | None = None
@@ -138,7 +139,7 @@ class MaskAll:
         """What a fit or a checkpoint left behind, or else all."""
         return self.share if self.begun or self._restored else 1.0
 
-    def restore(self, share: float, begun: bool, targets: Mapping[str, Target], mode: str) -> None:
+    def restore(self, share: float, begun: bool, targets: Mapping[str, Target], mode: Mode) -> None:
         """Go on from a checkpoint; some strategies load it when the hooks are there."""
         self._mode = mode
         if self._hooks is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import Convolution, convolutions, named, pad_modules
+from pan_callbacks.reports.words import Mode
 from pan_callbacks.suppression.masks import MaskHook, build_masks, forget_compiled
 from pan_callbacks.suppression.presence import Presence
 from pan_callbacks.suppression.ran import NotesRuns, learns_without
@@ -28,7 +29,7 @@ class MaskHooks:
         masked: What is masked now.
     """
 
-    def __init__(self, model: nn.Module, mode: str) -> None:
+    def __init__(self, model: nn.Module, mode: Mode) -> None:
         self._model, self._mode, self.masked = model, mode, dict[str, Target]()
         self._hooks: dict[str, _Hook] = {}
         self._presence = Presence(model)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pan_callbacks.callbacks._lightning import Callback
 from pan_callbacks.callbacks._tags import Tags
+from pan_callbacks.reports.words import Per
 from pan_callbacks.suppression.dropout import Chance, DropoutHook, dropout_hooks
 from pan_callbacks.suppression.everywhere import PaddingHooks
 
@@ -44,7 +45,7 @@ class PaddingDropout(Callback):
         p: float = 0.5,
         layers: str | list[str] | None = None,
         start_epoch: int = 0,
-        per: str = "image",
+        per: Per = "image",
     ) -> None:
         super().__init__()
         self._chance = Chance(p, per)

@@ -18,6 +18,7 @@ from pan_callbacks.callbacks._remembered import Remembered
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import convolutions, named
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.words import Mode, Refresh, Which
 from pan_callbacks.suppression.masks import build_in, build_masks, check_mode
 from pan_callbacks.suppression.targets import Target, merge, targets
 
@@ -54,11 +55,11 @@ class PANMask(Callback):
 
     def __init__(
         self,
-        mode: str = "neutral",
+        mode: Mode = "neutral",
         start_epoch: int = 0,
-        refresh: str = "epoch",
+        refresh: Refresh = "epoch",
         report: PANReport | str | os.PathLike[str] | None = None,
-        which: str = "pans",
+        which: Which = "pans",
         ramp_epochs: int = 0,
     ) -> None:
         super().__init__()

@@ -18,6 +18,7 @@ from pan_callbacks.measurement.grouping import Groups
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.reports.entries import Entry
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.words import Reference
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
@@ -60,7 +61,7 @@ class PANMonitor(Callback):
     def __init__(
         self,
         layers: str | list[str] | None = None,
-        reference: str = "crop",
+        reference: Reference = "crop",
         threshold: float = 0.8,
         max_images: int = 64,
         every_n_epochs: int = 1,
@@ -81,8 +82,7 @@ class PANMonitor(Callback):
         self.groups = groups if groups is None or callable(groups) else list(groups)
         self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
         self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
-        self._tags = Tags(PANMonitor, "pan/count")
-        self.figures_every, self.prog_bar = figures_every, prog_bar
+        self._tags, self.figures_every, self.prog_bar = Tags(PANMonitor, "pan/count"), figures_every, prog_bar
         self._curve = Curve(threshold, figures, self._tags, figures_every)
         self._measurement: Measurement | None = None
         self._initial: Measurement | None = None  # of the network before its first step, until there are images for it

@@ -18,9 +18,9 @@ from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.changes import Changes, changes_between
 from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
-from pan_callbacks.reports.pans import ORIGINS
 from pan_callbacks.reports.tables import Table
 from pan_callbacks.reports.taxonomy import counts
+from pan_callbacks.reports.words import ORIGINS
 
 if TYPE_CHECKING:
     from rich.console import Console

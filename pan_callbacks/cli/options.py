@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pan_callbacks.reports.words import Mode, Reference
+
 
 @dataclass(frozen=True)
 class ImpactOptions:
@@ -19,7 +21,7 @@ class ImpactOptions:
         max_images: Images to predict at most, None for all.
     """
 
-    mode: tuple[str, ...]
+    mode: tuple[Mode, ...]
     controls: int
     metric: str | None
     report: Path | None
@@ -93,7 +95,7 @@ class SurveyOptions(ModelOptions):
 
     out: Path
     layers: tuple[str, ...] | None
-    reference: str | None
+    reference: Reference | None
     companion_images: int
     impact: ImpactOptions | None = None
 

@@ -12,6 +12,7 @@ from pan_callbacks.measurement.plans import SitePlan
 from pan_callbacks.measurement.tail import Tail
 from pan_callbacks.padding import Geometry
 from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.words import Reference
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class HowMeasured:
 class Figures(TypedDict, total=False):
     """The fields of a line of the report that a layer has if it was measured."""
 
-    reference: str | None
+    reference: Reference | None
     reason: str | None
     images: int
     border_bias: float

@@ -26,13 +26,14 @@ from pan_callbacks.measurement.grouping import Groups, names_of
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.words import Reference
 
 
 def scan(
     model: nn.Module,
     batches: Iterable[Any],
     layers: str | Iterable[str] | None = None,
-    reference: str = "crop",
+    reference: Reference = "crop",
     threshold: float = 0.8,
     max_images: int = 256,
     progress: bool = True,

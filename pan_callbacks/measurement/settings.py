@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pan_callbacks.measurement.reference import FALLBACKS
+from pan_callbacks.reports.words import Reference
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Settings:
     """
 
     layers: str | Iterable[str] | None = None
-    reference: str = "crop"
+    reference: Reference = "crop"
     threshold: float = 0.8
     max_images: int = 256
 

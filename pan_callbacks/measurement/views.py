@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pan_callbacks.padding import SIDES
+from pan_callbacks.reports.words import Reference
 
 
 def crop(images: Tensor, offset: int) -> Tensor:
@@ -110,7 +111,7 @@ class View:
         sides: Side to its own pair.
     """
 
-    name: str
+    name: Reference
     usual: Pair = Pair()
     sides: Mapping[str, Pair] = field(default_factory=dict)
 

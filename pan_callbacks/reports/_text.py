@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from html import escape
 
 #: Join letters and pictures of one word, and do nothing else.
 _JOINERS = "\u200c\u200d"
@@ -29,6 +30,17 @@ def visible(text: str) -> str:
 
 def _is_seen(char: str) -> bool:
     return char.isprintable() or char in _JOINERS or unicodedata.category(char) in _HARMLESS
+
+
+def paragraph(text: str) -> str:
+    r"""Return a text as a paragraph of HTML, its lines below each other.
+
+    Example:
+        >>> paragraph("2 of 8 <b>\nnot sure")
+        '<p>2 of 8 &lt;b&gt;<br>not sure</p>'
+    """
+    lines = [escape(visible(line)) for line in text.split("\n")]
+    return f"<p>{'<br>'.join(lines)}</p>"
 
 
 def csv_cell(text: str) -> str:

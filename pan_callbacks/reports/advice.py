@@ -9,7 +9,7 @@ from typing import Any
 
 from pan_callbacks.reports._fields import maybe, number, one_of, record, several, text, truth, whole
 from pan_callbacks.reports._json import check_schema, read_json, write_json
-from pan_callbacks.reports._text import visible
+from pan_callbacks.reports._text import paragraph, visible
 from pan_callbacks.reports.advice_words import measured_table, paragraph_of
 from pan_callbacks.reports.estimate import Estimate, estimate
 from pan_callbacks.reports.reliance import Reliance
@@ -68,6 +68,11 @@ class Advice:
         table = self.table
         numbers = [table.text(), ""] if table.rows else []
         return "\n".join([*numbers, visible(self.paragraph()), *map(visible, self.notes)])
+
+    def _repr_html_(self) -> str:
+        """Return the summary as a notebook shows it."""
+        numbers = [self.table.html()] if self.table.rows else []
+        return "\n".join([*numbers, paragraph(self.paragraph()), *map(paragraph, self.notes)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the advice as JSON, whole or not at all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
@@ -15,8 +15,9 @@ from torch import Tensor
 from pan_callbacks.padding import ALL_SIDES, SIDES
 from pan_callbacks.reports.counts import interval, readers
 from pan_callbacks.reports.layer_report import LayerReport
-from pan_callbacks.reports.pans import ORIGINS, PAN
+from pan_callbacks.reports.pans import PAN
 from pan_callbacks.reports.reliance import Reliance
+from pan_callbacks.reports.words import ORIGINS, Reference
 
 
 class Findings:
@@ -39,7 +40,7 @@ class Findings:
         self,
         layers: Mapping[str, LayerReport],
         threshold: float = 0.8,
-        reference: str = "crop",
+        reference: Reference = "crop",
         notes: tuple[str, ...] = (),
         reliance: Reliance | None = None,
     ) -> None:
@@ -150,13 +151,13 @@ class Findings:
             what: ``"layer"``: of every measured layer; ``"side"``: on each of the eight sides, and a neuron may count
                 on several; ``"origin"`` or ``"sign"``.
         """
-        known = {
-            "layer": list(self.measured),
-            "side": list(self.sides),
-            "origin": list(ORIGINS),
-            "sign": ["excited", "inhibited", "mixed"],
-        }[what]
-        found: Counter[str] = Counter(dict.fromkeys(known, 0))
+        known: dict[str, Iterable[str]] = {
+            "layer": self.measured,
+            "side": self.sides,
+            "origin": ORIGINS,
+            "sign": ("excited", "inhibited", "mixed"),
+        }
+        found = Counter(dict.fromkeys(known[what], 0))
         for pan in self.pans:
             found.update(pan.sides if what == "side" else [getattr(pan, what)])
         return dict(found)

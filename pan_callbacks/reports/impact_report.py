@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pan_callbacks.reports._impact_fields import impact_fields
 from pan_callbacks.reports._json import check_schema, finite, read_json, write_json
-from pan_callbacks.reports._text import visible
+from pan_callbacks.reports._text import paragraph, visible
 from pan_callbacks.reports.tables import Table
+from pan_callbacks.reports.words import Kind
 
 SCHEMA, SCHEMA_VERSION = "pan_callbacks.impact", 1
 
@@ -66,7 +67,7 @@ class Arm:
         classes: Changes by class.
     """
 
-    kind: str
+    kind: Kind
     mode: str
     neurons: int
     value: float
@@ -105,7 +106,7 @@ class ImpactReport:
         """Modes that the PANs were masked with."""
         return tuple(arm.mode for arm in self.arms if arm.kind == "pans")
 
-    def arm(self, kind: str, mode: str) -> Arm:
+    def arm(self, kind: Kind, mode: str) -> Arm:
         """Return the arm of a kind and mode; of controls the first draw.
 
         Raises:
@@ -182,6 +183,10 @@ class ImpactReport:
     def summary(self) -> str:
         """Return the table as plain text, and what was noted."""
         return "\n".join([f"{self.images} images", self.table.text(), *map(visible, self.notes)])
+
+    def _repr_html_(self) -> str:
+        """Return the summary as a notebook shows it."""
+        return "\n".join([paragraph(f"{self.images} images"), self.table.html(), *map(paragraph, self.notes)])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, whole or not at all."""

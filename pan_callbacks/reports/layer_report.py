@@ -14,9 +14,8 @@ from pan_callbacks.padding import ALL_SIDES, SIDES
 from pan_callbacks.reports._fields import few, maybe, number, one_of, record, row, several, shown, text, whole
 from pan_callbacks.reports._json import finite
 from pan_callbacks.reports.pans import PAN, by_side, counted, half_width, margin, origin_of, origins_of, quantiles
+from pan_callbacks.reports.words import REFERENCES, Reference
 
-#: What a border may be compared with.
-REFERENCES = ("crop", "zoom", "windows", "mirror", "centre")
 #: Channels beyond which a file is no report, so that one of a few bytes cannot ask for all memory.
 MOST_CHANNELS = 2**20
 #: A line of a saved report.
@@ -108,7 +107,7 @@ class LayerReport:
     channels: int
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...] = (1, 1)
-    reference: str | None = None
+    reference: Reference | None = None
     reason: str | None = None
     skipped: str | None = None
     output_size: tuple[int, ...] | None = None

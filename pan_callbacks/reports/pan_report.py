@@ -8,16 +8,22 @@ from typing import TYPE_CHECKING, Any
 from pan_callbacks.padding import ALL_SIDES, SIDES
 from pan_callbacks.reports._fields import maybe, number, one_of, record, several, shown, text, wrong
 from pan_callbacks.reports._json import check_schema, read_json, write_json
+from pan_callbacks.reports._text import paragraph
 from pan_callbacks.reports.findings import Findings
-from pan_callbacks.reports.layer_report import REFERENCES, LayerReport
+from pan_callbacks.reports.frame import frame_of
+from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.reliance import Reliance
 from pan_callbacks.reports.summary import summary_of
 from pan_callbacks.reports.tables import pan_table
+from pan_callbacks.reports.words import REFERENCES
 
 if TYPE_CHECKING:
+    import pandas
     import rich.table
 
 SCHEMA_VERSION = 1
+#: Rows in a notebook.
+_IN_NOTEBOOK = 20
 
 
 class PANReport(Findings):
@@ -52,6 +58,23 @@ class PANReport(Findings):
         shown = self.strongest(limit)
         more = f" (strongest {len(shown)} of {self.count})" if len(shown) < self.count else ""
         return pan_table(shown).rich(title=f"Padding aware neurons{more}")
+
+    def _repr_html_(self) -> str:
+        """Return the summary and the strongest PANs, as a notebook shows them."""
+        shown = self.strongest(_IN_NOTEBOOK)
+        more = f"The strongest {len(shown)} of {self.count}:" if len(shown) < self.count else ""
+        return "\n".join([paragraph(self.summary()), *([paragraph(more)] if more else []), pan_table(shown).html()])
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Return a row for each PAN, by layer and channel in the model's order.
+
+        ``contrast`` with its 95 % interval ``low`` to ``high``, ``effect``, ``shift``, ``consistency`` and ``after``
+        are those of its ``strongest`` side, NaN if nobody knows; :class:`PAN` has them of every side.
+
+        Raises:
+            PANError: If pandas is not installed.
+        """
+        return frame_of(self.pans)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the report as JSON, whole or not at all.

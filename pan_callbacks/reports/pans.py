@@ -10,15 +10,14 @@ import torch
 from torch import Tensor
 
 from pan_callbacks.padding import ALL_EDGES, ALL_SIDES, EDGES, SIDES
+from pan_callbacks.reports.words import Origin
 
 #: Padding effect, in standard deviations of the reference, from which a PAN counts as reading the padding itself.
 NASCENT_EFFECT = 0.5
-#: What the contrast of a PAN may be due to, see :func:`origins_of`.
-ORIGINS = ("nascent", "inherited", "both", "neither")
-#: The same, in the order in which one of them names the neuron if they differ from side to side.
-_FIRST = ("nascent", "both", "inherited", "neither")
+#: Origins in the order in which one of them names the neuron if they differ from side to side.
+_FIRST: tuple[Origin, ...] = ("nascent", "both", "inherited", "neither")
 #: Whether neutral padding of the layer itself takes a contrast away, then whether that of earlier ones does.
-_NAMES = ("both", "nascent", "inherited", "neither")
+_NAMES: tuple[Origin, ...] = ("both", "nascent", "inherited", "neither")
 #: Smallest mean difference between border and reference that counts, in units of the layer's typical spread. Where the
 #: background is flat (MNIST as it is) a difference of any size separates border from inside perfectly, since nothing
 #: else varies there. Chosen by measurement: docs/references.md has the counts.
@@ -141,7 +140,7 @@ class PAN:
     sides: frozenset[str]
     contrast: Mapping[str, float]
     effect: Mapping[str, float]
-    origin: str
+    origin: Origin
     interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     certain: bool = False
     consistency: Mapping[str, float] = field(default_factory=dict)
@@ -202,7 +201,9 @@ class PAN:
         return "mixed" if len(signs) > 1 else "excited" if signs == {True} else "inhibited"
 
 
-def origins_of(contrast: Tensor, own: Tensor | None, earlier: Tensor | None, effect: Tensor | None) -> list[list[str]]:
+def origins_of(
+    contrast: Tensor, own: Tensor | None, earlier: Tensor | None, effect: Tensor | None
+) -> list[list[Origin]]:
     """Return what the contrast of each neuron is due to, of each side.
 
     ``"nascent"`` if at most half of it remains where this layer's own padding is neutral, ``"inherited"`` if that is so
@@ -234,7 +235,7 @@ def origins_of(contrast: Tensor, own: Tensor | None, earlier: Tensor | None, eff
     return [[_NAMES[number] for number in row] for row in numbers.T.tolist()]
 
 
-def origin_of(origins: Iterable[str]) -> str:
+def origin_of(origins: Iterable[Origin]) -> Origin:
     """Return the one word for a neuron, of the origins on the sides where it is a PAN."""
     return min(origins, key=_FIRST.index)
 

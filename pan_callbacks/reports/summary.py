@@ -7,7 +7,7 @@ from collections import Counter
 
 from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.findings import Findings
-from pan_callbacks.reports.pans import ORIGINS
+from pan_callbacks.reports.words import ORIGINS
 
 
 def summary_of(report: Findings) -> str:

@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from pan_callbacks.reports._text import csv_cell, visible
@@ -94,6 +95,18 @@ class Table:
         head, *rows = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self._lines())
         return "\n".join([head, rule, *rows])
 
+    def html(self) -> str:
+        """Return the table in HTML."""
+        styles = [' style="text-align: right"' if number else ' style="text-align: left"' for number in self.is_number]
+
+        def row(tag: str, line: tuple[str, ...]) -> str:
+            cells = (f"<{tag}{style}>{escape(cell)}</{tag}>" for cell, style in zip(line, styles, strict=True))
+            return f"<tr>{''.join(cells)}</tr>"
+
+        head, *rows = self._lines()
+        body = "\n".join(row("td", line) for line in rows)
+        return f"<table>\n<thead>{row('th', head)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+
     def csv(self) -> str:
         """Return the table as comma separated values, none of which a spreadsheet takes for a formula."""
         file = io.StringIO()
@@ -108,10 +121,10 @@ class Table:
             title: Sentence above it.
             edge: Whether it has a frame.
         """
-        from rich.markup import escape
+        from rich import markup
         from rich.table import Table as RichTable
 
-        head, *rows = (tuple(map(escape, line)) for line in self._lines())
+        head, *rows = (tuple(map(markup.escape, line)) for line in self._lines())
         table = RichTable(title=title, show_edge=edge, pad_edge=edge)
         for heading, number in zip(head, self.is_number, strict=True):
             table.add_column(heading, justify="right" if number else "left", overflow="fold")

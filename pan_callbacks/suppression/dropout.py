@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from pan_callbacks.layers import Convolution
+from pan_callbacks.reports.words import PER, Per
 from pan_callbacks.suppression.everywhere import PaddingHooks
 from pan_callbacks.suppression.feeding import Feed, Feeding
 from pan_callbacks.suppression.neutral_hooks import NeutralHook
-
-PER = ("image", "call")
 
 
 class Chance:
@@ -32,7 +31,7 @@ class Chance:
         ValueError: If an argument is out of range.
     """
 
-    def __init__(self, p: float, per: str = "image") -> None:
+    def __init__(self, p: float, per: Per = "image") -> None:
         if not 0 <= p <= 1:  # nan is neither
             raise ValueError(f"p={p!r} is no chance; choose a number from 0 (own padding) to 1 (always neutral)")
         if per not in PER:
@@ -93,7 +92,7 @@ def dropout_hooks(
 
 @contextmanager
 def padding_dropout(
-    model: nn.Module, p: float = 0.5, layers: str | Iterable[str] | None = None, per: str = "image"
+    model: nn.Module, p: float = 0.5, layers: str | Iterable[str] | None = None, per: Per = "image"
 ) -> Iterator[nn.Module]:
     """Drop the padding of a model by chance while the context lasts, so that training does not come to rely on it.
 

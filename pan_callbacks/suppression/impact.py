@@ -34,6 +34,7 @@ from pan_callbacks.measurement.batches import (
 from pan_callbacks.measurement.hooks import quietly
 from pan_callbacks.reports.impact_report import Arm, ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.words import Kind, Mode
 from pan_callbacks.suppression.masks import ChannelMask, MaskHook, build_masks, check_mode, hooked
 from pan_callbacks.suppression.predictions import Outcome
 from pan_callbacks.suppression.targets import draw_controls, padded_channels, targets
@@ -46,7 +47,7 @@ def impact(
     model: nn.Module,
     batches: Iterable[Any],
     report: PANReport,
-    mode: str | Sequence[str] = "neutral",
+    mode: Mode | Sequence[Mode] = "neutral",
     controls: int = 5,
     seed: int = 0,
     metric: Metric | None = None,
@@ -124,7 +125,7 @@ class _Plan:
 
 
 def _plan(
-    model: nn.Module, report: PANReport, modes: Sequence[str], controls: int, seed: int
+    model: nn.Module, report: PANReport, modes: Sequence[Mode], controls: int, seed: int
 ) -> tuple[list[_Plan], list[str]]:
     pans, notes = report.neurons_by_layer(), []
     found = convolutions(model)
@@ -137,11 +138,11 @@ def _plan(
     if not pans:
         notes.append(NO_PANS)
 
-    def plan(kind: str, mode: str, neurons: Mapping[str, Sequence[int]], draw: int | None = None) -> _Plan:
-        arm = Arm(kind, mode, sum(map(len, neurons.values())), math.nan, draw)
+    def plan(kind: Kind, mode: Mode | None, neurons: Mapping[str, Sequence[int]], draw: int | None = None) -> _Plan:
+        arm = Arm(kind, mode or "", sum(map(len, neurons.values())), math.nan, draw)
         return _Plan(arm, build_masks(model, targets(report, neurons), mode) if mode else {})
 
-    plans = [plan("baseline", "", {})]
+    plans = [plan("baseline", None, {})]
     for mode in modes:
         plans.append(plan("pans", mode, pans))
         plans += [plan("control", mode, neurons, draw) for draw, neurons in enumerate(draws)]

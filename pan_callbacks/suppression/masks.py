@@ -25,10 +25,10 @@ from pan_callbacks.measurement.hooks import ReplacingHook
 from pan_callbacks.measurement.neutral import neutral_output
 from pan_callbacks.measurement.pads import find_pad
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.words import MODES, Mode
 from pan_callbacks.suppression.targets import Target, targets
 
-MODES = ("zero", "mean", "neutral", "neutral-mean")
-#: Those of them that leave a neuron its content.
+#: Those modes that leave a neuron its content.
 BLINDING = ("neutral", "neutral-mean")
 _SUBMODULE = "pan_mask"  # name of a permanent mask within its convolution
 
@@ -39,7 +39,7 @@ class ChannelMask(nn.Module):
     Args:
         conv: The convolution.
         channels: Channels to replace.
-        mode: One of :data:`MODES`, see :func:`masked`.
+        mode: See :func:`masked`.
         mean: What stands for each of the channels in mode ``"mean"`` (one value a channel).
         pad: What pads the convolution's input, if anything does.
         share: How much of the padding becomes neutral in the modes that do that, 0 to 1.
@@ -54,7 +54,7 @@ class ChannelMask(nn.Module):
         self,
         conv: Convolution,
         channels: Sequence[int],
-        mode: str,
+        mode: Mode,
         mean: Tensor | None = None,
         pad: Pad | None = None,
         share: float = 1.0,
@@ -123,7 +123,7 @@ class MaskHook(ReplacingHook):
 def masked(
     model: nn.Module,
     report: PANReport,
-    mode: str = "neutral",
+    mode: Mode = "neutral",
     neurons: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[nn.Module]:
     """Mask the PANs of a report while the context lasts; the model is left as it was, also after an exception.
@@ -199,7 +199,7 @@ def _is_compiled(module: nn.Module) -> bool:
 def mask_permanently(
     model: nn.Module,
     report: PANReport,
-    mode: str = "neutral",
+    mode: Mode = "neutral",
     neurons: Mapping[str, Sequence[int]] | None = None,
 ) -> nn.Module:
     """Return a copy of the model in which the PANs of a report are masked for good.
@@ -225,7 +225,7 @@ def mask_permanently(
     return build_in(model, targets(report, neurons), mode)
 
 
-def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: str, share: float = 1.0) -> nn.Module:
+def build_in(model: nn.Module, wanted: Mapping[str, Target], mode: Mode, share: float = 1.0) -> nn.Module:
     """Do what :func:`mask_permanently` does, for targets that are known, and a share of their padding."""
     refuse_masked(model)
     model = copy.deepcopy(model)
@@ -247,7 +247,7 @@ def attach_permanently(masks: Mapping[Convolution, ChannelMask]) -> None:
 
 
 def build_masks(
-    model: nn.Module, wanted: Mapping[str, Target], mode: str, share: float = 1.0
+    model: nn.Module, wanted: Mapping[str, Target], mode: Mode, share: float = 1.0
 ) -> dict[Convolution, ChannelMask]:
     """Return masks for the convolutions of a model, on the devices that they are on; nothing is attached.
 

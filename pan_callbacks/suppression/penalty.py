@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -49,6 +49,8 @@ class PaddingBiasPenalty(nn.Module):
         >>> loss = net(images).square().mean() + 0.1 * penalty()
         >>> loss.backward()
     """
+
+    __call__: Callable[..., Tensor]  # a module's may return anything
 
     def __init__(
         self,
@@ -129,8 +131,7 @@ class PaddingBiasPenalty(nn.Module):
         wanted = {name: tap for name, tap in self._taps.items() if tap.wanted}
         lost = self._hooks.lost(wanted)
         lost |= self._hooks.lost([name for name, tap in wanted.items() if tap.channels is not None], indexed=True)
-        if any(name in self._fed for name in wanted):
-            lost |= self._pad_hooks.lost()
+        lost |= self._pad_hooks.lost() if self._fed & wanted.keys() else {}
         for name, why in lost.items():
             raise PANError(
                 f"the penalty of layer {name} is gone: {why}. Change the model before the penalty is put on it (before "
@@ -153,8 +154,7 @@ class PaddingBiasPenalty(nn.Module):
             if name in asked and name not in self._taps:
                 raise unpadded(name, self._apart.get(name))
         for name, tap in self._taps.items():
-            chosen = None if neurons is None else sorted(neurons.get(name, ()))
-            tap.channels = None if chosen is None else torch.tensor(chosen, dtype=torch.long)
+            tap.channels = None if neurons is None else torch.tensor(sorted(neurons.get(name, ())), dtype=torch.long)
         self._neurons = neurons
         self.rest()  # no layer missed the step that begins anew
         self.begin(self._step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-SHAPES = ("constant", "linear", "cosine")
+from pan_callbacks.reports.words import SHAPES, Shape
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Schedule:
     """
 
     weight: float = 0.1
-    shape: str = "linear"
+    shape: Shape = "linear"
     until: float = 0.5
     start: float = 0.0
 
