@@ -4,6 +4,7 @@
 # make test-attack  every hostile case with and without each callback, written into docs/reliability.md
 # make test-slow  the large matrices of which make test runs a sample
 # make test-gpu  what needs a CUDA device
+# make docs  the docs site, in build/site, strictly and without a network
 # make test-cov  the same with coverage, written into docs/coverage.md
 # make test-oldest  part of it with the oldest versions that are promised
 # make dist    wheel and sdist, built and tried
@@ -21,7 +22,7 @@ TWO_PROCESSES := -n 2 --dist worksteal
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov test-oldest dist lint format screenshot bench bench-gpu bench-suppression study clean
+.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov test-oldest dist lint format docs screenshot bench bench-gpu bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -93,6 +94,10 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+# every warning is an error: a link to nowhere, a page outside the navigation
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # 20 minutes on two cores; what is done is kept in runs/performance, and written into docs/performance.md
 bench: .venv/.bench
