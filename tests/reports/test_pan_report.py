@@ -359,8 +359,10 @@ def test_every_row_of_the_markdown_table_has_as_many_cells():
     assert {row.count("|") for row in rows} == {7}
 
 
-def test_markdown_shows_a_dash_for_an_effect_that_is_missing():
-    assert "| +0.90 | - | inherited |" in report({"top": 0.9}, default=NAN).markdown()
+def test_markdown_shows_a_dash_for_an_effect_that_is_missing_and_no_column_of_them():
+    some = report({"top": 0.9}, {"top": 0.95}, effect=[{}, {"top": 2.0}], default=NAN).markdown()
+    assert "| +0.90 | - | inherited |" in some and "| +0.95 | +2.00 | nascent |" in some
+    assert "| +0.90 | inherited |" in report({"top": 0.9}, default=NAN).markdown()
 
 
 def test_markdown_is_limited():
