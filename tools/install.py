@@ -76,7 +76,8 @@ def copy(lines: Iterable[str], log: Path, says: list[str]) -> None:
         for line in lines:
             file.write(line)
             file.flush()
-            says[0] = line.strip() or says[0]
+            if line.strip() and not line.startswith("WARNING"):  # those are for the file
+                says[0] = line.strip()
 
 
 def sign_of_life(seconds: float, line: str) -> str:

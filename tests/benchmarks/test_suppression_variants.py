@@ -19,7 +19,7 @@ from pan_callbacks.layers import PaddedLayer
 from pan_callbacks.suppression import cap, strength, yardstick
 
 
-def gradients(change=None) -> tuple[torch.Tensor, torch.Tensor]:
+def gradients(change=None, weight=1.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Gradient of a task, and what the penalty adds to it with a change."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 3, padding=1))
@@ -27,7 +27,7 @@ def gradients(change=None) -> tuple[torch.Tensor, torch.Tensor]:
     task = torch.autograd.grad(net(images).square().mean(), net[0].weight)[0]
     with change() if change else torch.enable_grad():
         penalty = PaddingBiasPenalty(net, beside_task=True)
-        (net(images).square().mean() + penalty()).backward()
+        (net(images).square().mean() + weight * penalty()).backward()
     return task, net[0].weight.grad - task
 
 
@@ -37,14 +37,15 @@ def test_what_a_variant_changes_is_put_back():
         kinds = (yardstick.Yardstick, yardstick.Sample, cap.Cap, strength.Strength)
         return [*modules, *(dict(vars(kind)) for kind in kinds)]
 
-    before, plain = state(), gradients()[1]
+    weights = (1.0, 1e-4)  # of a gradient that is capped, and of one that is not
+    before, plain = state(), [gradients(weight=weight)[1] for weight in weights]
     changes = [change for variant in VARIANTS.values() for change in variant.changes]
     assert changes
     for change in changes:
-        added = gradients(change)[1]
-        assert added.isfinite().all() and not torch.equal(added, plain)
-        assert state() == before
-    assert torch.equal(gradients()[1], plain)
+        added = [gradients(change, weight)[1] for weight in weights]
+        assert all(one.isfinite().all() for one in added) and state() == before
+        assert any((one - other).abs().max() > 0.1 * other.abs().max() for one, other in zip(added, plain, strict=True))
+    assert torch.equal(gradients()[1], plain[0])
 
 
 def test_neurons_are_drawn_as_long_as_their_task_allows_or_all_together_as_the_whole_does():

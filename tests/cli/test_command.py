@@ -446,6 +446,7 @@ def test_ctrl_c_ends_a_scan_and_keeps_what_was_measured(photos, tmp_path, start)
     assert f"after {images} images" in words(tmp_path / "out" / "report.html")
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_files_as_one(classes, tmp_path, start):
     options = ("impact", "timm:test_resnet", "--weights", "none", "--num-classes", 2, "--images", classes, "--size", 32)
     options += ("--batch-size", 4, "--companion-images", 8, "--controls", 1, "--accelerator", "cpu", "--threshold", 0.7)

@@ -54,6 +54,7 @@ def test_a_metric_that_gives_no_number_keeps_the_scan(classes, tmp_path):
     assert not (tmp_path / "out" / "impact.json").exists()
 
 
+@pytest.mark.slow
 def test_pictures_and_other_measures_get_by_with_the_memory_that_there_is(classes, tmp_path):
     options = ("--size", 32, "--batch-size", 8, "--companion-images", 8, "--threshold", "0.3")
     ran = run("scan", f"{FACTORIES}:Hungry", "--images", classes, "--out", tmp_path / "out", *options)

@@ -73,6 +73,12 @@ def test_a_line_says_at_what_it_is_and_fits_a_terminal_of_80_columns():
     assert len(line) == len(install.sign_of_life(12345.6, "x" * 300)) < 80
 
 
+def test_warnings_are_for_the_log(tmp_path):
+    said, lines = [""], ["Collecting torch\n", "WARNING: a place is ignored\n", "\n"]
+    install.copy(lines, tmp_path / "log", said)
+    assert said == ["Collecting torch"] and (tmp_path / "log").read_text() == "".join(lines)
+
+
 @pytest.fixture
 def makefile(tmp_path):
     """A copy of the Makefile with all that its installations depend on, and what it would install for a target."""
@@ -98,7 +104,8 @@ def test_after_the_demo_the_tests_install_the_rest(makefile, tmp_path):
 
 
 def test_after_the_tests_the_demo_installs_nothing(makefile, tmp_path):
-    recipe = subprocess.run(["make", "-n", "install"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    made = ["make", "-n", "--no-print-directory", "install"]  # a make of its own, also within make test
+    recipe = subprocess.run(made, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     touch = recipe.splitlines()[-1].split()
     assert touch[0] == "touch"
     for stamp in touch[1:]:
