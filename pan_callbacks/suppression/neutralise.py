@@ -53,8 +53,9 @@ def neutralise(model: nn.Module, images: Any = None) -> nn.Module:
         >>> neutral = neutralise(net)
         >>> neutral[0].padding_mode, neutral[1]
         ('reflect', ReflectionPad2d((1, 1, 1, 1)))
-        >>> float(neutral(torch.ones(1, 1, 8, 8)).std())
-        0.0
+        >>> answer = neutral(torch.ones(1, 1, 8, 8))
+        >>> bool(answer.max() - answer.min() < 1e-6)  # the same everywhere, but for rounding
+        True
     """
     refuse_masked(model)
     found = padding_written(model) if images is None else padding_seen(model, _image(model, images))
