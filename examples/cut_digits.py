@@ -7,7 +7,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from examples.data import PLACED_MEAN, PLACED_STD, PlacedDigits, mnist_digits
 from pan_callbacks import PANReport, masked, neutralise
@@ -45,6 +45,21 @@ def cut_digits(count: int, size: int = 40, seed: int = 0) -> tuple[TensorDataset
         TensorDataset(*(values[:split] for values in everything)),
         TensorDataset(*(values[split:] for values in everything)),
     )
+
+
+def train_on(digits: TensorDataset, net: nn.Module, loss_of: Callable[..., Tensor], epochs: int) -> None:
+    """Trains a network, by a loss of its answers, of what the pixels show, and of the centres."""
+    loader = DataLoader(digits, batch_size=50, shuffle=True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * len(loader))
+    for _ in range(epochs):
+        for images, shown, centres in loader:
+            loss = loss_of(net(images), shown, centres)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    net.eval()
 
 
 def arms(net: nn.Module, report: PANReport, images: Tensor) -> Iterator[tuple[str, nn.Module]]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from examples.cut_digits import cut_digits, print_errors
+from examples.cut_digits import cut_digits, print_errors, train_on
 from pan_callbacks import scan
 
 STRIDE, NEAR = 4, 6  # pixels of a cell; pixels from the border within which a centre counts as near
@@ -54,17 +53,8 @@ def main(count: int = 3000, epochs: int = 5) -> dict[str, tuple[float, float]]:
     """Trains, scans, and prints how many pixels the centre that is found is off on average."""
     torch.manual_seed(0)
     train, val = cut_digits(count)
-    net, loader = Detector(), DataLoader(train, batch_size=50, shuffle=True)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * len(loader))
-    for _ in range(epochs):
-        for images, _, centres in loader:
-            loss = loss_of(net(images), centres)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    net.eval()
+    net = Detector()
+    train_on(train, net, lambda answers, _, centres: loss_of(answers, centres), epochs)
     images, _, centres = val.tensors
     near = torch.minimum(centres, images.shape[-1] - centres).amin(1) < NEAR
 

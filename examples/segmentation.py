@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from examples.cut_digits import cut_digits, print_errors
+from examples.cut_digits import cut_digits, print_errors, train_on
 from pan_callbacks import scan
 
 NEAR = 4  # pixels from the border that count as near
@@ -46,17 +45,8 @@ def main(count: int = 1500, epochs: int = 3) -> dict[str, tuple[float, float]]:
     """Trains, scans, and prints the share of the pixels that are taken for the other."""
     torch.manual_seed(0)
     train, val = cut_digits(count, size=32)
-    net, loader = UNet(), DataLoader(train, batch_size=50, shuffle=True)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * len(loader))
-    for _ in range(epochs):
-        for images, shown, _ in loader:
-            loss = F.cross_entropy(net(images), (shown < 10).long())
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    net.eval()
+    net = UNet()
+    train_on(train, net, lambda logits, shown, _: F.cross_entropy(logits, (shown < 10).long()), epochs)
     images, shown, _ = val.tensors
     near = torch.ones_like(shown[0], dtype=torch.bool)
     near[NEAR:-NEAR, NEAR:-NEAR] = False

@@ -13,6 +13,7 @@ from pan_callbacks.cli import help as texts
 from pan_callbacks.cli.completion import SHELLS, PrintCompletion
 from pan_callbacks.cli.options import AdviseOptions, CompareOptions, ImpactOptions, ModelOptions, SurveyOptions
 from pan_callbacks.reports._text import visible
+from pan_callbacks.reports.words import MODES, REFERENCES
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mode",
         nargs="+",
         metavar="MODE",
-        choices=("zero", "mean", "neutral", "neutral-mean"),
+        choices=MODES,
         default=["zero", "mean", "neutral"],
         help="zero: PANs silenced; mean: fixed at their mean; neutral: blinded to the padding (default: these three); "
         "neutral-mean: padded with the mean of each channel",
@@ -152,7 +153,7 @@ def _add_survey(parser: argparse.ArgumentParser, seed: str = "of images") -> Non
     what.add_argument("--layers", nargs="+", metavar="GLOB", help="layers to look at (default all)")
     what.add_argument(
         "--reference",
-        choices=("crop", "zoom", "windows", "mirror", "centre"),
+        choices=REFERENCES,
         help="of the contrast (default crop)",
     )
     what.add_argument(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pan_callbacks.reports._fields import maybe, number, one_of, pair, record, row, several, text, whole
+from pan_callbacks.reports.words import MODES, Kind
 
 #: 1, and what rounding adds to it.
 _ONE = 1 + 1e-6
@@ -22,8 +23,8 @@ _CLASSES = record(
 )
 _ARM = record(
     {
-        "kind": one_of("baseline", "pans", "control", "padding"),
-        "mode": one_of("", "zero", "mean", "neutral", "neutral-mean"),
+        "kind": one_of(*get_args(Kind)),
+        "mode": one_of("", *MODES),
         "neurons": whole(),
         "value": maybe(number(), math.nan),
         "draw": maybe(whole()),
