@@ -114,13 +114,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--open", nargs="*", default=[], metavar="GROUP", help="groups to open, by the start of the name"
     )
+    parser.add_argument("--as-it-opens", action="store_true", help="as a person finds it, with no box set")
     parser.add_argument("--width", type=int, default=1480, help="width of the picture in pixels")
     parser.add_argument("--height", type=int, default=1000, help="height of the picture in pixels")
     parser.add_argument("--timeout", type=float, default=120, help="seconds until giving up")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leave through the clean-up, as Ctrl-C does
     try:
-        size = take(args.logdir, args.out, args.page, args.tags, args.open, (args.width, args.height), args.timeout)
+        window = args.width, args.height
+        size = take(
+            args.logdir, args.out, args.page, args.tags, args.open, window, args.timeout, prepare=not args.as_it_opens
+        )
     except ScreenshotError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -129,7 +133,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def take(
-    logdir: Path, out: Path, page: str, tags: str, groups: list[str], window: tuple[int, int], timeout: float
+    logdir: Path,
+    out: Path,
+    page: str,
+    tags: str,
+    groups: list[str],
+    window: tuple[int, int],
+    timeout: float,
+    prepare: bool = True,
 ) -> int:
     """Takes one picture.
 
@@ -141,6 +152,7 @@ def take(
         groups: Starts of the names of the groups to open.
         window: Width and height in pixels.
         timeout: Seconds until giving up.
+        prepare: Whether to set the page's boxes, and to switch smoothing off.
 
     Returns:
         Size of the PNG in bytes.
@@ -159,12 +171,13 @@ def take(
         board = stack.enter_context(_tensorboard(logdir, scratch, deadline))
         _load(board, page, deadline)
         browser = stack.enter_context(_browser(chromedriver, chromium, window, scratch, deadline))
-        browser.go(f"{board}/?darkMode=false{_address(page, tags)}")
+        browser.go(f"{board}/?darkMode=false{_address(page, tags) if prepare else f'#{page}'}")
         _settle(browser, deadline)
         if groups and browser.run(OPEN_GROUPS, groups):
             _settle(browser, deadline)
-        browser.run(PREPARE)
-        _settle(browser, deadline)
+        if prepare:
+            browser.run(PREPARE)
+            _settle(browser, deadline)
         png = browser.picture()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(png)

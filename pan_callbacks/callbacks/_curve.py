@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from pan_callbacks.callbacks._logging import log_in
 from pan_callbacks.callbacks._showing import Show
 from pan_callbacks.callbacks._tags import Tags
 from pan_callbacks.errors import PANError
@@ -80,16 +81,11 @@ class Curve:
             self._warn(report, measurement.model)
         return seen
 
-    def record_start(self, trainer: Trainer) -> None:
+    def record_start(self, trainer: Trainer, measurement: Measurement) -> None:
         """Make the report the first point: the network before its first step."""
-        values = self._tags.of_all(self.record(trainer, START, step=0))
+        values = self._tags.of_all(self.record(trainer, measurement, START, step=0))
         for logger in trainer.loggers:
-            try:
-                logger.log_metrics(values, step=0)
-            except Exception as error:  # a full disk, a server that is away: the next point is Lightning's to log
-                warnings.warn(
-                    f"PANMonitor could not log its first point: {type(error).__name__}: {error}", stacklevel=2
-                )
+            log_in(logger, values, step=0)
 
     def no_start(self, why: str | None) -> None:
         """Warn that there is no first point."""
@@ -97,14 +93,17 @@ class Curve:
         text = f"PANMonitor could not probe the network before its first step ({why})."
         warnings.warn(f"{text} The curve begins after the first epoch; {BATCHES}", stacklevel=3)
 
-    def record(self, trainer: Trainer, epoch: int, step: int | None = None, keep: bool = True) -> dict[str, float]:
+    def record(
+        self, trainer: Trainer, measurement: Measurement, epoch: int, keep: bool = True, step: int | None = None
+    ) -> dict[str, float]:
         """Add the report to the curves and show it.
 
         Args:
             trainer: The running Trainer.
+            measurement: What the report came from.
             epoch: Epoch of the entry.
-            step: Step of the entry; None for the Trainer's.
             keep: Whether it is part of the run; what ``validate`` finds is not.
+            step: Step of the entry; None for the Trainer's.
 
         Returns:
             What is to be logged, by tag.
@@ -120,7 +119,7 @@ class Curve:
             warnings.warn(why, stacklevel=2)
         kept = {FLIPS: math.nan} if FLIPS in self.scalars else {}  # whoever watches it finds it in every epoch
         self.scalars = kept | scalars(self.report, entry)
-        self._show.epoch(trainer, self.report, self.history.entries)
+        self._show.epoch(trainer, measurement, self.report, self.history.entries)
         return self.scalars
 
     def nothing(self, failure: str | None = None) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from pan_callbacks.callbacks._curve import BATCHES
 from pan_callbacks.errors import PANError
 from pan_callbacks.layers import image_axes
 from pan_callbacks.measurement.batches import describe_batch, first_images, images_in
@@ -26,6 +28,26 @@ SANITY_IMAGES = 8
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule, Trainer
+
+
+def check_images(trainer: Trainer, batches: Iterable[Any] | None) -> None:
+    """Check that there will be images to probe; if validation is switched off for now, warn that the curve pauses.
+
+    Args:
+        trainer: The running Trainer.
+        batches: Batches of the user's choice, or None.
+
+    Raises:
+        PANError: If there is neither validation nor ``batches``.
+    """
+    if batches is not None or trainer.enable_validation:
+        return
+    if trainer.limit_val_batches != 0:
+        raise PANError(
+            "PANMonitor has no images to probe: this Trainer runs no validation. "
+            "Give it a validation loop, or PANMonitor(batches=...) a loader of images"
+        )
+    warnings.warn(f"PANMonitor's curve pauses: limit_val_batches=0. {BATCHES}", stacklevel=3)
 
 
 def step_call(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pan_callbacks._runtime import Shard
-from pan_callbacks.callbacks._curve import BATCHES, Curve
+from pan_callbacks.callbacks._curve import Curve
 from pan_callbacks.callbacks._lightning import Callback
-from pan_callbacks.callbacks._probing import announce, feed, sanity_images, step_call
+from pan_callbacks.callbacks._logging import log_figures
+from pan_callbacks.callbacks._probing import announce, check_images, feed, sanity_images, step_call
 from pan_callbacks.callbacks._remembered import Remembered
+from pan_callbacks.callbacks._saying import saying
+from pan_callbacks.callbacks._settings_page import SettingsPage
 from pan_callbacks.callbacks._tags import Tags
-from pan_callbacks.errors import PANError
 from pan_callbacks.measurement.engine import Measurement
 from pan_callbacks.measurement.grouping import Groups
 from pan_callbacks.measurement.settings import Settings
@@ -83,7 +84,7 @@ class PANMonitor(Callback):
         self.layers, self.reference, self.threshold, self.max_images = layers, reference, threshold, max_images
         self.every_n_epochs, self.figures, self.batches = every_n_epochs, figures, batches
         self._tags, self.figures_every, self.prog_bar = Tags(PANMonitor, "pan/count"), figures_every, prog_bar
-        self._curve = Curve(threshold, figures, self._tags, figures_every)
+        self._curve, self._page = Curve(threshold, figures, self._tags, figures_every), SettingsPage(figures)
         self._measurement: Measurement | None = None
         self._initial: Measurement | None = None  # of the network before its first step, until there are images for it
         self._measuring, self._restored, self._module = False, False, Remembered()
@@ -117,15 +118,14 @@ class PANMonitor(Callback):
         self._curve.load_state_dict(state_dict)
         self._restored = True
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Describe the run by its settings, before Lightning does."""
+        if stage == "fit":
+            self._page.before_lightning(trainer, pl_module)
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach; after the model was configured, before the first forward."""
-        if self.batches is None and not trainer.enable_validation:
-            if trainer.limit_val_batches != 0:
-                raise PANError(
-                    "PANMonitor has no images to probe: this Trainer runs no validation. "
-                    "Give it a validation loop, or PANMonitor(batches=...) a loader of images"
-                )
-            warnings.warn(f"PANMonitor's curve pauses: limit_val_batches=0. {BATCHES}", stacklevel=2)
+        check_images(trainer, self.batches)
         if self._is_another_run(trainer, pl_module):
             self._curve = Curve(self.threshold, self.figures, self._tags, self.figures_every)
         self._module, self._restored = Remembered(pl_module), False
@@ -188,7 +188,8 @@ class PANMonitor(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was found, and log it."""
         if not trainer.sanity_checking:
-            self._take_point(trainer, pl_module)
+            with saying(trainer, "measuring padding"):
+                self._take_point(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Probe the user's own images if no validation does."""
@@ -198,6 +199,7 @@ class PANMonitor(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the last state in full."""
         self._curve.show_all(trainer, self._attached)
+        self._page.at_the_end(trainer)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach and listen."""
@@ -264,7 +266,7 @@ class PANMonitor(Callback):
             self._initial = self._attached.frozen() if self._attached.layers else None
         except Exception as error:  # whatever cannot be copied
             if self.report is not None:
-                self._curve.record_start(trainer)  # what the sanity check fed has to do
+                self._curve.record_start(trainer, self._attached)  # what the sanity check fed has to do
             else:
                 self._take_start(trainer, None, f"it cannot be copied: {error}")
 
@@ -285,16 +287,14 @@ class PANMonitor(Callback):
             self._attached.stop()
             values = self._curve.scalars
         elif self._curve.take(self._attached):
-            values = self._curve.record(trainer, trainer.current_epoch, keep=trainer.state.fn == "fit")
+            values = self._curve.record(trainer, self._attached, trainer.current_epoch, trainer.state.fn == "fit")
         else:
             values = self._curve.nothing(self._attached.failure)
-        for tag, value in values.items():
-            shown = self.prog_bar and tag == "pan/count"
-            pl_module.log(self._tags.of(tag), value, prog_bar=shown, on_step=False, on_epoch=True, batch_size=1)
+        log_figures(trainer, pl_module, self._tags.of_all(values), self._tags.of("pan/count") if self.prog_bar else "")
 
     def _take_start(self, trainer: Trainer, measurement: Measurement | None, why: str | None = None) -> None:
         """Take the first point of what was measured of the network before its first step, or say why there is none."""
         if measurement is not None and self._curve.take(measurement):
-            self._curve.record_start(trainer)
+            self._curve.record_start(trainer, measurement)
             return
         self._curve.no_start(why or (measurement.failure or self._attached.failure if measurement else None))

@@ -81,16 +81,16 @@ def gallery(pictures: Iterable[NeuronPicture]) -> Figure:
 def _row(part: SubFigure, picture: NeuronPicture, side: str) -> None:
     """Kernel, mean activation and distributions of a neuron."""
     kernel, activation = (np.atleast_2d(numbers(values)) for values in (picture.kernel, picture.activation))
-    boxes = _fitted(_KERNEL, kernel), _fitted(_ACTIVATION, activation)
+    boxes = fitted(_KERNEL, kernel), fitted(_ACTIVATION, activation)
     maps = [place(part, box, (_WIDTH, _ROW), **_NO_TICKS) for box in boxes]
-    _kernel(maps[0], kernel, picture.padding_taps)
-    _activation(maps[1], activation, side)
-    _distributions(place(part, _DISTRIBUTIONS, (_WIDTH, _ROW)), picture, side)
+    draw_kernel(maps[0], kernel, picture.padding_taps)
+    draw_activation(maps[1], activation, side)
+    draw_distributions(place(part, _DISTRIBUTIONS, (_WIDTH, _ROW)), picture, side)
     for one, (left, bottom, width, height) in zip(maps, boxes, strict=True):
         _bar(part, one.images[0], (left + width + _BEFORE_BAR, bottom + 0.075 * height, _BAR, 0.85 * height), _ROW)
 
 
-def _fitted(box: Box, values: FloatArray) -> Box:
+def fitted(box: Box, values: FloatArray) -> Box:
     """Return the middle of a box where a map has square cells."""
     left, bottom, width, height = box
     rows, cols = values.shape[:2]
@@ -99,7 +99,8 @@ def _fitted(box: Box, values: FloatArray) -> Box:
     return left + (width - own[0]) / 2, bottom + (height - own[1]) / 2, *own
 
 
-def _kernel(axes: Axes, values: FloatArray, padding_taps: tuple[Sequence[int], Sequence[int]]) -> None:
+def draw_kernel(axes: Axes, values: FloatArray, padding_taps: tuple[Sequence[int], Sequence[int]]) -> None:
+    """Draw a kernel, and outline the taps that read the padding."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
@@ -118,7 +119,8 @@ def _kernel(axes: Axes, values: FloatArray, padding_taps: tuple[Sequence[int], S
         axes.set_xlabel("outlined: reads the padding", fontsize=SMALL, color=BORDER)
 
 
-def _activation(axes: Axes, values: FloatArray, side: str) -> None:
+def draw_activation(axes: Axes, values: FloatArray, side: str) -> None:
+    """Draw a map, and mark a side outside it."""
     low, high = _limits(values)
     _show(axes, values, cmap="viridis", vmin=low, vmax=high)
     marked = f"{side} marked" if side in SIDES else "middle slice"
@@ -146,7 +148,7 @@ def _examples(part: SubFigure, picture: NeuronPicture, lines: int, side: str) ->
         bottom = all_lines - _LINE * (line + 1) + 0.12
         for right, shown in enumerate((pixels, values)):
             left = _FIRST_EXAMPLE + _NEXT_EXAMPLE * (2 * column + right)
-            box = _fitted((left, bottom, _EXAMPLE, _EXAMPLE), shown)
+            box = fitted((left, bottom, _EXAMPLE, _EXAMPLE), shown)
             axes = place(part, box, (_WIDTH, all_lines), **_NO_TICKS)
             axes.set_title(("image", "activation")[right], fontsize=NORMAL, y=1.0)
             if right == 0:
@@ -194,7 +196,8 @@ def _bar(part: SubFigure, image: AxesImage, box: Box, height: float, extend: str
     bar.ax.tick_params(labelsize=SMALL)
 
 
-def _distributions(axes: Axes, picture: NeuronPicture, side: str) -> None:
+def draw_distributions(axes: Axes, picture: NeuronPicture, side: str) -> None:
+    """Draw border against reference, as densities on common bins."""
     samples = {"border": finite(picture.border), "reference": finite(picture.reference)}
     pooled = np.concatenate(list(samples.values()))
     if pooled.size == 0:

@@ -90,6 +90,24 @@ def timeline(history: Sequence[Mapping[str, Any]], limit: int = 120) -> Figure:
     return figure
 
 
+def count_band(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Show the number of PANs epoch by epoch, with the band that other images may give.
+
+    Args:
+        history: As :func:`timeline` takes it.
+    """
+    figure = new_figure(4.4, 2.35, placed=True)
+    axes = place(figure, (0.55, 0.45, 3.7, 1.5))
+    _count_panel(axes, history)
+    axes.tick_params(axis="x", length=2, labelbottom=True)
+    _label_epochs(axes, history, most=8)
+    now = history[-1]
+    ends = [now.get(key) for key in _ENDS]
+    band = "" if None in ends else f", {ends[0]:.0f} to {ends[1]:.0f} with other images"
+    figure.text(0.03, 0.915, f"now {now['count']:.0f} padding aware neurons{band}", fontsize=NORMAL)
+    return figure
+
+
 def _timeline_rows(history: Sequence[Mapping[str, Any]], limit: int) -> tuple[list[tuple[str, int]], int]:
     """Return the neurons to draw, (layer, channel) from top to bottom, and how many there were to choose from."""
     layers: dict[str, int] = {}

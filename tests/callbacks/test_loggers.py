@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -15,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 
 from pan_callbacks.callbacks import _loggers as loggers
+from pan_callbacks.callbacks import _tensorboard as board
+from pan_callbacks.callbacks._tensorboard import scalar_layout
 from pan_callbacks.padding import SIDES
 
 lightning = pytest.importorskip("lightning.pytorch")
@@ -37,9 +40,9 @@ def read(folder: str | Path) -> EventAccumulator:
 def show_everything(logger) -> list[bool]:
     return [
         loggers.show_figure(logger, "pan/timeline", figure(), 5),
-        loggers.show_histogram(logger, "pan/contrast", torch.tensor([0.5, -0.5, 1.0, float("nan")]), 5),
+        loggers.show_contrasts(logger, "pan/contrast", torch.tensor([0.5, -0.5, 1.0, float("nan")]), 5, 0.75),
         loggers.show_text(logger, "pan/table", "| layer | pans |\n|---|---|\n| <conv1> | 3 |", 5),
-        loggers.show_layout(logger, loggers.scalar_layout(["conv1"], SIDES)),
+        loggers.show_layout(logger, scalar_layout(["conv1"], SIDES)),
     ]
 
 
@@ -64,6 +67,13 @@ class TestTensorBoard:
         (histogram,) = events.Histograms("pan/contrast")
         value = histogram.histogram_value
         assert (histogram.step, value.num, value.min, value.max, value.sum) == (5, 3, -0.5, 1, 1)
+        bars = dict(zip(np.round(value.bucket_limit, 2), value.bucket, strict=True))
+        assert {edge: count for edge, count in bars.items() if count} == {-0.45: 1, 0.55: 1, 1.0: 1}
+
+    def test_the_histogram_says_what_it_is_and_where_the_threshold_lies(self, events):
+        words = events.SummaryMetadata("pan/contrast")
+        assert words.display_name == "pan/contrast (PANs: beyond ±0.75)"
+        assert "Beyond ±0.75, the threshold" in words.summary_description
 
     def test_the_text_is_the_markdown(self, events):
         (text,) = events.Tensors("pan/table/text_summary")
@@ -107,7 +117,7 @@ def test_a_prefix_is_on_figures_texts_and_layout_as_it_is_on_numbers(tmp_path):
 
 def test_a_histogram_of_no_finite_value_is_nothing(tmp_path):
     logger = pytorch_lightning.loggers.TensorBoardLogger(tmp_path)
-    assert loggers.show_histogram(logger, "pan/contrast", torch.full((4,), float("nan")), 0)
+    assert loggers.show_contrasts(logger, "pan/contrast", torch.full((4,), float("nan")), 0, 0.8)
     logger.finalize("success")
     assert read(logger.log_dir).Tags()["histograms"] == []
 
@@ -141,7 +151,7 @@ def test_a_rank_other_than_zero_draws_nothing(namespace, tmp_path, monkeypatch):
     logger = namespace.loggers.TensorBoardLogger(tmp_path)
     rank_zero_only = namespace.utilities.rank_zero.rank_zero_only
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    monkeypatch.setattr(loggers, "pixels", lambda figure: pytest.fail("drawn for nobody"))
+    monkeypatch.setattr(board, "pixels", lambda figure: pytest.fail("drawn for nobody"))
     assert loggers.is_silent(logger)
     assert show_everything(logger) == [False] * 4
     assert not any(tmp_path.iterdir())
@@ -181,21 +191,107 @@ class TestWandb:
         assert "&lt;conv1&gt; | 3" in page.read_text()
 
 
+@namespaces
+def test_mlflow_gets_figures_as_a_series_and_the_text_as_a_file(namespace, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    store = tmp_path / "store"
+    logger = namespace.loggers.MLFlowLogger("digits", tracking_uri=store.as_uri(), prefix="run")
+    assert loggers.can_show(logger)
+    assert show_everything(logger) == [True, False, True, False]
+    (image,) = store.rglob("images/*.png")
+    assert re.match(r"run-pan.timeline.step.5.timestamp", image.name)  # how MLflow writes a series
+    assert (np.array(Image.open(image)) == (255, 128, 0)).all()
+    (text,) = store.rglob("*.md")
+    assert text.name == "step_5.md" and "| <conv1> | 3 |" in text.read_text()
+
+
+class Recorder:
+    """Stands for an experiment of a service: remembers what is called with what."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: self.calls.append((name, args, kwargs))
+
+
+def test_comet_is_called_as_its_own_library_can_be():
+    """Without a server it logs nothing, so that its signatures are what can be checked."""
+    import inspect
+
+    from comet_ml.experiment import CometExperiment
+
+    class CometLogger:
+        experiment, _prefix, LOGGER_JOIN_CHAR = Recorder(), "run", "-"
+
+    assert show_everything(CometLogger()) == [True, True, True, False]
+    called = {}
+    for name, args, kwargs in CometLogger.experiment.calls:
+        called[name] = inspect.signature(getattr(CometExperiment, name)).bind(None, *args, **kwargs).arguments
+    assert list(called) == ["log_image", "log_histogram_3d", "log_text"]
+    assert {arguments["step"] for arguments in called.values()} == {5}
+    assert called["log_image"]["name"] == "run-pan/timeline"
+    assert (np.array(called["log_image"]["image_data"]) == (255, 128, 0)).all()
+    assert sorted(called["log_histogram_3d"]["values"]) == [-0.5, 0.5, 1.0]
+    assert called["log_histogram_3d"]["metadata"] == {"threshold": 0.75}
+    assert "| <conv1> | 3 |" in called["log_text"]["text"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_logger_has_its_names_and_callbacks_have_the_public_ones(tmp_path):
+    """In TensorBoard a chart for each layer is no first screen; everything else is called alike everywhere."""
+    from tests.callbacks.test_monitor import LAYERS, PANMonitor, fit
+
+    both = [pytorch_lightning.loggers.TensorBoardLogger(tmp_path), pytorch_lightning.loggers.CSVLogger(tmp_path)]
+    monitor = PANMonitor(figures=False)
+    _, run = fit(tmp_path, monitor, logger=both)
+    board, table = read(both[0].log_dir), pandas.read_csv(Path(both[1].log_dir) / "metrics.csv")
+    public = {f"border_bias/{layer}" for layer in LAYERS}
+    assert public | {"border_bias/mean", "pan/count"} <= set(run.callback_metrics)
+    assert public <= set(table.columns) and not public & set(board.Tags()["scalars"])
+    for layer in LAYERS:
+        own = table[["step", f"border_bias/{layer}"]].dropna()
+        points = board.Scalars(f"border_bias_layer/{layer}")
+        assert [point.step for point in points] == list(own["step"])
+        assert [point.value for point in points] == pytest.approx(list(own[f"border_bias/{layer}"]))
+        assert len(points) == len(monitor.history)
+    assert [point.step for point in board.Scalars("border_bias/mean")] == [point.step for point in points]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_logger_whose_server_is_away_is_said_and_the_training_goes_on(tmp_path):
+    from tests.callbacks.test_monitor import PANMonitor, fit
+
+    class Away(pytorch_lightning.loggers.TensorBoardLogger):
+        """One that cannot log what we hand it."""
+
+        def log_metrics(self, metrics, step=None):
+            if any("border_bias_layer" in name for name in metrics):
+                raise ConnectionError("no route to host")
+
+    monitor = PANMonitor()
+    with pytest.warns(UserWarning) as said:
+        fit(tmp_path, monitor, logger=Away(tmp_path))
+    told = {str(warning.message) for warning in said if "no route to host" in str(warning.message)}
+    assert told == {"PANMonitor could not log its figures: ConnectionError: no route to host"}
+    assert [entry["epoch"] for entry in monitor.history] == [-1, 0, 1]
+
+
 class TestScalarLayout:
     def test_a_layer_does_not_take_in_another_whose_name_starts_alike(self):
-        layout = loggers.scalar_layout(["conv1", "layer1.0"], SIDES)
+        layout = scalar_layout(["conv1", "layer1.0"], SIDES)
         conv1, dotted = layout["Padding aware neurons by layer"]["all layers"][1]
         assert re.match(conv1, "pan_layer/conv1")
         assert not re.match(conv1, "pan_layer/conv10")
         assert not re.match(dotted, "pan_layer/layer1x0")
 
     def test_border_bias_has_its_mean_apart_from_its_layers(self):
-        bias = loggers.scalar_layout(["conv1"], SIDES)["Border bias"]
-        layers = ["Multiline", ["border_bias/conv1$"]]
+        bias = scalar_layout(["conv1"], SIDES)["Border bias"]
+        layers = ["Multiline", ["border_bias_layer/conv1$"]]
         assert bias == {"mean": ["Multiline", ["border_bias/mean$"]], "all layers": layers}
 
     def test_every_side_has_a_curve(self):
-        charts = loggers.scalar_layout([], SIDES)["Padding aware neurons"]
+        charts = scalar_layout([], SIDES)["Padding aware neurons"]
         tags = charts["at edges"][1] + charts["at corners"][1]
         matched = [side for side in SIDES if any(re.match(tag, f"pan_side/{side}") for tag in tags)]
         assert matched == list(SIDES)
@@ -203,7 +299,7 @@ class TestScalarLayout:
 
     def test_many_layers_are_spread_over_charts_and_none_is_lost(self):
         names = [f"layer{i}" for i in range(30)]
-        charts = loggers.scalar_layout(names, SIDES)["Padding aware neurons by layer"]
+        charts = scalar_layout(names, SIDES)["Padding aware neurons by layer"]
         by_layer = {title: tags for title, (_, tags) in charts.items()}
         assert [len(tags) for tags in by_layer.values()] == [6] * 5  # as many as there are colours
         assert "layer0 … layer5" in by_layer

@@ -91,9 +91,9 @@ def test_everything_that_design_names_is_logged(tmp_path):
     tags = events.Tags()
     scalars = {f"pan/{key}" for key in ("count", "fraction", "nascent", "inherited", "born", "gone")}
     scalars |= {f"pan_side/{side}" for side in SIDES} | {"border_bias/mean"}
-    scalars |= {f"{group}/{layer}" for group in ("pan_layer", "border_bias") for layer in LAYERS}
+    scalars |= {f"{group}/{layer}" for group in ("pan_layer", "border_bias_layer") for layer in LAYERS}
     assert scalars <= set(tags["scalars"])
-    assert {"pan/timeline", "pan/layer_sides", "pan/gallery"} <= set(tags["images"])
+    assert {"pan/timeline", "pan/layer_sides", "pan/gallery", "PANs/count"} <= set(tags["images"])
     assert any("pan/table" in tag for tag in tags["tensors"])
     assert "pan/contrast" in tags["histograms"]
     assert "custom_scalars__config__" in tags["tensors"]

@@ -36,7 +36,7 @@ def drawn(monkeypatch) -> dict[str, int]:
 
 
 def run(folder, epochs: int = EPOCHS, **arguments) -> tuple[PANMonitor, EventAccumulator]:
-    monitor, logger = PANMonitor(max_images=8, **arguments), TensorBoardLogger(folder)
+    monitor, logger = PANMonitor(max_images=8, threshold=0.2, **arguments), TensorBoardLogger(folder)
     train, val = (DataLoader(dataset(images), batch_size=8) for images in (16, 8))
     trainer(folder, [monitor], epochs, logger=logger, num_sanity_val_steps=0).fit(SmallModule(), train, val)
     events = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "histograms": 0, "tensors": 0, "scalars": 0})
@@ -44,7 +44,7 @@ def run(folder, epochs: int = EPOCHS, **arguments) -> tuple[PANMonitor, EventAcc
 
 
 def steps(events: EventAccumulator, tag: str) -> list[int]:
-    return [event.step for event in events.Images(f"pan/{tag}")]
+    return [event.step for event in events.Images(tag if "/" in tag else f"pan/{tag}")]
 
 
 def points(events: EventAccumulator) -> dict[str, int]:
@@ -68,7 +68,10 @@ def test_pictures_come_with_the_first_probe_every_so_many_and_the_last_and_each_
     assert steps(events, "timeline") == steps(events, "layer_sides")[1:]  # one probe is no time
     assert drawn["timeline"] == len(probes) - 1
     assert len(steps(events, "gallery")) == drawn["gallery"] == 1
-    assert steps(events, "gallery")[0] >= steps(events, "layer_sides")[-1]
+    counted = [point.step for point in events.Scalars("pan/count")]
+    assert steps(events, "gallery") == counted[-1:]
+    for tag in ("layer_sides", "PANs/count", "PANs/strongest_1"):
+        assert steps(events, tag) == [counted[probe] for probe in probes]
     assert points(events) == dict.fromkeys(points(events), EPOCHS + 1)
 
 
@@ -82,10 +85,10 @@ def test_figures_false_draws_nothing_and_logs_the_numbers(tmp_path, drawn):
 def test_a_long_training_has_few_pictures(epochs, monkeypatch):
     """At their default they are drawn for the first probe, for powers of two after it, and at the end."""
     show, pictured = Show(True, Tags(PANMonitor, "pan/count")), []
-    monkeypatch.setattr(show, "_on_loggers", lambda trainer, report, draw, step: draw())
-    monkeypatch.setattr(show, "_pictures", lambda report, history: pictured.append(len(history) - 1))
+    monkeypatch.setattr(show, "_on_loggers", lambda trainer, report, draw: draw())
+    monkeypatch.setattr(show, "_pictures", lambda measurement, report, history: pictured.append(len(history) - 1))
     for probe in range(epochs + 1):
-        show.epoch(None, None, [{"epoch": -1}] * (probe + 1))
+        show.epoch(None, None, None, [{"epoch": -1}] * (probe + 1))
     assert pictured == [0, *(2**n for n in range(epochs.bit_length()))]
 
 

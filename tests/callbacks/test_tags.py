@@ -58,6 +58,8 @@ def test_two_monitors_show_pictures_histograms_and_tables_of_their_own(tmp_path)
     tags = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "tensors": 0}).Reload().Tags()
     for kind, names in (("images", ("timeline", "layer_sides", "gallery")), ("histograms", ("contrast",))):
         assert {f"{group}/{name}" for group in ("pan", "pan2") for name in names} <= set(tags[kind])
+    assert {"PANs/count", "PANs2/count"} <= set(tags["images"])
+    assert {"border_bias_layer/net.0", "border_bias2_layer/net.6"} <= set(tags["scalars"])
     assert {"pan/table/text_summary", "pan2/table/text_summary"} <= set(tags["tensors"])
 
 
