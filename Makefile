@@ -5,6 +5,7 @@
 # make test-slow  the large matrices of which make test runs a sample
 # make test-gpu  what needs a CUDA device
 # make docs  the docs site, in build/site, strictly and without a network
+# make concepts  the pictures of docs/concepts; a minute
 # make test-cov  the same with coverage, written into docs/coverage.md
 # make test-oldest  part of it with the oldest versions that are promised
 # make dist    wheel and sdist, built and tried
@@ -22,7 +23,7 @@ TWO_PROCESSES := -n 2 --dist worksteal
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov test-oldest dist lint format docs screenshot bench bench-gpu bench-suppression study clean
+.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov test-oldest dist lint format docs concepts screenshot bench bench-gpu bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -98,6 +99,10 @@ format: $(INSTALLED)
 # every warning is an error: a link to nowhere, a page outside the navigation
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+# measured anew and drawn anew: what changes in them changes in the words of their pages, too
+concepts: $(INSTALLED)
+	$(ONE_THREAD) $(BIN)/python -m tools.draw_concepts
 
 # 20 minutes on two cores; what is done is kept in runs/performance, and written into docs/performance.md
 bench: .venv/.bench

@@ -23,6 +23,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 #: Snippets that are compiled and not run, by a line of theirs, and why.
 NOT_RUN = {
     "from torch.distributed.checkpoint.state_dict import": "needs a model that several processes share",
+    'Trainer(accelerator="gpu"': "needs GPUs",
     "WandbLogger(project": "needs packages of other people's services",
 }
 #: Pages that train several times, which are left to make test-slow.
@@ -59,11 +60,12 @@ RUN = [
 
 
 class Module(pl.LightningModule):
-    """The smallest network that has PANs."""
+    """The smallest network that has a PAN: its first neuron adds up its window, in which a border has zeros."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(2 * 16 * 16, 2))
+        nn.init.ones_(self.net[0].weight[0])
 
     def forward(self, images):
         return self.net(images)
@@ -82,11 +84,12 @@ def at_hand() -> dict[str, object]:
     """What a reader of any page has: a module, loaders, a Trainer, and what the package has."""
     torch.manual_seed(0)
     module = Module()
-    images, labels = torch.rand(16, 1, 16, 16), torch.arange(16) % 2
+    images, labels = (1 + torch.rand(16, 1, 16, 16)) / 2, torch.arange(16) % 2
     loader = DataLoader(TensorDataset(images, labels), batch_size=8)
     monitor = PANMonitor()
     pl.Trainer(callbacks=[monitor], enable_checkpointing=False).fit(module, loader, loader)
     report = scan(module.net, loader, progress=False)
+    assert monitor.report.pans and report.pans
     public = {name: getattr(pan_callbacks, name) for name in pan_callbacks.__all__}
     loaders = dict.fromkeys(("loader", "train_loader", "val_loader"), loader)
     return public | loaders | {
