@@ -174,8 +174,8 @@ def draw_pan() -> Drawn:
     """The image with its padding, the kernel on it, its map, and the two distributions."""
     images, net = photographs(), network(DETECTOR)
     border, inside, contrast = samples(net, images)[0]
-    figure = new_figure(11.0, 2.9)
-    axes = figure.subplots(1, 5, width_ratios=(1, 0.8, 1, 1.1, 1.1))
+    figure = new_figure(7.6, 5.0)
+    axes = list(figure.subplot_mosaic("iikkmm;dddccc").values())
     corner = nn.functional.pad(images[_SHOWN, 0, :9, :9], (1, 0, 1, 0))
     picture(axes[0], corner, "an image in its zeros", cmap="gray", vmin=0, vmax=1)
     for place in range(10):
@@ -214,8 +214,8 @@ def draw_references() -> Drawn:
     sky = 0.35 * photographs() + 0.65 * torch.linspace(1, 0, 32)[:, None]
     image, grey = sky[_SHOWN, 0], {"cmap": "gray", "vmin": 0, "vmax": 1}
     centre, crop = (samples(network(CONTENT), sky, reference)[0] for reference in ("centre", "crop"))
-    figure = new_figure(11.0, 2.7)
-    axes = figure.subplots(1, 5, width_ratios=(1, 1.2, 1, 0.8, 1.2))
+    figure = new_figure(7.6, 4.8)
+    axes = list(figure.subplot_mosaic("cc..ddd;iippfff").values())
     picture(axes[0], image, "centre", **grey)
     _box(axes[0], 0, 0, 32, 1, BORDER)
     _box(axes[0], 8, 8, 16, 16, REFERENCE, "--")
@@ -362,7 +362,7 @@ def draw_masks() -> Drawn:
         for mode in modes:
             with masked(net, report, mode=mode):
                 maps[mode] = net(images)
-    figure = new_figure(10.5, 2.2)
+    figure = new_figure(9.0, 2.0)
     axes = figure.subplots(1, 6)
     picture(axes[0], images[_SHOWN, 0], "an image", cmap="gray", vmin=0, vmax=1)
     low, high = (float(maps["as it is"][_SHOWN].flatten().quantile(share)) for share in (0.005, 0.995))
