@@ -38,6 +38,11 @@ def test_a_page_says_the_numbers_of_its_picture_and_the_command_that_gives_them(
     assert f"`python -m tools.draw_concepts {name}`" in page(name)
 
 
+def test_pages_are_short():
+    lengths = {name: len((FOLDER / f"{name}.md").read_text(encoding="utf-8").splitlines()) for name in PICTURES}
+    assert {name: length for name, length in lengths.items() if not 15 <= length <= 40} == {}
+
+
 def test_pictures_are_small():
     assert {name for name in PICTURES if (FOLDER / f"{name}.png").stat().st_size > LIMIT} == set()
 
