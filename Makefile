@@ -15,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := .venv/.demo
 LOGDIR ?= runs
-OUT ?= docs/tensorboard.png
+OUT ?= docs/first_screen.png
 # one thread for each of the test processes; more only get into each other's way
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # neighbours stay in one process, so that what a file sets up is set up once
@@ -126,8 +126,10 @@ bench-suppression: $(INSTALLED)
 study: $(INSTALLED)
 	$(SHARED_CORES) $(BIN)/python -m benchmarks.study
 
+# TensorBoard as it opens, on whatever is in $(LOGDIR)
 screenshot: $(INSTALLED)
-	$(BIN)/python tools/screenshot_tensorboard.py --logdir $(LOGDIR) --out $(OUT) --page scalars --tags '^pan/'
+	$(BIN)/python tools/screenshot_tensorboard.py --logdir $(LOGDIR) --out $(OUT) \
+		--page timeseries --as-it-opens --height 900
 
 clean:
 	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -44,7 +44,7 @@ class PANMonitor(Callback):
             one of unknown length the first ones), so that they are the same every epoch if it does not shuffle.
         every_n_epochs: Probe every so many epochs; in between the last figures are logged again, so that a
             ``ModelCheckpoint(monitor="pan/count")`` finds its key.
-        figures: Whether to show pictures and tables if the logger can (TensorBoard, W&B).
+        figures: Whether to show pictures and tables if the logger can.
         groups: Which images belong together, see :func:`pan_callbacks.scan`: a function of a batch that returns the
             name of the group of each of its images, or with ``batches`` a list of all names.
         batches: Images to probe instead of those of the validation loop: any iterable of batches that can be iterated

@@ -17,7 +17,7 @@ def section(title: str) -> str:
 def test_it_leads_from_installing_to_the_first_picture_to_what_a_pan_is_to_uses():
     titles = re.findall(r"^## (.+)$", README, re.MULTILINE)
     assert titles[:4] == ["Install", "Three lines", "What a PAN is", "Watch"]
-    assert "docs/tensorboard.png" in section("Three lines") and "docs/concepts/pan.png" in section("What a PAN is")
+    assert "docs/first_screen.png" in section("Three lines") and "docs/concepts/pan.png" in section("What a PAN is")
 
 
 def test_what_it_costs_is_what_the_pages_say_and_has_its_command():
