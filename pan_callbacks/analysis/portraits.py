@@ -10,8 +10,9 @@ from torch import Tensor
 
 from pan_callbacks._runtime import halving
 from pan_callbacks.analysis.kernels import padding_taps
-from pan_callbacks.measurement.calls import LayerCall
-from pan_callbacks.measurement.engine import Measurement
+from pan_callbacks.measurement.calls import LayerCall, StopForward
+from pan_callbacks.measurement.engine import SAMPLE_IMAGES, Measurement
+from pan_callbacks.measurement.views import InView
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.pans import PAN
 from pan_callbacks.reports.taxonomy import place_of
@@ -29,6 +30,7 @@ class NeuronPicture:
         reference: Activations of the reference that the border is compared with (samples,).
         padding_taps: Rows and columns of the kernel that read the padding on that side.
         examples: Images (3, height, width) in 0 to 1, each with its activation map (height, width).
+        where: Where the border of the map was seen, in words; "" if in the images as they are.
     """
 
     pan: PAN
@@ -38,6 +40,7 @@ class NeuronPicture:
     reference: Tensor
     padding_taps: tuple[Sequence[int], Sequence[int]] = ((), ())
     examples: tuple[tuple[Tensor, Tensor], ...] = ()
+    where: str = ""
 
 
 def neuron_pictures(
@@ -49,6 +52,9 @@ def neuron_pictures(
 ) -> list[NeuronPicture]:
     """Return pictures of the strongest PANs, one of each type first.
 
+    The maps, and the images beside them, are those in which the border readings were taken: with ``crop`` the middle
+    of the images, with ``zoom`` that of the enlarged ones.
+
     Args:
         measurement: What the report came from, still attached.
         report: The report.
@@ -58,16 +64,20 @@ def neuron_pictures(
     """
     pans = _varied(report, limit) if pans is None else list(pans)
     samples = [measurement.readings(pan.layer, pan.strongest) for pan in pans]
-    sample = measurement.sample_images
-    if not pans or sample is None:
-        return []
-    seen = _watch(measurement, pans, sample, examples)
-    images = [displayed(flat(image, image.ndim - 1)) for image in sample[:examples]]
+    sites = {pan.layer: measurement.site(pan.layer) for pan in pans}
+    by_view: dict[InView, list[PAN]] = {}
+    for pan in pans:
+        site = sites[pan.layer]
+        if site is not None:
+            by_view.setdefault((site.view.pair(pan.strongest).border, site.offset), []).append(pan)
+    seen: dict[tuple[str, int], _Activation] = {}
+    for view, members in by_view.items():
+        seen |= _watch(measurement, members, view, examples)
     pictures = []
     for pan, (border, reference) in zip(pans, samples, strict=True):
-        if (pan.layer, pan.channel) not in seen:
+        activation, site = seen.get((pan.layer, pan.channel)), sites[pan.layer]
+        if activation is None or site is None:
             continue
-        activation, geometry = seen[pan.layer, pan.channel], measurement.geometry(pan.layer)
         pictures.append(
             NeuronPicture(
                 pan,
@@ -75,8 +85,9 @@ def neuron_pictures(
                 activation=activation.mean,
                 border=border[:, pan.channel].cpu(),
                 reference=reference[:, pan.channel].cpu(),
-                padding_taps=([], []) if geometry is None else padding_taps(geometry, pan.strongest),
-                examples=tuple(zip(images, activation.first, strict=False)),
+                padding_taps=padding_taps(site.geometry, pan.strongest),
+                examples=tuple(activation.examples),
+                where=site.view.where,
             )
         )
     return pictures
@@ -153,22 +164,23 @@ class _Activation:
 
     Args:
         mean: Its mean map (rows, columns).
-        first: Its maps of the first images.
         kernel: The kernel that it convolves with, mean over input channels (rows, columns).
+        examples: The first images, each with its map.
     """
 
     mean: Tensor
-    first: list[Tensor]
     kernel: Tensor
+    examples: list[tuple[Tensor, Tensor]]
 
 
 def _watch(
-    measurement: Measurement, pans: list[PAN], images: Tensor, examples: int
+    measurement: Measurement, pans: list[PAN], view: InView, examples: int
 ) -> dict[tuple[str, int], _Activation]:
-    """Return what each neuron answers to the sample images, at its layer's first call."""
+    """Return what each neuron answers to the sample images in a view, at its layer's first call."""
     channels: dict[str, list[int]] = {}
     for pan in pans:
         channels.setdefault(pan.layer, []).append(pan.channel)
+    first: dict[tuple[str, int], Tensor] = {}
     found: dict[tuple[str, int], _Activation] = {}
 
     def listen(name: str, call: LayerCall) -> None:
@@ -179,12 +191,18 @@ def _watch(
                 flat(call.output[:, channel].detach().float(), dims),
                 flat(weight[channel].mean(0), dims).cpu(),
             )
-            first = list(maps[:examples].clone().cpu())
-            found.setdefault((name, channel), _Activation(maps.mean(0).cpu(), first, kernel))
+            if (name, channel) not in found:
+                first[name, channel] = maps[:examples].clone().cpu()
+                found[name, channel] = _Activation(maps.mean(0).cpu(), kernel, [])
+        if len(found) == len(pans):
+            raise StopForward  # a classifier of fixed size need not see the middle of an image
 
-    def look(count: int) -> None:
+    def look(count: int) -> Tensor | None:
         found.clear()
-        measurement.watch_sample(channels, listen, count)
+        return measurement.watch_sample(channels, listen, count, view)
 
-    halving(look, len(images))
+    images = halving(look, SAMPLE_IMAGES)
+    shown = [] if images is None else [displayed(flat(image, image.ndim - 1)) for image in images[:examples]]
+    for neuron, activation in found.items():
+        activation.examples += zip(shown, first[neuron], strict=False)
     return found

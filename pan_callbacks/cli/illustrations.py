@@ -67,7 +67,8 @@ def _of_neurons(survey: Survey) -> Iterator[Illustration]:
 
     for number, picture in enumerate(survey.pictures, 1):
         pan = picture.pan
-        alt = f"Channel {pan.channel} of {pan.layer}: kernel, mean activation, distributions, three images"
+        what = "kernel, mean activation, distributions, three images"
+        alt = f"Channel {pan.channel} of {pan.layer}: {what}{f', {picture.where}' * bool(picture.where)}"
         yield Illustration(f"pan_{number:02d}", partial(gallery, [picture]), alt, "", LOOKS, True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,12 +68,15 @@ def csv_of(survey: Survey) -> str:
     head = ["layer", "channel", "sides", *PANType._fields, "strongest"]
     sides = survey.report.sides
     head += ["low", "high", "certain", "visible", "reads the padding"]  # the interval of its strongest side
+    head += ["reference", "drift"]  # how its layer was measured, and the control
     head += [f"{what} {side}" for what in _BY_SIDE for side in sides]
     rows: list[list[object]] = []
     for pan in survey.report.pans:
         row = [pan.layer, pan.channel, pan.kind, *type_of(pan, survey.report), pan.strongest]
         row += [f"{end:.6g}" for end in pan.interval.get(pan.strongest, ())] or ["", ""]
         row += ["" if one is None else "yes" if one else "no" for one in (pan.certain, pan.visible, pan.reads_padding)]
+        line = survey.report.layers[pan.layer]
+        row += [line.reference or "", "" if math.isnan(line.drift) else f"{line.drift:.6g}"]
         for values in (pan.contrast, pan.effect, pan.consistency, pan.shift, pan.after):
             row += [f"{values[side]:.6g}" if side in values else "" for side in sides]
         if flips is not None:

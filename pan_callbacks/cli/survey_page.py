@@ -24,7 +24,8 @@ from pan_callbacks.reports.taxonomy import PANType, counts, cross_table
 _STRONGEST = 50
 _PICTURED = (
     "The strongest of each kind (side, sign and origin), the kinds with the most members first. Taps of the kernel "
-    "that read the padding are outlined; border and reference are the samples that the contrast compares."
+    "that read the padding are outlined; border and reference are the samples that the contrast compares. The maps are "
+    "of the images that the border was seen in: below each stands which, if they are not the images as they are."
 )
 
 
@@ -75,7 +76,7 @@ def _types(report: PANReport) -> list[Part]:
         for value, count in counts(report, by).items()
     ]
     every = [(*kind, count) for kind, count in cross_table(report).most_common()]
-    strongest = pan_table(report.strongest(_STRONGEST))
+    strongest = pan_table(report, _STRONGEST)
     return [
         ShownTable(Table.of(("by", "type", "PANs", "share"), rows, numbers=("PANs", "share"))),
         ShownTable(

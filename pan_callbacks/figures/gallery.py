@@ -41,7 +41,7 @@ _WIDTH, _ROW, _LINE = 10.0, 2.45, 1.75
 _KERNEL: Box = (0.35, 0.45, 1.6, 1.47)
 _ACTIVATION: Box = (3.2, 0.45, 1.6, 1.47)
 _DISTRIBUTIONS: Box = (6.0, 0.45, 3.85, 1.47)
-_EXAMPLE, _FIRST_EXAMPLE, _NEXT_EXAMPLE = 1.33, 0.2, 1.585
+_EXAMPLE, _FIRST_EXAMPLE, _NEXT_EXAMPLE = 1.29, 0.2, 1.55
 _BAR, _BEFORE_BAR = 0.09, 0.11
 _NO_TICKS: dict[str, Any] = {"xticks": [], "yticks": []}
 _TITLE: dict[str, Any] = {"fontsize": NORMAL, "y": 1.0, "pad": 11}
@@ -85,7 +85,8 @@ def _row(part: SubFigure, picture: NeuronPicture, side: str) -> None:
     maps = [place(part, box, (_WIDTH, _ROW), **_NO_TICKS) for box in boxes]
     draw_kernel(maps[0], kernel, picture.padding_taps)
     draw_activation(maps[1], activation, side)
-    draw_distributions(place(part, _DISTRIBUTIONS, (_WIDTH, _ROW)), picture, side)
+    maps[1].set_xlabel(picture.where, fontsize=SMALL, labelpad=8)  # below the mark of the bottom
+    _distributions(place(part, _DISTRIBUTIONS, (_WIDTH, _ROW)), picture, side)
     for one, (left, bottom, width, height) in zip(maps, boxes, strict=True):
         _bar(part, one.images[0], (left + width + _BEFORE_BAR, bottom + 0.075 * height, _BAR, 0.85 * height), _ROW)
 
@@ -157,7 +158,7 @@ def _examples(part: SubFigure, picture: NeuronPicture, lines: int, side: str) ->
                 drawn = _show(axes, values, cmap="viridis", vmin=low, vmax=high)
                 _mark(axes, values.shape, side)
     height = 0.85 * (all_lines - 0.42)
-    _bar(part, drawn, (9.6, 0.12 + (all_lines - 0.42 - height) / 2, _BAR, height), all_lines, extend)
+    _bar(part, drawn, (9.36, 0.12 + (all_lines - 0.42 - height) / 2, _BAR, height), all_lines, extend)
 
 
 def _limits(values: FloatArray) -> tuple[float, float]:
@@ -196,7 +197,7 @@ def _bar(part: SubFigure, image: AxesImage, box: Box, height: float, extend: str
     bar.ax.tick_params(labelsize=SMALL)
 
 
-def draw_distributions(axes: Axes, picture: NeuronPicture, side: str) -> None:
+def _distributions(axes: Axes, picture: NeuronPicture, side: str) -> None:
     """Draw border against reference, as densities on common bins."""
     samples = {"border": finite(picture.border), "reference": finite(picture.reference)}
     pooled = np.concatenate(list(samples.values()))

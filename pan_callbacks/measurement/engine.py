@@ -19,12 +19,13 @@ from pan_callbacks.measurement.forwards import OurForwards
 from pan_callbacks.measurement.grouping import Names
 from pan_callbacks.measurement.hooks import Probes, guarded
 from pan_callbacks.measurement.intake import Intake
+from pan_callbacks.measurement.plans import SitePlan
 from pan_callbacks.measurement.reporting import report_of
 from pan_callbacks.measurement.settings import Settings
 from pan_callbacks.measurement.shadow import Shadow, is_lazy
 from pan_callbacks.measurement.together import Part, together
+from pan_callbacks.measurement.views import InView
 from pan_callbacks.measurement.visit import Visit
-from pan_callbacks.padding import Geometry
 from pan_callbacks.reports.pan_report import PANReport
 
 #: Images kept for pictures.
@@ -182,22 +183,20 @@ class Measurement:
         """
         return (self._found or self._collectors)[layer].readings(side)
 
-    def geometry(self, layer: str) -> Geometry | None:
-        """Return a layer's geometry in the model's own forward, None if it is not known."""
-        return self._forwards.how_measured(layer).geometry
+    def site(self, layer: str) -> SitePlan | None:
+        """Return how a layer is measured, None if it is not."""
+        return self._forwards.how_measured(layer).site
 
-    @property
-    def sample_images(self) -> Tensor | None:
-        """The first images that entered, for pictures (images, channels, height, width); None before any did."""
-        return None if self._sample is None else self._sample.images
-
-    def watch_sample(self, layers: Collection[str], listener: Listener, count: int) -> None:
-        """Run the first ``count`` of :attr:`sample_images` once more, and let somebody listen to some layers."""
-        if self._sample is not None:
-            shadow = self._forwards.shadow(self._sample)
-            with shadow.running():
-                shadow.probes.listen(listener, layers)
-                shadow.call(self._sample.first(count)).run()
+    def watch_sample(self, names: Collection[str], listener: Listener, count: int, view: InView) -> Tensor | None:
+        """Run the first images that entered once more, in a view, for who listens; return them as they were seen."""
+        if self._sample is None:
+            return None
+        call, shadow, (make, offset) = self._sample.first(count), self._forwards.shadow(self._sample), view
+        call = call if make is None else call.seen(make, offset)
+        with shadow.running():
+            shadow.probes.listen(listener, names)
+            shadow.call(call.copied()).run()  # a model that writes into its input keeps off the sample
+        return call.images
 
     # --- while images pass -------------------------------------------------------------------------------------------
 

@@ -80,6 +80,8 @@ class Window:
 
 #: Makes a view's input from images (images, channels, height, width) and an offset in pixels.
 Input = Callable[[Tensor, int], Tensor]
+#: What makes an input (None for the images as they are), and the offset.
+InView = tuple[Input | None, int]
 #: What a map gives: the border readings, those of the reference, or the border's with all earlier padding neutral.
 Role = Literal["border", "reference", "earlier"]
 
@@ -109,11 +111,13 @@ class View:
         name: As it is asked for and reported.
         usual: The pair for every side that has none of its own, and for the interior.
         sides: Side to its own pair.
+        where: Where the border was seen, in words for a picture; "" if in the images as they are.
     """
 
     name: Reference
     usual: Pair = Pair()
     sides: Mapping[str, Pair] = field(default_factory=dict)
+    where: str = ""
 
     def pair(self, side: str) -> Pair:
         """Return the two inputs for a side, or for ``"interior"``."""
@@ -143,9 +147,14 @@ def _windows(side: str) -> Pair:
 
 #: Every view by its name; the inputs of zoom are several times as large as the images, and of windows there are four.
 VIEWS = {
-    "crop": View("crop", Pair(crop)),
-    "zoom": View("zoom", Pair(zoomed_middle, zoom)),
-    "windows": View("windows", _windows("bottom-right"), {side: _windows(side) for side in SIDES}),
+    "crop": View("crop", Pair(crop), where="in the middle of the images"),
+    "zoom": View("zoom", Pair(zoomed_middle, zoom), where="measured on enlarged images"),
+    "windows": View(
+        "windows",
+        _windows("bottom-right"),
+        {side: _windows(side) for side in SIDES},
+        where="measured on enlarged images, a window",
+    ),
     "mirror": View("mirror", Pair(None, mirror)),
     "centre": View("centre"),
 }

@@ -14,7 +14,7 @@ from pan_callbacks.padding import ALL_SIDES, SIDES
 from pan_callbacks.reports._fields import few, maybe, number, one_of, record, row, several, shown, text, whole
 from pan_callbacks.reports._json import finite
 from pan_callbacks.reports.pans import PAN, by_side, counted, half_width, margin, origin_of, origins_of, quantiles
-from pan_callbacks.reports.words import REFERENCES, Reference
+from pan_callbacks.reports.words import ENLARGED, REFERENCES, Reference
 
 #: Channels beyond which a file is no report, so that one of a few bytes cannot ask for all memory.
 MOST_CHANNELS = 2**20
@@ -214,6 +214,22 @@ class LayerReport:
             )
             for i, (channel, reached) in enumerate(zip(chosen.tolist(), over[:, chosen].T.tolist(), strict=True))
         ]
+
+    @property
+    def enlarged(self) -> bool:
+        """Whether it was measured on enlarged images, and not on what the network sees otherwise."""
+        return self.reference in ENLARGED
+
+    def drifts(self, threshold: float) -> bool:
+        """Whether the control is high: in the middle of the map, half of what makes a PAN is there without a border.
+
+        Half, as for everything that a contrast may be due to: the padding of one layer (:func:`~.pans.origins_of`), or
+        the edges that meet in a corner (:func:`~.pans.margin`).
+
+        Args:
+            threshold: Absolute contrast from which a neuron is a PAN.
+        """
+        return self.drift >= threshold / 2  # NaN compares false: there was no control
 
     @property
     def skip(self) -> Skip | None:

@@ -47,7 +47,7 @@ class PANReport(Findings):
         Args:
             limit: Rows at most; None for all.
         """
-        return self.summary().replace("\n", "  \n") + "\n\n" + pan_table(self.strongest(limit)).markdown()
+        return self.summary().replace("\n", "  \n") + "\n\n" + pan_table(self, limit).markdown()
 
     def table(self, limit: int | None = 20) -> rich.table.Table:
         """Return the strongest PANs as a :class:`rich.table.Table`, for ``rich.print``.
@@ -55,15 +55,15 @@ class PANReport(Findings):
         Args:
             limit: Rows at most; None for all.
         """
-        shown = self.strongest(limit)
-        more = f" (strongest {len(shown)} of {self.count})" if len(shown) < self.count else ""
-        return pan_table(shown).rich(title=f"Padding aware neurons{more}")
+        shown = pan_table(self, limit)
+        more = f" (strongest {len(shown.rows)} of {self.count})" if len(shown.rows) < self.count else ""
+        return shown.rich(title=f"Padding aware neurons{more}")
 
     def _repr_html_(self) -> str:
         """Return the summary and the strongest PANs, as a notebook shows them."""
-        shown = self.strongest(_IN_NOTEBOOK)
-        more = f"The strongest {len(shown)} of {self.count}:" if len(shown) < self.count else ""
-        return "\n".join([paragraph(self.summary()), *([paragraph(more)] if more else []), pan_table(shown).html()])
+        shown = pan_table(self, _IN_NOTEBOOK)
+        more = f"The strongest {len(shown.rows)} of {self.count}:" if len(shown.rows) < self.count else ""
+        return "\n".join([paragraph(self.summary()), *([paragraph(more)] if more else []), shown.html()])
 
     def to_pandas(self) -> pandas.DataFrame:
         """Return a row for each PAN, by layer and channel in the model's order.

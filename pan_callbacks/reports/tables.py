@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,9 @@ from pan_callbacks.reports.pans import PAN
 
 if TYPE_CHECKING:
     import rich.table
+
+    from pan_callbacks.reports.findings import Findings
+    from pan_callbacks.reports.layer_report import LayerReport
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Table:
         head: Heading of each column.
         rows: Cells of each row, as they are shown.
         numbers: Headings of the columns that hold numbers, which stand at the right.
+        notes: Sentences below it, which say what marks in its cells mean; a CSV file has none.
 
     Raises:
         ValueError: If a row has another number of cells than there are headings.
@@ -45,6 +49,7 @@ class Table:
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     numbers: Collection[str] = ()
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -70,13 +75,13 @@ class Table:
         """
         empty = {i for i in range(1, len(self.head)) if self.rows and all(row[i] in ("-", "") for row in self.rows)}
         head, *rows = (tuple(cell for i, cell in enumerate(line) if i not in empty) for line in (self.head, *self.rows))
-        return Table(head, tuple(rows), self.numbers)
+        return replace(self, head=head, rows=tuple(rows))
 
     def turned(self) -> Table:
         """Return the table with a column for each row: for few rows of many quantities."""
         columns = list(zip(self.head, *self.rows, strict=True))
         head = ("", *columns[0][1:])
-        return Table(head, tuple(columns[1:]), numbers=head[1:])
+        return Table(head, tuple(columns[1:]), numbers=head[1:], notes=self.notes)
 
     def text(self) -> str:
         """Return the table as plain text, its columns two spaces apart."""
@@ -87,13 +92,13 @@ class Table:
             cells = zip(line, widths, self.is_number, strict=True)
             return "  ".join(cell.rjust(n) if number else cell.ljust(n) for cell, n, number in cells).rstrip()
 
-        return "\n".join(map(aligned, lines))
+        return "\n".join([*map(aligned, lines), *self.notes])
 
     def markdown(self) -> str:
         """Return the table in Markdown."""
         rule = "|" + "|".join("---:" if number else "---" for number in self.is_number) + "|"
         head, *rows = ("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self._lines())
-        return "\n".join([head, rule, *rows])
+        return "\n".join([head, rule, *rows, *("\n" + note for note in self.notes)])
 
     def html(self) -> str:
         """Return the table in HTML."""
@@ -105,7 +110,8 @@ class Table:
 
         head, *rows = self._lines()
         body = "\n".join(row("td", line) for line in rows)
-        return f"<table>\n<thead>{row('th', head)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+        notes = "".join(f"\n<p>{escape(note)}</p>" for note in self.notes)
+        return f"<table>\n<thead>{row('th', head)}</thead>\n<tbody>\n{body}\n</tbody>\n</table>{notes}"
 
     def csv(self) -> str:
         """Return the table as comma separated values, none of which a spreadsheet takes for a formula."""
@@ -125,7 +131,8 @@ class Table:
         from rich.table import Table as RichTable
 
         head, *rows = (tuple(map(markup.escape, line)) for line in self._lines())
-        table = RichTable(title=title, show_edge=edge, pad_edge=edge)
+        notes = "\n".join(self.notes) or None
+        table = RichTable(title=title, caption=notes, caption_justify="left", show_edge=edge, pad_edge=edge)
         for heading, number in zip(head, self.is_number, strict=True):
             table.add_column(heading, justify="right" if number else "left", overflow="fold")
         for row in rows:
@@ -137,26 +144,44 @@ class Table:
         return [tuple(map(visible, line)) for line in (self.head, *self.rows)]
 
 
-def pan_table(pans: Iterable[PAN]) -> Table:
-    """Return a table with a row for each PAN: where it is, and its figures on its strongest side.
+#: Beside the name of a layer that was measured on enlarged images; whose control is high.
+_ENLARGED, _DRIFTS = "†", "‡"
+
+
+def pan_table(report: Findings, limit: int | None = None) -> Table:
+    """Return a table with a row for each of the strongest PANs: where it is, and its figures on its strongest side.
 
     The contrast with its 95 % interval, with a star if it is certain; what is left of it after what follows
     (``after``); how consistently padding pushes the same pixels (``paired``); the padding effect, and the origin.
-    Without a column of what is known of none.
+    Without a column of what is known of none. Marks beside the layer, and notes that explain them, name what was
+    measured on enlarged images, and where the control is high.
 
     Args:
-        pans: The PANs, in the order of the rows.
+        report: The report that has them.
+        limit: Rows at most; None for all.
     """
-    rows = [_pan_row(pan) for pan in pans]
+    pans = report.strongest(limit)
+    meanings = {
+        _ENLARGED: "measured on enlarged images, not on those that the network sees",
+        _DRIFTS: f"control (drift) of {report.threshold / 2:g} or more: the comparison alone moves the layer's middle",
+    }
+    marks = {name: _marks(report.layers[name], report.threshold) for name in {pan.layer for pan in pans}}
+    notes = tuple(f"{mark} {meaning}" for mark, meaning in meanings.items() if any(mark in m for m in marks.values()))
+    rows = [_pan_row(pan, marks[pan.layer]) for pan in pans]
     numbers = ("channel", "contrast", "95 %", "after", "paired", "effect")
     head = ("layer", "channel", "sides", *numbers[1:], "origin")
-    return Table(head, tuple(rows), numbers).known()
+    return Table(head, tuple(rows), numbers, notes).known()
 
 
-def _pan_row(pan: PAN) -> tuple[str, ...]:
+def _marks(line: LayerReport, threshold: float) -> str:
+    marks = _ENLARGED * line.enlarged + _DRIFTS * line.drifts(threshold)
+    return marks and f" {marks}"
+
+
+def _pan_row(pan: PAN, marks: str) -> tuple[str, ...]:
     side = pan.strongest
     low, high = pan.interval.get(side, (math.nan, math.nan))
     interval = "-" if math.isnan(low) else f"{low:+.2f} … {high:+.2f}" + " *" * pan.certain
     known = (pan.after, pan.consistency, pan.effect)
     figures = [f"{values[side]:+.2f}" if side in values else "-" for values in known]
-    return pan.layer, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", interval, *figures, pan.origin
+    return pan.layer + marks, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", interval, *figures, pan.origin

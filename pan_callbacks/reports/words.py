@@ -7,6 +7,8 @@ from typing import Literal, get_args
 #: What a border may be compared with.
 Reference = Literal["crop", "zoom", "windows", "mirror", "centre"]
 REFERENCES: tuple[Reference, ...] = get_args(Reference)
+#: Those whose inputs are the images enlarged.
+ENLARGED: tuple[Reference, ...] = ("zoom", "windows")
 
 #: What stands in the place of a masked neuron's answer, or of the padding that it reads.
 Mode = Literal["zero", "mean", "neutral", "neutral-mean"]

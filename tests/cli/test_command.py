@@ -141,13 +141,15 @@ def test_pans_json_survives_a_round_trip(scanned, tmp_path):
 def test_the_csv_has_the_pans_of_the_report(scanned):
     with (scanned[1] / "pans.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    pans = PANReport.load(scanned[1] / "pans.json").pans
+    report = PANReport.load(scanned[1] / "pans.json")
+    pans, layers = report.pans, report.layers
     assert [(row["layer"], int(row["channel"]), row["origin"]) for row in rows] == [
         (pan.layer, pan.channel, pan.origin) for pan in pans
     ]
     for row, pan in zip(rows, pans, strict=True):
         told = {side: float(row[f"contrast {side}"]) for side in planted.SIDES if row[f"contrast {side}"]}
         assert told == pytest.approx(pan.contrast, abs=1e-5)
+        assert (row["reference"], row["drift"]) == (layers[pan.layer].reference, f"{layers[pan.layer].drift:.6g}")
 
 
 def test_a_scan_says_what_it_found_and_where_it_wrote_it(scanned):

@@ -25,6 +25,7 @@ from pan_callbacks.cli.survey import EXAMPLES, PICTURES, look_at
 from pan_callbacks.cli.survey_page import page_of
 from pan_callbacks.cli.words import WORDS, with_definitions
 from pan_callbacks.figures.style import note
+from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.tables import Table, pan_table
 from pan_callbacks.sources.sample import PICTURES as PICTURES_OF_SKIMAGE
 from pan_callbacks.sources.sample import pictures
@@ -202,8 +203,17 @@ def test_a_table_of_the_page_is_the_table_of_the_report():
     net = small_net()
     report = report_on(net, {"0": (0, 3), "3": (5,)})
     page = page_of(look_at(net, report, {}, (24, 24)), []).html()
-    for row in pan_table(report.strongest()).rows:
+    for row in pan_table(report).rows:
         assert "".join(re.findall(r"<td[^>]*>([^<]*)</td>", page)).count("".join(row)) == 1
+
+
+def test_marks_of_layers_are_explained_below_the_table_of_pans():
+    net = small_net()
+    report = report_on(net, {"0": (0, 3)})
+    marked = PANReport({name: replace(line, reference="zoom") for name, line in report.layers.items()})
+    page = page_of(look_at(net, marked, {}, (24, 24)), []).html()
+    assert "<td>0 †</td>" in page and '<p class="marks">† measured on enlarged images' in page
+    assert 'class="marks"' not in page_of(look_at(net, report, {}, (24, 24)), []).html()
 
 
 # -------------------------------------------------------------------------------------- words, sorting, and size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -239,6 +240,44 @@ class TestNeuronPictures:
         assert report.count
         for picture in neuron_pictures(measurement, report):
             torch.testing.assert_close(picture.kernel, standardised[picture.pan.channel], rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("reference", "words"),
+        [
+            ("crop", "in the middle of the images"),
+            ("zoom", "measured on enlarged images"),
+            ("windows", "measured on enlarged images, a window"),
+            ("mirror", ""),
+            ("centre", ""),
+        ],
+    )
+    def test_map_and_histogram_are_of_the_same_inputs_and_the_figure_says_which(self, reference, words):
+        measurement = Measurement(self.model, Settings(reference=reference))
+        measurement.start()
+        with quietly(self.model):
+            self.model(self.images)
+        pans = [pan for pan in measurement.report().pans if pan.channel < 2]
+        found = neuron_pictures(measurement, measurement.report(), examples=len(self.images), pans=pans)
+        assert len(found) == 2
+        for picture in found:
+            maps = torch.stack([activation for _, activation in picture.examples])
+            assert [image.shape[1:] for image, _ in picture.examples] == [maps.shape[1:]] * len(self.images)
+            torch.testing.assert_close(picture.activation, maps.mean(0))
+            line = {"top": maps[:, 0], "right": maps[:, :, -1]}[picture.pan.strongest]
+            nearest = (picture.border[:, None] - line.reshape(1, -1)).abs().amin(1)
+            assert float(nearest.max()) < 1e-5
+            assert picture.where == words
+        assert words in texts(gallery([replace(found[0], examples=())]))
+
+    def test_a_head_of_fixed_size_does_not_hinder_pictures_of_smaller_images(self):
+        model = nn.Sequential(self.model[0], nn.Flatten(), nn.Linear(3 * 16 * 20, 2)).eval()
+        measurement = Measurement(model, Settings(reference="crop"))
+        measurement.start()
+        with quietly(model):
+            model(self.images)
+        report = measurement.report()
+        assert report.layers["0"].reference == "crop"
+        assert len(neuron_pictures(measurement, report)) == report.count >= 2
 
     def test_they_can_be_drawn(self):
         assert draws_without_warning(gallery(self.pictures(examples=3).values()))

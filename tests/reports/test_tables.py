@@ -6,11 +6,21 @@ import csv
 import io
 
 import pytest
+import torch
 from rich.console import Console
 
 from pan_callbacks.reports._text import csv_cell, visible
-from pan_callbacks.reports.pans import PAN
+from pan_callbacks.reports.layer_report import LayerReport
+from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.tables import Table, pan_table
+
+
+def line(effect: float = 0.0, **changes) -> LayerReport:
+    """A layer of one neuron, which answers the top border."""
+    contrast, effects = torch.zeros(8, 1), torch.zeros(8, 1)
+    contrast[0], effects[0] = 0.9, effect
+    return LayerReport(1, (3, 3), **{"reference": "crop", "contrast": contrast, "effect": effects} | changes)
+
 
 TABLE = Table.of(("layer", "PANs"), [("conv1", 3), ("a|b [x]", 12)], numbers=("PANs",))
 
@@ -45,9 +55,35 @@ def test_a_row_of_another_length_is_refused():
 
 
 def test_a_layer_whose_name_is_a_number_is_no_number():
-    table = pan_table([PAN("0", 3, frozenset({"top"}), {"top": 0.9}, {}, "nascent")])
+    table = pan_table(PANReport({"0": line(effect=1.0)}))
     assert dict(zip(table.head, table.is_number, strict=True))["layer"] is False
-    assert table.rows == (("0", "3", "top", "+0.90", "nascent"),)
+    assert table.rows == (("0", "0", "top", "+0.90", "+1.00", "nascent"),)
+
+
+def test_layers_measured_on_enlarged_images_or_with_a_high_control_are_marked_and_the_marks_explained():
+    lines = {
+        "plain": line(drift=0.39),
+        "small": line(reference="zoom"),
+        "moved": line(drift=0.4),
+        "worst": line(reference="windows", drift=1.0),
+        "centre": line(reference="centre"),
+    }
+    table = pan_table(PANReport(lines))
+    assert sorted(row[0] for row in table.rows) == ["centre", "moved ‡", "plain", "small †", "worst †‡"]
+    enlarged, drifts = table.notes
+    assert enlarged.startswith("† measured on enlarged images") and drifts.startswith("‡ control (drift) of 0.4")
+    assert pan_table(PANReport({"moved": line(drift=0.4)})).notes == (drifts,)
+    assert pan_table(PANReport({"plain": line()})).notes == ()
+    assert pan_table(PANReport({"moved": line(drift=0.4)}, threshold=0.85)).notes == ()
+
+
+def test_a_note_stands_below_a_table_in_every_form_but_that_of_data():
+    table = Table(("layer",), (("a †",),), notes=("† of <b>",))
+    console = Console(file=io.StringIO(), width=40)
+    console.print(table.rich())
+    assert table.text().endswith("\n† of <b>") and table.markdown().endswith("\n\n† of <b>")
+    assert table.html().endswith("<p>† of &lt;b&gt;</p>") and "† of <b>" in console.file.getvalue()
+    assert table.csv() == "layer\na †\n" and table.known().notes == table.notes
 
 
 @pytest.mark.parametrize("code", [*range(0x20), *range(0x7F, 0xA0), 0xAD, *range(0x200B, 0x200C), 0x200E, 0x200F])
