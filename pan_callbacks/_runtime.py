@@ -218,6 +218,26 @@ def progress_bar(
         yield lambda images: progress.advance(task, images)
 
 
+@contextmanager
+def waiting(what: str, show: bool = True) -> Iterator[None]:
+    """Show that something goes on of which nobody knows how long it takes, and for how long it has; or nothing.
+
+    Args:
+        what: Words before the bar.
+        show: Whether there is a bar; it is drawn in terminals alone.
+    """
+    if not show:
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn(what), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
+        progress.add_task(what, total=None)
+        yield
+
+
 class Counted(Iterable[Tensor]):
     """Batches that say how far work is that reads them several times.
 

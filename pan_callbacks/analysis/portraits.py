@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from pan_callbacks._runtime import halving
+from pan_callbacks._runtime import halving, unseen
 from pan_callbacks.analysis.kernels import padding_taps
 from pan_callbacks.measurement.calls import LayerCall, StopForward
 from pan_callbacks.measurement.engine import SAMPLE_IMAGES, Measurement
@@ -49,6 +49,7 @@ def neuron_pictures(
     limit: int = 6,
     examples: int = 0,
     pans: Iterable[PAN] | None = None,
+    advance: Callable[[float], None] = unseen,
 ) -> list[NeuronPicture]:
     """Return pictures of the strongest PANs, one of each type first.
 
@@ -61,6 +62,7 @@ def neuron_pictures(
         limit: Pictures at most.
         examples: Images to show with each neuron's activation; as many as were kept at most.
         pans: Neurons to picture, in this order, instead of the strongest; ``limit`` does not hold for them.
+        advance: Is told of every neuron that was looked at.
     """
     pans = _varied(report, limit) if pans is None else list(pans)
     samples = [measurement.readings(pan.layer, pan.strongest) for pan in pans]
@@ -70,12 +72,13 @@ def neuron_pictures(
         site = sites[pan.layer]
         if site is not None:
             by_view.setdefault((site.view.pair(pan.strongest).border, site.offset), []).append(pan)
-    seen: dict[tuple[str, int], _Activation] = {}
+    found: dict[tuple[str, int], _Activation] = {}
     for view, members in by_view.items():
-        seen |= _watch(measurement, members, view, examples)
+        found |= _watch(measurement, members, view, examples)
+        advance(len(members))
     pictures = []
     for pan, (border, reference) in zip(pans, samples, strict=True):
-        activation, site = seen.get((pan.layer, pan.channel)), sites[pan.layer]
+        activation, site = found.get((pan.layer, pan.channel)), sites[pan.layer]
         if activation is None or site is None:
             continue
         pictures.append(

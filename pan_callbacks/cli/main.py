@@ -161,7 +161,7 @@ def _write(job: Job, measured: _Measured, tell: Tell | None, show: bool) -> bool
     from pan_callbacks.cli.survey import look_at
 
     options, scanned = job.options, measured.scanned
-    progress = not options.quiet and sys.stderr.isatty()
+    progress = options.shows_progress
     about, size, notes = _about(job, measured), job.loaded.preprocessing.size, scanned.notes
 
     def survey(images: Sequence[Tensor], notes: Sequence[str]) -> Survey:

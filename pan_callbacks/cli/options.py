@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +81,11 @@ class ModelOptions:
     def processes(self) -> int:
         """Processes in all."""
         return self.devices * self.num_nodes
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether to show bars: in a terminal, of several processes in the first on a machine."""
+        return not self.quiet and os.environ.get("LOCAL_RANK", "0") == "0" and sys.stderr.isatty()
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class Process:
         if many:
             fabric.launch()
         self.device, self.rank, self.world = fabric.device, fabric.global_rank, fabric.world_size
-        self.shows_progress = not options.quiet and self.rank == 0 and sys.stderr.isatty()
+        self.shows_progress = options.shows_progress and self.rank == 0
 
     def scan(self, model: nn.Module, batches: Stoppable, job: Job) -> Scanned:
         """Scan a model; the same report in any number of processes.
@@ -143,7 +143,7 @@ class Process:
         try:
             with scanned(model, batches, job.settings, shard, self.shows_progress, groups_of) as (measurement, report):
                 try:
-                    return Scanned(report, tuple(pictures_of(measurement, report)))
+                    return Scanned(report, tuple(pictures_of(measurement, report, self.shows_progress)))
                 except Exception as error:  # pictures are not worth the report
                     return Scanned(report, (), (f"pictures of neurons were left out: {type(error).__name__}: {error}",))
         except PANError as error:  # there were no images, or another process says so

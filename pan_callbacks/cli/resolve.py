@@ -109,7 +109,8 @@ def threshold_of(options: ModelOptions) -> float:
 
 def model_of(options: ModelOptions) -> LoadedModel:
     """Load the model that was asked for, with the mean and deviation that were."""
-    return normalised(load_model(options.model, options.weights, options.num_classes, options.size), options)
+    asked = options.model, options.weights, options.num_classes, options.size
+    return normalised(load_model(*asked, progress=options.shows_progress), options)
 
 
 def check_images(options: ModelOptions, labelled: bool) -> None:

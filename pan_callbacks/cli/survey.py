@@ -141,7 +141,8 @@ def look_at(
     )
 
 
-def pictures_of(measurement: Measurement, report: PANReport) -> list[NeuronPicture]:
+def pictures_of(measurement: Measurement, report: PANReport, progress: bool = False) -> list[NeuronPicture]:
     """Return the strongest neurons of each type, as long as the measurement is attached; every process calls it."""
     pans = by_type(report, limit=PICTURES)
-    return neuron_pictures(measurement, report, examples=EXAMPLES, pans=pans)
+    with progress_bar("pictures of neurons", len(pans), progress and bool(pans), "neurons") as advance:
+        return neuron_pictures(measurement, report, examples=EXAMPLES, pans=pans, advance=advance)

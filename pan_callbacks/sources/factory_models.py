@@ -77,7 +77,7 @@ class FactoryModel:
         except (Exception, SystemExit) as error:
             raise PANError(f"{self.name} raised {in_one_line(error)}") from error
 
-    def make(self, pretrained: bool = False, **changed: Any) -> nn.Module:
+    def make(self, pretrained: bool = False, progress: bool = False, **changed: Any) -> nn.Module:
         """Call the function, which has one way to make its model."""
         folder = Path(self.module).parent if self.module.endswith(".py") else Path.cwd()
         with _importable(folder), self._running():
@@ -86,8 +86,9 @@ class FactoryModel:
             raise UsageError(f"{self.name} returned a {type(model).__name__}; a torch.nn.Module is needed")
         return model
 
-    def check_pretrained(self) -> None:
+    def check_pretrained(self) -> bool:
         """Ask nobody: the function does as it likes."""
+        return False
 
     def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterable[dict[str, Any]]:
         """Offer nothing."""

@@ -25,17 +25,18 @@ class Library(Protocol):
     default_weights: str
     random_weights: str
 
-    def make(self, pretrained: bool = False, **changed: Any) -> nn.Module:
+    def make(self, pretrained: bool = False, progress: bool = False, **changed: Any) -> nn.Module:
         """Make the model.
 
         Args:
             pretrained: Whether with the library's weights.
+            progress: Whether the library shows a bar while it downloads them.
             changed: Arguments of the library's own, as :meth:`changes` offers them.
         """
         ...
 
-    def check_pretrained(self) -> None:
-        """Raise PANError if there are no pretrained weights to be had."""
+    def check_pretrained(self) -> bool:
+        """Return whether pretrained weights have to be downloaded; PANError if there are none to be had."""
         ...
 
     def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterable[dict[str, Any]]:

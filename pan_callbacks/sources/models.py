@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pan_callbacks._runtime import waiting
 from pan_callbacks.errors import UsageError
 from pan_callbacks.layers import convolutions
 from pan_callbacks.sources.checkpoints import LITE0_PACKAGE, with_checkpoint, with_lite0
@@ -44,6 +45,7 @@ def load_model(
     weights: str | os.PathLike[str] = "default",
     num_classes: int | None = None,
     size: int | tuple[int, int] | None = None,
+    progress: bool = False,
 ) -> LoadedModel:
     """Make a model and give it its weights: all of them or none, nothing is loaded in part.
 
@@ -57,6 +59,7 @@ def load_model(
             LightningModule's ``net.`` are stripped.
         num_classes: Outputs of the model; None for the library's default, or for what the checkpoint holds.
         size: Height and width of the images in pixels, or one for a square; None for what the model was trained for.
+        progress: Whether to show that weights are loaded; of a download it is the library's own bar.
 
     Raises:
         UsageError: If there is no such model, factory or checkpoint.
@@ -69,12 +72,12 @@ def load_model(
     """
     library = _library(spec, num_classes)
     weights = os.fspath(weights)
+    downloads = weights == "default" and library.check_pretrained()
     # the same initialisation every time, and the caller's random state untouched
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), waiting("loading the model", progress and not downloads):
         torch.default_generator.manual_seed(0)
         if weights == "default":
-            library.check_pretrained()
-            model, described = library.make(pretrained=True), library.default_weights
+            model, described = library.make(pretrained=True, progress=progress), library.default_weights
         elif weights in ("none", "random"):
             model, described = library.make(), library.random_weights
         elif weights == LITE0_PACKAGE:

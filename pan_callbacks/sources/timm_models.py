@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pan_callbacks.errors import PANError
-from pan_callbacks.sources.downloads import no_weights, pretrained_of, reachable
+from pan_callbacks.sources.downloads import bars_of_the_hub, no_weights, pretrained_of, reachable
 from pan_callbacks.sources.libraries import unknown
 from pan_callbacks.sources.preprocessing import Preprocessing
 
@@ -40,7 +40,7 @@ class TimmModel:
         if self.config is not None and self.config.tag:
             self.default_weights = f"timm's pretrained weights {self.config.tag}"
 
-    def make(self, pretrained: bool = False, **changed: Any) -> nn.Module:
+    def make(self, pretrained: bool = False, progress: bool = False, **changed: Any) -> nn.Module:
         """Make the model."""
         import timm
 
@@ -49,15 +49,15 @@ class TimmModel:
         if not pretrained:
             return timm.create_model(self.name, pretrained=False, **changed)
         overlay: dict[str, Any] = {"pretrained_cfg_overlay": {"file": self.cached}} if self.cached else {}
-        with pretrained_of(self.name):
+        with pretrained_of(self.name), bars_of_the_hub(progress):
             return timm.create_model(self.name, pretrained=True, **overlay, **changed)
 
-    def check_pretrained(self) -> None:
+    def check_pretrained(self) -> bool:
         """See within seconds what timm finds out after a minute of retries: that there is nothing to be had."""
         if self.config is None or not self.config.has_weights:
             raise PANError(f"there are no pretrained weights of {self.name}: --weights FILE, or --weights none")
         if not self.config.hf_hub_id:
-            return
+            return True
         from huggingface_hub import constants, try_to_load_from_cache
 
         files = (
@@ -67,6 +67,7 @@ class TimmModel:
         self.cached = None if self.config.custom_load else next((path for path in found if isinstance(path, str)), None)
         if self.cached is None and not reachable(constants.ENDPOINT):
             raise no_weights(self.name, f"{constants.ENDPOINT} cannot be reached")
+        return self.cached is None
 
     def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
         """Offer arguments that would make the model's first and last layer fit the checkpoint's."""

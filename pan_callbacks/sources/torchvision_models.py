@@ -41,7 +41,7 @@ class TorchvisionModel:
         self.weights = getattr(models.get_model_weights(name), "DEFAULT", None)
         self.arguments = inspect.signature(models.get_model_builder(name)).parameters
 
-    def make(self, pretrained: bool = False, **changed: Any) -> nn.Module:
+    def make(self, pretrained: bool = False, progress: bool = False, **changed: Any) -> nn.Module:
         """Make the model."""
         from torchvision.models import get_model
 
@@ -49,7 +49,7 @@ class TorchvisionModel:
             changed["num_classes"] = self.num_classes
         if pretrained:
             with pretrained_of(self.name):
-                trained: nn.Module = get_model(self.name, weights="DEFAULT", **changed)
+                trained: nn.Module = get_model(self.name, weights="DEFAULT", progress=progress, **changed)
                 return trained
         if "weights_backbone" in self.arguments:  # downloaded by default
             changed["weights_backbone"] = None
@@ -58,7 +58,7 @@ class TorchvisionModel:
         model: nn.Module = get_model(self.name, weights=None, **changed)
         return model
 
-    def check_pretrained(self) -> None:
+    def check_pretrained(self) -> bool:
         """Ask for the weights' host before torch does, which would wait for minutes if a firewall is silent."""
         if self.weights is None:
             raise PANError(f"there are no pretrained weights of {self.name}: --weights FILE, or --weights none")
@@ -66,6 +66,7 @@ class TorchvisionModel:
         cached = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         if not cached.exists() and not reachable(url):
             raise no_weights(self.name, f"{url} cannot be reached")
+        return not cached.exists()
 
     def changes(self, model: nn.Module, state: Mapping[str, Tensor]) -> Iterator[dict[str, Any]]:
         """Offer arguments that would make the model's last layers fit the checkpoint's, auxiliary ones too."""
