@@ -16,6 +16,7 @@ import pytest
 import pan_callbacks
 from pan_callbacks import PANError
 from pan_callbacks.reports import words
+from pan_callbacks.reports.impact_report import Arm
 
 ROOT = Path(__file__).parents[1]
 RIGHT = """
@@ -34,6 +35,8 @@ def use(net: nn.Module, found: ImpactReport) -> None:
     impact(net, [], report, mode="mean")
     mask_permanently(net, report, mode="mean")
     found.arm("pans", "zero")
+    found.controls("neutral-mean")
+    [arm for arm in found.arms if arm.mode == "mean"]
     report.count_by("origin")
     [pan for pan in report.pans if pan.origin == "nascent"]
     PaddingBiasPenalty(net)().item()
@@ -44,7 +47,7 @@ def use(net: nn.Module, found: ImpactReport) -> None:
 WRONG = (
     ('reference="crop"', 'reference="corp"'),
     ('reference="zoom"', 'reference="zooom"'),
-    ('"neutral-mean"', '"neutral_mean"'),
+    ('(mode="neutral-mean"', '(mode="neutral_mean"'),
     ('which="all"', 'which="everything"'),
     ('refresh="once"', 'refresh="never"'),
     ('per="call"', 'per="batch"'),
@@ -53,6 +56,9 @@ WRONG = (
     ('report, mode="mean")\n    mask', 'report, mode="means")\n    mask'),
     ('mode="mean")\n    found', 'mode="average")\n    found'),
     ('arm("pans"', 'arm("pan"'),
+    ('"pans", "zero"', '"pans", "zeros"'),
+    ('controls("neutral-mean"', 'controls("neutral_mean"'),
+    ('arm.mode == "mean"', 'arm.mode == "means"'),
     ('count_by("origin")', 'count_by("origins")'),
     ('== "nascent"', '== "nascnet"'),
     ("().item()", "().items_()"),
@@ -95,6 +101,10 @@ def test_no_word_is_there_twice(name):
         (pan_callbacks.padding_dropout, "per", words.Per),
         (pan_callbacks.PaddingDropout.__init__, "per", words.Per),
         (pan_callbacks.ImpactReport.arm, "kind", words.Kind),
+        (pan_callbacks.ImpactReport.arm, "mode", words.ArmMode),
+        (pan_callbacks.ImpactReport.controls, "mode", words.ArmMode),
+        (pan_callbacks.ImpactReport.likeness, "mode", words.Mode),
+        (Arm, "mode", words.ArmMode),
     ],
 )
 def test_arguments_with_a_few_words_say_which(function, argument, type_):

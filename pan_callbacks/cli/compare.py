@@ -20,7 +20,7 @@ from pan_callbacks.reports.impact_report import ImpactReport
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.tables import Table
 from pan_callbacks.reports.taxonomy import counts
-from pan_callbacks.reports.words import ORIGINS
+from pan_callbacks.reports.words import ORIGINS, Mode
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +96,7 @@ def table(entries: Sequence[Entry]) -> Table:
     return Table.of(head, [_row(entry, modes) for entry in entries])
 
 
-def _row(entry: Entry, modes: Sequence[str]) -> tuple[str, ...]:
+def _row(entry: Entry, modes: Sequence[Mode]) -> tuple[str, ...]:
     report = entry.report
     origins, signs, depths = report.count_by("origin"), report.count_by("sign"), counts(report, "depth")
     sides = report.count_by("side")
@@ -132,7 +132,7 @@ def _whole(number: float) -> str:
     return "-" if math.isnan(number) else f"{number:.0f}"
 
 
-def _change(impact: ImpactReport, mode: str) -> str:
+def _change(impact: ImpactReport, mode: Mode) -> str:
     """Change of the metric, or the divergence if there is no metric."""
     row = next(row for arm, row in zip(_single(impact), impact.rows(), strict=True) if arm == ("pans", mode))
     return row[3] if row[3] != "-" else f"KL {row[4]}"

@@ -11,6 +11,7 @@ from pan_callbacks.analysis.beyond import Beyond
 from pan_callbacks.cli.page import Illustration
 from pan_callbacks.cli.survey import Survey
 from pan_callbacks.reports.impact_report import ImpactReport
+from pan_callbacks.reports.words import Mode
 
 WHERE, LOOKS, IMPACT = "Where they are", "What they look like", "Impact"
 OTHERS, BEYOND, PADDING = "Other measures", "Beyond the contrast", "Padding and kernels"
@@ -22,7 +23,7 @@ NOT_ALWAYS = ("pan_[0-9][0-9].png", "classes_*.png") + tuple(
 )
 
 
-def classes_of(mode: str) -> str:
+def classes_of(mode: Mode) -> str:
     """Return the place of what a mode of the mask does to each class."""
     return f"{IMPACT}, {mode}"
 

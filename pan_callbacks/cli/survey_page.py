@@ -20,6 +20,7 @@ from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.pan_report import PANReport
 from pan_callbacks.reports.tables import Table, pan_table
 from pan_callbacks.reports.taxonomy import PANType, counts, cross_table
+from pan_callbacks.reports.words import Mode
 
 _STRONGEST = 50
 _PICTURED = (
@@ -98,7 +99,7 @@ def _impact(impact: ImpactReport) -> list[Part]:
     return [Text(intro), ShownTable(table), *(Text(sentence, "note") for sentence in impact.notes)]
 
 
-def _classes(impact: ImpactReport, mode: str, shown: Iterable[Part]) -> list[Part]:
+def _classes(impact: ImpactReport, mode: Mode, shown: Iterable[Part]) -> list[Part]:
     """Return what a mode does to each class; nothing if the model is no classifier, or nothing was masked."""
     arm = impact.arm("pans", mode)
     if arm.classes is None or not arm.neurons:
@@ -109,7 +110,7 @@ def _classes(impact: ImpactReport, mode: str, shown: Iterable[Part]) -> list[Par
     return [reproducible, *shown, ShownTable(table, folded=f"Every class, PANs masked ({mode})")]
 
 
-def _reproducible(impact: ImpactReport, mode: str, changes: ClassChanges) -> str:
+def _reproducible(impact: ImpactReport, mode: Mode, changes: ClassChanges) -> str:
     """Return what the split-half correlation says, and what it does not."""
     rho, accuracy = changes.split_half, changes.split_half_accuracy
     if math.isnan(rho):

@@ -10,6 +10,7 @@ import numpy as np
 
 from pan_callbacks.figures.style import BORDER, LARGE, LINE, NORMAL, REFERENCE, SMALL, new_figure, note, plain, shorten
 from pan_callbacks.reports.impact_report import Arm, ClassChanges, ImpactReport
+from pan_callbacks.reports.words import Mode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +59,7 @@ def impact_changes(report: ImpactReport) -> Figure:
     return figure
 
 
-def class_changes(report: ImpactReport, mode: str, limit: int = 20) -> Figure:
+def class_changes(report: ImpactReport, mode: Mode, limit: int = 20) -> Figure:
     """Show the classes whose mean predicted probability moves most when the PANs are masked, with 95 % intervals.
 
     Args:

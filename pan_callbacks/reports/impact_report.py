@@ -16,7 +16,7 @@ from pan_callbacks.reports._impact_fields import impact_fields
 from pan_callbacks.reports._json import check_schema, finite, read_json, write_json
 from pan_callbacks.reports._text import paragraph, visible
 from pan_callbacks.reports.tables import Table
-from pan_callbacks.reports.words import Kind
+from pan_callbacks.reports.words import ArmMode, Kind, Mode
 
 SCHEMA, SCHEMA_VERSION = "pan_callbacks.impact", 1
 
@@ -68,7 +68,7 @@ class Arm:
     """
 
     kind: Kind
-    mode: str
+    mode: ArmMode
     neurons: int
     value: float
     draw: int | None = None
@@ -102,11 +102,11 @@ class ImpactReport:
         return self.arm("baseline", "")
 
     @property
-    def modes(self) -> tuple[str, ...]:
+    def modes(self) -> tuple[Mode, ...]:
         """Modes that the PANs were masked with."""
-        return tuple(arm.mode for arm in self.arms if arm.kind == "pans")
+        return tuple(arm.mode for arm in self.arms if arm.kind == "pans" and arm.mode)
 
-    def arm(self, kind: Kind, mode: str) -> Arm:
+    def arm(self, kind: Kind, mode: ArmMode) -> Arm:
         """Return the arm of a kind and mode; of controls the first draw.
 
         Raises:
@@ -117,11 +117,11 @@ class ImpactReport:
                 return arm
         raise KeyError(f"no arm {kind!r} with mode {mode!r} in this report; it has the modes {', '.join(self.modes)}")
 
-    def controls(self, mode: str) -> tuple[Arm, ...]:
+    def controls(self, mode: ArmMode) -> tuple[Arm, ...]:
         """Every draw of as many other neurons of the same layers, masked with a mode."""
         return tuple(arm for arm in self.arms if (arm.kind, arm.mode) == ("control", mode))
 
-    def likeness(self, mode: str) -> float:
+    def likeness(self, mode: Mode) -> float:
         """Correlation over classes of the PANs' shift with the controls' mean shift.
 
         If it is high, masking any neurons of these layers has this bias; if it is low, it is the PANs' own.

@@ -16,6 +16,8 @@ MODES: tuple[Mode, ...] = get_args(Mode)
 
 #: What is masked in an arm of an impact report.
 Kind = Literal["baseline", "pans", "control", "padding"]
+#: How it is masked; the baseline is not.
+ArmMode = Mode | Literal[""]
 
 #: What the contrast of a PAN may be due to.
 Origin = Literal["nascent", "inherited", "both", "neither"]
