@@ -10,6 +10,7 @@ from importlib import metadata
 from pan_callbacks.cli.page import Links, Part, Text
 from pan_callbacks.cli.survey import Survey
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.reliance import PIXELS
 
 _WHAT = (
     "Convolutions read rows of zeros beyond the edges of an image: padding. A neuron (an output channel of a "
@@ -53,7 +54,8 @@ def _found(survey: Survey) -> Iterator[str]:
         yield _where(report)
     reliance = report.reliance
     if reliance is not None and reliance.flips is not None:
-        yield f"If padding says nothing about the edge, {reliance.flips:.1%} of the images change class."
+        what = "pixels" if reliance.distance == PIXELS else "images"
+        yield f"If padding says nothing about the edge, {reliance.flips:.1%} of the {what} change class."
 
 
 def _compared(survey: Survey) -> Iterator[str]:

@@ -44,6 +44,9 @@ def reliance(
     are those at each pixel (images, classes, height, width). All others, a single logit and maps of the channels and
     the size of the images among them, are compared by their change in units of their spread over images.
 
+    The maps of a detector's head have the shape of a segmentation, and nothing in them says which they are: their
+    channels are taken for classes, too. Of a model that flattens them, ``answer.flatten(2)``, the change is relative.
+
     Args:
         model: Model to run; it is called with a batch of images, on the device it is on.
         batches: Yields tensors of images (images, channels, height, width), or tuples, lists or dicts that hold one.

@@ -27,8 +27,8 @@ class Reliance:
     Args:
         distance: How answers are compared, one of :data:`DISTANCES`. ``"total variation"``: half the sum of the
             absolute changes of the class probabilities. ``"total variation per pixel"``: the same at each pixel,
-            averaged within an image. ``"relative change"``: norm of the change, divided by the root mean squared
-            distance of the answers as they are from their mean over images.
+            averaged within an image, with channels taken for classes. ``"relative change"``: norm of the change,
+            divided by the root mean squared distance of the answers as they are from their mean over images.
         value: Mean of that over images; from 0 to 1 for total variation, 0 or more for the relative change.
         interval: Its 95 % interval; None if nobody knows, as of a single image.
         flips: Share of the images, or mean share of their pixels, whose class is another; None if there are no classes.
@@ -53,10 +53,11 @@ class Reliance:
         moved = f"With all padding neutral, answers move by {self.value:.2g} ({self.distance}{of})"
         if self.flips is None:
             return moved + "."
-        low_high = self.flips_interval
-        of = "" if low_high is None else f" (95 %: {low_high[0]:.1%} to {low_high[1]:.1%})"
-        what = "pixels" if self.distance == PIXELS else "images"
-        return f"{moved}, and {self.flips:.1%} of the {what} change class{of}."
+        low_high, per_pixel = self.flips_interval, self.distance == PIXELS
+        more = [] if low_high is None else [f"95 %: {low_high[0]:.1%} to {low_high[1]:.1%}"]
+        more += ["channels taken for classes"] * per_pixel  # a detector's maps have the shape of a segmentation
+        of = f" ({'; '.join(more)})" if more else ""
+        return f"{moved}, and {self.flips:.1%} of the {'pixels' if per_pixel else 'images'} change class{of}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as a dict of lists, numbers and strings only."""

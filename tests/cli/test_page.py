@@ -18,7 +18,7 @@ import torch
 from pan_callbacks import cli
 from pan_callbacks.analysis.portraits import NeuronPicture
 from pan_callbacks.cli.illustrations import illustrations
-from pan_callbacks.cli.lead import documentation
+from pan_callbacks.cli.lead import documentation, lead
 from pan_callbacks.cli.main import main
 from pan_callbacks.cli.page import Definitions, Illustration, Links, Page, Section, ShownTable, Text
 from pan_callbacks.cli.survey import EXAMPLES, PICTURES, look_at
@@ -26,6 +26,7 @@ from pan_callbacks.cli.survey_page import page_of
 from pan_callbacks.cli.words import WORDS, with_definitions
 from pan_callbacks.figures.style import note
 from pan_callbacks.reports.pan_report import PANReport
+from pan_callbacks.reports.reliance import Reliance
 from pan_callbacks.reports.tables import Table, pan_table
 from pan_callbacks.sources.sample import PICTURES as PICTURES_OF_SKIMAGE
 from pan_callbacks.sources.sample import pictures
@@ -205,6 +206,15 @@ def test_a_table_of_the_page_is_the_table_of_the_report():
     page = page_of(look_at(net, report, {}, (24, 24)), []).html()
     for row in pan_table(report).rows:
         assert "".join(re.findall(r"<td[^>]*>([^<]*)</td>", page)).count("".join(row)) == 1
+
+
+@pytest.mark.parametrize(("distance", "what"), [("total variation", "images"), ("total variation per pixel", "pixels")])
+def test_the_lead_says_what_changes_class(distance, what):
+    net = small_net()
+    layers = report_on(net, {"0": (0,)}).layers
+    report = PANReport(layers, reliance=Reliance(distance, 0.2, None, 0.125, None, 8))
+    said = " ".join(part.text for part in lead(look_at(net, report, {}, (24, 24))) if isinstance(part, Text))
+    assert f"12.5% of the {what} change class" in said
 
 
 def test_marks_of_layers_are_explained_below_the_table_of_pans():

@@ -133,6 +133,13 @@ class TestOtherAnswers:
         flips = (before.argmax(1) != after.argmax(1)).double().mean((1, 2))
         assert 0 < found.flips == pytest.approx(flips.mean().item())
         assert found.flips_interval == pytest.approx(student(flips.numpy(), np.arange(8)), rel=1e-3)
+        assert found.in_words().endswith("; channels taken for classes).")
+
+    def test_maps_that_are_flattened_are_no_classes(self):
+        """The way out for a detector, whose maps have the shape of a segmentation."""
+        found = reliance(nn.Sequential(body(), nn.Flatten(2)).eval(), [images(8)], progress=False)
+        assert found.distance == "relative change" and found.flips is None and found.value > 0
+        assert "class" not in found.in_words()
 
     @pytest.mark.parametrize("shape", [(), (1,)])
     def test_a_single_number_moves_in_units_of_its_spread(self, shape):
