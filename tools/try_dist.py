@@ -14,13 +14,19 @@ import tarfile
 import tempfile
 import venv
 import zipfile
+from email import message_from_bytes, policy
 from importlib.metadata import Distribution, PathDistribution, distribution
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from index_text import relative_links  # noqa: E402
+
 #: What the sdist has to hold beside the package, so that tests and docs can be made from it.
-IN_SDIST = {"setup.cfg", "pyproject.toml", "Makefile", "LICENSE", "CITATION.cff", "constraints.txt", "CHANGELOG.md"}
+IN_SDIST = {"setup.cfg", "setup.py", "pyproject.toml", "Makefile", "LICENSE", "CITATION.cff", "CHANGELOG.md"}
+IN_SDIST |= {"README.md", "constraints.txt"}
 FOLDERS_IN_SDIST = {"tests", "docs", "examples", "configs", "tools", "benchmarks"}
 SMOKE = """
 import sys, torch, pan_callbacks
@@ -40,6 +46,7 @@ def main(folder: str) -> None:
     (wheel,), (sdist,) = (sorted(Path(folder).glob(pattern)) for pattern in ("*.whl", "*.tar.gz"))
     with zipfile.ZipFile(wheel) as in_wheel, tarfile.open(sdist) as in_sdist:
         wrong = wrong_in_wheel(in_wheel.namelist()) + missing_in_sdist(in_sdist.getnames())
+        wrong += dead_links(next(in_wheel.read(name) for name in in_wheel.namelist() if name.endswith("/METADATA")))
     if wrong:
         sys.exit("\n".join(wrong))
     with tempfile.TemporaryDirectory() as place:
@@ -57,6 +64,13 @@ def main(folder: str) -> None:
 def wrong_in_wheel(names: list[str]) -> list[str]:
     """Files of a wheel that are neither the package's nor about it."""
     return [f"the wheel holds {name}" for name in names if not re.match(r"pan_callbacks(-[^/]+\.dist-info)?/", name)]
+
+
+def dead_links(metadata: bytes) -> list[str]:
+    """What a package index would show of a wheel and could not follow, of its METADATA."""
+    text = str(message_from_bytes(metadata, policy=policy.default).get_content())
+    links = [f"the text for a package index leads to {address}, which is relative" for address in relative_links(text)]
+    return links if text.strip() else ["the wheel has no text for a package index"]
 
 
 def missing_in_sdist(names: list[str]) -> list[str]:
