@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.functional.regression import spearman_corrcoef
 
+from pan_callbacks.errors import PANError
 from pan_callbacks.layers import select
 from pan_callbacks.measurement.batches import device_of
 from pan_callbacks.measurement.calls import LayerCall
@@ -45,13 +46,21 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
     read. What the content gives away (a sky above) is read out, too; the same network without padding shows how much
     that is.
 
+    The batches are read twice. A read-out is judged by ranks of what it says of images that it was not fitted to, and
+    there is none before the last image was seen: with one reading these images, or their features, would have to be
+    kept, as many as there are.
+
     Args:
         model: The model; it is left as it was.
-        batches: Images (images, channels, height, width), two at least, the same in every pass.
+        batches: Images (images, channels, height, width), two at least: a list, or a loader that gives the same images
+            in the same order again.
         layers: Names of the layers.
 
     Returns:
         Layer name to its read-out; layers that are not called in a forward are left out.
+
+    Raises:
+        PANError: If the batches can be read only once.
 
     Example:
         >>> net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1)).eval()
@@ -60,6 +69,10 @@ def position_readout(model: nn.Module, batches: Iterable[Tensor], layers: Sequen
         >>> len(readout.spearman), readout.by_neuron.shape
         (3, torch.Size([3, 4]))
     """
+    if isinstance(batches, Iterator):
+        raise PANError(
+            "batches is an iterator, which can be read only once, and is read twice: give a list or a loader"
+        )
     modules = select(model, list(layers)) if layers else {}
     probes, device = Probes({name: modules[name] for name in layers}, {}), device_of(model)
     fits: dict[str, _Fit] = {}

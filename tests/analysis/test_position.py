@@ -10,6 +10,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from pan_callbacks.analysis.position import _RIDGE, GRID, TARGETS, PositionReadout, position_readout, targets
+from pan_callbacks.errors import PANError
 from tests.support.synthetic import small_net
 
 ROW, COLUMN, CENTRE = range(3)
@@ -145,6 +146,13 @@ class TestImagesAreHeldOut:
 
     def test_one_image_alone_is_judged_by_none(self):
         assert position_readout(small_net(), [noise(1)], ["0"]) == {}
+
+
+def test_batches_that_can_be_read_only_once_are_refused_before_any_is():
+    batches = iter([noise(4)])
+    with pytest.raises(PANError, match="read only once"):
+        position_readout(small_net(), batches, ["0"])
+    assert next(batches).shape == noise(4).shape
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 7), (3, 40)])
