@@ -212,8 +212,13 @@ def progress_bar(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
-    with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
+    screen = Console(stderr=True)
+    room = screen.width - len(f" {total}/{total} 0:00:00 ")  # in a narrow terminal the numbers say most, the bar least
+    left = room - len(f"{what} {unit} ")
+    said = TextColumn(what if len(what) <= room else f"{what[: room - 1]}…")
+    bar = [BarColumn(min(40, left))] if left >= 4 else []
+    columns = (said, *bar, MofNCompleteColumn(), *[TextColumn(unit)] * (left >= 0), TimeRemainingColumn())
+    with Progress(*columns, transient=True, console=screen) as progress:
         task = progress.add_task(what, total=total)
         yield lambda images: progress.advance(task, images)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from pan_callbacks.analysis.advise import advise
 from pan_callbacks.cli.options import AdviseOptions
+from pan_callbacks.cli.output import console, print_table
 from pan_callbacks.cli.process import Process, groups_of, interruptible
 from pan_callbacks.cli.resolve import (
     assumptions,
@@ -18,6 +19,7 @@ from pan_callbacks.cli.resolve import (
     threshold_of,
 )
 from pan_callbacks.errors import PANError, UsageError
+from pan_callbacks.reports._text import visible
 from pan_callbacks.reports.advice import Advice
 from pan_callbacks.sources.images import ImageSource
 from pan_callbacks.sources.models import LoadedModel
@@ -98,6 +100,17 @@ def measure(job: AdviseJob) -> Advice:
         return found
     name, why = next(iter(skipped.items()))
     return replace(found, notes=(*found.notes, f"{len(skipped)} images were left out, the first: {name} ({why})"))
+
+
+def show(advice: Advice) -> None:
+    """Print the numbers, the paragraph, and what was noted."""
+    terminal = console()
+    if advice.table.rows:
+        print_table(advice.table, terminal, plain=True)
+        terminal.print()
+    for sentence in (advice.paragraph(), *advice.notes):
+        # a terminal breaks lines between words, and a file has the lines that there are
+        terminal.print(visible(sentence), markup=False, highlight=False, soft_wrap=not terminal.is_terminal)
 
 
 def _images(options: AdviseOptions, loaded: LoadedModel) -> tuple[ImageSource, list[str]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pan_callbacks import __version__
+from pan_callbacks.cli.output import print_table
 from pan_callbacks.cli.page import Page, Part, Section, ShownTable, Text
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.padding import ALL_EDGES, EDGES
@@ -194,7 +195,8 @@ def show(entries: Sequence[Entry], terminal: Console, everything: bool) -> None:
     for part in in_width(kept, terminal.width):
         terminal.print(part.rich(edge=False))
     hidden = len(turned.rows) - len(kept.rows)
-    sentences = [f"{hidden} rows are the same in all reports (--all shows them)"] if hidden else []
+    same = f"{hidden} rows are" if hidden > 1 else "1 row is"
+    sentences = [f"{same} the same in all reports (--all shows them)"] if hidden else []
     for sentence in [*sentences, *notes(entries)]:
         terminal.print(visible(sentence), markup=False, highlight=False)
     for name, changes in differences(entries):
@@ -202,7 +204,7 @@ def show(entries: Sequence[Entry], terminal: Console, everything: bool) -> None:
         rows = changes.table().rows
         few = replace(changes.table(), rows=rows if everything else rows[:SHOWN])
         if rows:
-            terminal.print(few.rich(edge=False))
+            print_table(few, terminal, edge=False)
         if len(few.rows) < len(rows):
             terminal.print(f"and {len(rows) - len(few.rows)} more (--all shows them)", highlight=False)
 

@@ -251,7 +251,6 @@ def _compare(options: CompareOptions, tell: Tell | None) -> int:
 
 def _advise(options: AdviseOptions, tell: Tell | None) -> int:
     from pan_callbacks.cli import advise
-    from pan_callbacks.cli.output import console
 
     job = advise.resolve(options)
     for sentence in [] if options.quiet else job.notes:
@@ -262,7 +261,7 @@ def _advise(options: AdviseOptions, tell: Tell | None) -> int:
     if tell is not None:
         tell(advice.to_dict())
     elif not options.quiet:
-        console().print(advice.summary(), markup=False, highlight=False, soft_wrap=True)
+        advise.show(advice)
     if advice.evidence.unpadded:
         raise PANError(advice.evidence.unpadded)
     return 0

@@ -14,7 +14,7 @@ from pan_callbacks.cli.survey import Survey
 from pan_callbacks.cli.survey_page import page_of
 from pan_callbacks.reports._json import write_json, write_whole
 from pan_callbacks.reports._text import visible
-from pan_callbacks.reports.tables import Table
+from pan_callbacks.reports.tables import Table, pan_table
 from pan_callbacks.reports.taxonomy import PANType, type_of
 from pan_callbacks.sources.images import FIGURES
 
@@ -58,6 +58,8 @@ def write(survey: Survey, folder: Path, progress: bool = False) -> None:
     write_whole(folder / "report.html", page_of(survey, drawn).html().encode())
 
 
+#: PANs that a terminal shows, and a width that no table has.
+_STRONGEST, _UNBOUNDED = 20, 10_000
 #: What pans.csv has of every side, in the order of its columns.
 _BY_SIDE = ("contrast", "effect", "consistency", "difference", "contrast after")
 
@@ -94,19 +96,53 @@ def show(survey: Survey, folder: Path) -> None:
     """
     terminal = console()
     if survey.report.count:
-        terminal.print(survey.report.table())
+        strongest = pan_table(survey.report, _STRONGEST)
+        shown = len(strongest.rows)
+        more = f" (strongest {shown} of {survey.report.count})" if shown < survey.report.count else ""
+        print_table(strongest, terminal, f"Padding aware neurons{more}")
     if survey.beyond is not None and survey.beyond.layers:
         title = f"Beyond the contrast, {survey.beyond.images} images (report.html explains the columns)"
-        terminal.print(survey.beyond.table().known().rich(title=title))
+        print_table(survey.beyond.table().known(), terminal, title)
     terminal.print(survey.summary(), markup=False, highlight=False)
     if survey.impact is not None:
-        terminal.print()
-        terminal.print(survey.impact.summary(), markup=False, highlight=False)
+        terminal.print(f"\n{survey.impact.images} images", markup=False, highlight=False)
+        print_table(survey.impact.table.known(), terminal, plain=True)
+        for note in survey.impact.notes:
+            terminal.print(visible(note), markup=False, highlight=False)
     if survey.skipped:
         name, why = next(iter(survey.skipped.items()))
         first = visible(f"{name} ({why})")
         terminal.print(f"{len(survey.skipped)} images were left out, the first: {first}", markup=False)
     terminal.print(f"\n{visible(str(folder / 'report.html'))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(table: Table, terminal: Console, title: str = "", edge: bool = True, plain: bool = False) -> None:
+    """Print a table; where the terminal is too narrow for it, row by row with what each number is.
+
+    Args:
+        table: The table.
+        terminal: Where to print.
+        title: Sentence above it.
+        edge: Whether it has a frame.
+        plain: Whether it has no lines.
+    """
+    from rich.measure import Measurement
+    from rich.padding import Padding
+    from rich.text import Text
+
+    drawn = Text(table.text()) if plain else table.rich(title or None, edge)
+    wanted = Measurement.get(terminal, terminal.options.update(max_width=_UNBOUNDED), drawn).maximum
+    if wanted <= terminal.width:
+        terminal.print(drawn, highlight=False)
+        return
+    if title:
+        terminal.print(title, markup=False, highlight=False, style="italic")
+    for name, *cells in table.rows:
+        terminal.print(visible(name), markup=False, highlight=False, style="bold")
+        pairs = (f"{head}: {cell}" for head, cell in zip(table.head[1:], cells, strict=True) if cell)
+        terminal.print(Padding(Text(visible("; ".join(pairs))), (0, 0, 0, 2)))
+    for note in table.notes:
+        terminal.print(note, markup=False, highlight=False)
 
 
 def console() -> Console:
