@@ -18,8 +18,8 @@ _WHAT = (
 )
 _NO_FAULT = (
     "That is no fault by itself: where something lies may be what the task needs. But such neurons answer otherwise "
-    "where the edge is elsewhere: for other sizes, crops, or tiles of an image. `pan-callbacks advise` weighs what "
-    "padding is worth to a network, and says whether to keep it, to blind the network to it, or to retrain."
+    "where the edge is elsewhere: for other sizes, crops, or tiles of an image. The command pan-callbacks advise "
+    "weighs what padding is worth to a network, and says whether to keep it, to blind the network to it, or to retrain."
 )
 _PAPER = ("Garcia-Gasulla et al. 2023, who named these neurons", "https://arxiv.org/abs/2309.08048")
 
@@ -62,8 +62,9 @@ def _compared(survey: Survey) -> Iterator[str]:
     assert survey.floor is not None, "there is something to compare with"
     own, neutral, random = survey.floor.own, survey.floor.neutral, survey.floor.random
     if neutral is not None:
-        yield f"On {survey.floor.images} of the images there are {own.count:,}, of which {neutral.count:,} are left if"
-        yield "padding says nothing about the edge: so many are owed to chance and content."
+        left = f"{neutral.count:,} are left, owed to chance and content" if neutral.count else "none is left"
+        yield f"On {survey.floor.images} of the images there are {own.count:,}; if padding says nothing about the edge"
+        yield f"{left}."
     if random is not None:
         yield f"The same network with random weights has {random.count:,}."
 

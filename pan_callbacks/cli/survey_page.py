@@ -94,7 +94,7 @@ def _impact(impact: ImpactReport) -> list[Part]:
         "(neutral). Controls are as many other neurons of the same layers; what the PANs do beyond them is due to what "
         "they are, and not to how many they are."
     )
-    head = ("", "neurons", impact.metric, "change [95 %]", "KL", "flips")
+    head = ("model", "neurons", impact.metric, "change [95 %]", "KL", "flips")
     table = Table(head, impact.table.rows, numbers=head[1:])
     return [Text(intro), ShownTable(table), *(Text(sentence, "note") for sentence in impact.notes)]
 
@@ -135,10 +135,11 @@ def _reproducible(impact: ImpactReport, mode: Mode, changes: ClassChanges) -> st
 
 
 def _class_rows(impact: ImpactReport, found: ClassChanges) -> list[tuple[str, ...]]:
+    labelled = bool(found.images.any())
     return [
         (
             class_name(impact, i),
-            str(int(found.images[i])),
+            str(int(found.images[i])) if labelled else "-",
             _number(found.change[i], "{:+.1%}"),
             _interval(found.low[i], found.high[i], "{:+.1%}"),
             _number(found.shift[i], "{:+.3%}"),

@@ -175,7 +175,7 @@ def pan_table(report: Findings, limit: int | None = None) -> Table:
 
 def _marks(line: LayerReport, threshold: float) -> str:
     marks = _ENLARGED * line.enlarged + _DRIFTS * line.drifts(threshold)
-    return marks and f" {marks}"
+    return marks and f"\xa0{marks}"  # a mark alone on a line is nobody's
 
 
 def _pan_row(pan: PAN, marks: str) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from pan_callbacks import cli
+from pan_callbacks import cli, impact
 from pan_callbacks.analysis.portraits import NeuronPicture
 from pan_callbacks.cli.illustrations import illustrations
 from pan_callbacks.cli.lead import documentation, lead
@@ -31,7 +31,7 @@ from pan_callbacks.reports.tables import Table, pan_table
 from pan_callbacks.sources.sample import PICTURES as PICTURES_OF_SKIMAGE
 from pan_callbacks.sources.sample import pictures
 from tests.support.photos import save
-from tests.support.synthetic import report_on, small_net
+from tests.support.synthetic import labelled, report_on, small_net
 
 FACTORIES = Path(__file__).parents[1] / "support" / "factories.py"
 OURS = (Path(cli.__file__).parent / "templates" / "page.js").read_text(encoding="utf-8").strip()
@@ -217,12 +217,35 @@ def test_the_lead_says_what_changes_class(distance, what):
     assert f"12.5% of the {what} change class" in said
 
 
+def test_without_labels_no_class_has_a_number_of_images():
+    net = small_net()
+    report = report_on(net, {"0": (0,)})
+    for batches, shown in ((labelled(8, 4), True), ([images for images, _ in labelled(8, 4)], False)):
+        found = impact(net, batches, report, "zero", controls=0, progress=False)
+        page = page_of(look_at(net, report, {}, (24, 24), impact=found), [])
+        (table,) = (
+            part.shown
+            for section in page.sections
+            for part in section.parts
+            if isinstance(part, ShownTable) and part.folded.startswith("Every class")
+        )
+        assert ("images" in table.head) is shown and "change of probability" in table.head
+
+
+def test_a_page_of_a_thousand_pans_shows_the_strongest_and_is_small():
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 1000, 3, padding=1))
+    report = report_on(net, {"0": tuple(range(1000))})
+    page = page_of(look_at(net, report, {}, (24, 24)), []).html()
+    assert report.count == 1000 and len(page) < 100_000
+    assert "The strongest 50 (pans.csv has all)" in page and page.count("<td>0</td>") == 50 + 1  # and its layer
+
+
 def test_marks_of_layers_are_explained_below_the_table_of_pans():
     net = small_net()
     report = report_on(net, {"0": (0, 3)})
     marked = PANReport({name: replace(line, reference="zoom") for name, line in report.layers.items()})
     page = page_of(look_at(net, marked, {}, (24, 24)), []).html()
-    assert "<td>0 †</td>" in page and '<p class="marks">† measured on enlarged images' in page
+    assert "<td>0\xa0†</td>" in page and '<p class="marks">† measured on enlarged images' in page
     assert 'class="marks"' not in page_of(look_at(net, report, {}, (24, 24)), []).html()
 
 

@@ -69,7 +69,7 @@ def test_layers_measured_on_enlarged_images_or_with_a_high_control_are_marked_an
         "centre": line(reference="centre"),
     }
     table = pan_table(PANReport(lines))
-    assert sorted(row[0] for row in table.rows) == ["centre", "moved ‡", "plain", "small †", "worst †‡"]
+    assert sorted(row[0] for row in table.rows) == ["centre", "moved\xa0‡", "plain", "small\xa0†", "worst\xa0†‡"]
     enlarged, drifts = table.notes
     assert enlarged.startswith("† measured on enlarged images") and drifts.startswith("‡ control (drift) of 0.4")
     assert pan_table(PANReport({"moved": line(drift=0.4)})).notes == (drifts,)
