@@ -192,7 +192,7 @@ def show(entries: Sequence[Entry], terminal: Console, everything: bool) -> None:
     """
     turned = table(entries).turned()
     kept = turned if everything else unequal(turned)
-    for part in in_width(kept, terminal.width):
+    for part in in_width(kept, terminal.width) if kept.rows else ():
         terminal.print(part.rich(edge=False))
     hidden = len(turned.rows) - len(kept.rows)
     same = f"{hidden} rows are" if hidden > 1 else "1 row is"
@@ -228,7 +228,8 @@ def _page(turned: Table, said: Sequence[str], changed: Sequence[tuple[str, Chang
     every = replace(turned, numbers=())  # a column holds words and numbers
     differing = unequal(every)
     lead: list[Part] = [Text(sentence, "note") for sentence in said]
-    lead.append(ShownTable(differing, sortable=False))
+    if differing.rows:
+        lead.append(ShownTable(differing, sortable=False))
     if len(differing.rows) < len(every.rows):
         all_rows = "All rows, with those that are the same in all reports"
         lead.append(ShownTable(every, folded=all_rows, sortable=False))

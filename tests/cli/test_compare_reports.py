@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,13 @@ class TestShow:
         few, all_rows = shown(*entries), shown(*entries, everything=True)
         assert f"{len(same)} rows are the same in all reports" in few and "border bias" not in few
         assert "border bias" in all_rows and "are the same" not in all_rows
+
+    def test_reports_that_are_the_same_have_no_empty_table(self, tmp_path):
+        entries = Entry("a", "net", report(), None), Entry("b", "net", report(), None)
+        said = shown(*entries)
+        assert "━" not in said and re.search(r"\d+ rows are the same in all reports", said) and "0 PANs came" in said
+        write(entries, tmp_path)
+        assert (tmp_path / "report.html").read_text().count("<table") == 1  # all rows, folded
 
     def test_a_single_report_has_all_its_rows(self):
         assert "border bias" in shown(Entry("a", "net", report(), None))
