@@ -8,6 +8,7 @@
 # make concepts  the pictures of docs/concepts; a minute
 # make test-cov  the same with coverage, written into docs/coverage.md
 # make test-oldest  part of it with the oldest versions that are promised
+# make test-python PYTHON=python3.13  the same part with another Python
 # make dist    wheel and sdist, built and tried
 PYTHON ?= python3
 BIN := .venv/bin
@@ -23,7 +24,7 @@ TWO_PROCESSES := -n 2 --dist worksteal
 # waiting threads sleep: where the cores are shared, a training step is four times as fast as with threads that spin
 SHARED_CORES := OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov test-oldest dist lint format docs concepts screenshot bench bench-gpu bench-suppression study clean
+.PHONY: install demo test test-one test-attack test-slow test-gpu test-cov test-oldest test-python dist lint format docs concepts screenshot bench bench-gpu bench-suppression study clean
 .DELETE_ON_ERROR:
 
 install: $(INSTALLED)
@@ -81,6 +82,15 @@ test-oldest: .venv-oldest/.installed
 	$(INSTALL) .venv-oldest -c constraints-oldest.txt -e '.[oldest]'
 	@touch $@
 
+# the same tests with another Python, in an environment of its own: make test-python PYTHON=python3.13
+OTHER := .venv-$(notdir $(PYTHON))
+test-python: $(OTHER)/.installed
+	$(ONE_THREAD) $(OTHER)/bin/python -m pytest $(TWO_PROCESSES) $(OLDEST_TESTS)
+
+$(OTHER)/.installed: setup.cfg pyproject.toml constraints.txt
+	$(INSTALL) $(OTHER) -c constraints.txt -e '.[oldest]'
+	@touch $@
+
 # dist/ anew, and tried in an environment that holds the wheel and what it asks for
 dist: $(INSTALLED)
 	rm -rf build dist
@@ -132,5 +142,5 @@ screenshot: $(INSTALLED)
 		--page timeseries --as-it-opens --height 900
 
 clean:
-	rm -rf .venv .venv-oldest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

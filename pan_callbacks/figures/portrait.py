@@ -56,6 +56,7 @@ def portrait(picture: NeuronPicture, rank: int, when: str) -> Figure:
     draw_activation(maps[1], activation, side)
     for axes, title in zip(maps, ("kernel", "mean map"), strict=True):  # there is less room than in the gallery
         axes.set_title(title, **_TITLE)
+    maps[1].set_xlabel(picture.where.removeprefix("measured "), fontsize=SMALL, labelpad=6)
     maps[0].set_xlabel("framed: reads padding" if any(picture.padding_taps) else "", fontsize=SMALL, color=BORDER)
     _distributions(place(figure, _DISTRIBUTIONS, yticks=[]), picture)
     return figure
