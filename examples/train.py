@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -44,8 +45,12 @@ def main(args: ArgsType = None) -> TrainCLI:
     Returns:
         The CLI, with its ``trainer``, ``model`` and ``datamodule``.
     """
+    begun = time.monotonic()
     cli = TrainCLI(TimmClassifier, LightningDataModule, subclass_mode_data=True, seed_everything_default=0, args=args)
     print_findings(cli.trainer)
+    if cli.trainer.is_global_zero:
+        minutes, seconds = divmod(round(time.monotonic() - begun), 60)
+        print(f"\nThis took {minutes} min {seconds} s, installing not counted.")
     return cli
 
 

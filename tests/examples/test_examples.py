@@ -330,7 +330,8 @@ class TestConfigs:
         trainer = main(arguments).trainer
         assert trainer.state.finished
         assert any(isinstance(callback, PANMonitor) for callback in trainer.callbacks)
-        assert "PANs epoch by epoch" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "PANs epoch by epoch" in printed and re.search(r"This took \d+ min \d+ s", printed)
 
     def test_the_classes_of_the_data_reach_the_model(self, image_folder, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
