@@ -6,13 +6,17 @@ import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.distributed
 from torch import Tensor
 
 from pan_callbacks.errors import PANError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 
@@ -206,13 +210,12 @@ def progress_bar(
     Yields:
         What to call with the number of images that were done since, or with a part of one.
     """
-    if not show:
+    screen = _screen() if show else None
+    if screen is None:
         yield unseen
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    screen = Console(stderr=True)
     room = screen.width - len(f" {total}/{total} 0:00:00 ")  # in a narrow terminal the numbers say most, the bar least
     left = room - len(f"{what} {unit} ")
     said = TextColumn(what if len(what) <= room else f"{what[: room - 1]}…")
@@ -231,16 +234,24 @@ def waiting(what: str, show: bool = True) -> Iterator[None]:
         what: Words before the bar.
         show: Whether there is a bar; it is drawn in terminals alone.
     """
-    if not show:
+    screen = _screen() if show else None
+    if screen is None:
         yield
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (TextColumn(what), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True, console=Console(stderr=True)) as progress:
+    with Progress(*columns, transient=True, console=screen) as progress:
         progress.add_task(what, total=None)
         yield
+
+
+def _screen() -> Console | None:
+    """Return where bars are drawn; None in a notebook without widgets, where rich would draw a warning in their place."""
+    from rich.console import Console
+
+    screen = Console(stderr=True)
+    return None if screen.is_jupyter and find_spec("ipywidgets") is None else screen
 
 
 class Counted(Iterable[Tensor]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pan_callbacks import PANError
+from pan_callbacks import PANError, _runtime
 from pan_callbacks._runtime import ALONE, Shard, in_any_process, in_smaller_batches, is_out_of_memory, sum_of_processes
 from tests.support.processes import results_of_two
 
@@ -114,3 +114,17 @@ def test_a_process_alone_has_all():
 def test_every_batch_has_one_number_whoever_has_it(world):
     numbers = [Shard(rank, world).number(batch) for batch in range(4) for rank in range(world)]
     assert numbers == list(range(4 * world))
+
+
+@pytest.mark.parametrize("widgets", [False, True])
+def test_a_notebook_without_widgets_gets_no_bar_and_no_warning(widgets, monkeypatch, recwarn):
+    """There rich draws a warning, and an empty output that stays, wherever a bar would be."""
+    asked, shown = [], []
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr(_runtime, "find_spec", lambda name: asked.append(name) or (object() if widgets else None))
+    monkeypatch.setattr("rich.progress.Progress.__enter__", lambda self: shown.append(self) or self)
+    monkeypatch.setattr("rich.progress.Progress.__exit__", lambda self, *error: None)
+    with _runtime.progress_bar("scanning", 4) as advance, _runtime.waiting("loading"):
+        advance(2)
+    assert asked == ["ipywidgets"] * 2 and len(shown) == 2 * widgets
+    assert not recwarn.list

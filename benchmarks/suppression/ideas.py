@@ -92,10 +92,31 @@ def own_measure() -> Iterator[None]:
 @contextmanager
 def linear() -> Iterator[None]:
     """The price is the distance, not its square: its gradient is as long as it is at a distance of 0.1."""
+    with _weighed(lambda distance: 0.1 / distance):
+        yield
+
+
+@contextmanager
+def huber() -> Iterator[None]:
+    """The price is the square of the distance up to 0.1 and grows in a straight line from there on."""
+    with _weighed(lambda distance: (0.1 / distance).clamp_max(1.0)):
+        yield
+
+
+@contextmanager
+def logarithm() -> Iterator[None]:
+    """The price is the logarithm of 1 + the distance; its gradient is that of "linear" near the margin, and fades."""
+    with _weighed(lambda distance: 0.1 / (distance * (1 + distance))):
+        yield
+
+
+@contextmanager
+def _weighed(by: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Multiplies the gradient of the square of a distance by a function of the distance."""
     plain = Strength.update
 
     def update(self: Strength, beyond: Tensor, sides: tuple[str, ...]) -> Tensor:
-        return plain(self, beyond, sides) * 0.1 / beyond.abs().amax(0).clamp_min(1e-6)
+        return plain(self, beyond, sides) * by(beyond.abs().amax(0).clamp_min(1e-6))
 
     with patch.object(Strength, "update", update):
         yield

@@ -107,6 +107,8 @@ VARIANTS = {
     "from epoch 5 on": Variant({"start_epoch": 5}),
     "edges alone": Variant(changes=(ideas.edges_alone,)),
     "linear": Variant(changes=(ideas.linear,)),
+    "huber": Variant(changes=(ideas.huber,)),
+    "logarithm": Variant(changes=(ideas.logarithm,)),
     "crops as the reference": Variant(crops=True),
     "projection": Variant(None, projected=1.0),
     "a tenth of the projection": Variant(None, projected=0.1),
