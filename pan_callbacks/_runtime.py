@@ -247,7 +247,7 @@ def waiting(what: str, show: bool = True) -> Iterator[None]:
 
 
 def _screen() -> Console | None:
-    """Return where bars are drawn; None in a notebook without widgets, where rich would draw a warning in their place."""
+    """Return where bars are drawn; None in a notebook without widgets, where rich draws a warning in their place."""
     from rich.console import Console
 
     screen = Console(stderr=True)
