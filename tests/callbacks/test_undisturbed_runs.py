@@ -375,7 +375,7 @@ def test_a_logger_that_fails_ends_no_training(tmp_path):
         run.fit(SmallModule(), *loaders())
     assert [entry["epoch"] for entry in monitor.history] == [-1, 0, 1]
     told = [str(w.message) for w in caught if "PANMonitor could not" in str(w.message)]
-    assert any("log its first point" in text for text in told) and any("show its pictures" in text for text in told)
+    assert any("log its figures" in text for text in told) and any("show its pictures" in text for text in told)
 
 
 def test_layers_that_are_replaced_are_measured_from_then_on(tmp_path):
