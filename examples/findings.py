@@ -23,7 +23,7 @@ _WHY_NOT_THE_SUM = (
     "cross it without being either, so that these columns do not add up to the count."
 )
 #: TensorBoard's page of curves, of the PANs alone, and as they are: smoothing would show counts that there never were.
-_PAGE = f"http://localhost:6006/?smoothing=0&tagFilter={quote('^pan/')}#timeseries"
+_PAGE = f"http://localhost:6006/?smoothing=0&tagFilter={quote('^(PANs|pan)/')}#timeseries"
 
 
 def print_findings(trainer: Trainer) -> None:

@@ -57,7 +57,7 @@ def page(tmp_path_factory):
             if where != [tab]:
                 browser.go("about:blank")
                 browser.go(f"{board}/?smoothing=0#{tab}")
-                shots._settle(browser, deadline, still=1.2)
+                shots._settle(browser, deadline, still=0.8)
                 where[:] = [tab]
             return browser.run(script)
 

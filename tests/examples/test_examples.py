@@ -374,7 +374,7 @@ class TestFindings:
         before, after = (line.split()[0] for line in printed.splitlines() if re.match(r" *(before|0) ", line))
         assert (before, after) == ("before", "0")
         assert "tensorboard --logdir runs\n" in printed
-        assert "http://localhost:6006/?smoothing=0&tagFilter=%5Epan/#timeseries" in printed
+        assert "http://localhost:6006/?smoothing=0&tagFilter=%5E%28PANs%7Cpan%29/#timeseries" in printed
         start, *now = map(int, re.findall(r"\d+", re.search(r"\d+ before training.*", printed)[0]))
         assert start == monitor.history[0]["count"] and now[0] <= start and sum(now) == monitor.report.count
 
