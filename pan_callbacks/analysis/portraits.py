@@ -65,6 +65,8 @@ def neuron_pictures(
         advance: Is told of every neuron that was looked at.
     """
     pans = _varied(report, limit) if pans is None else list(pans)
+    if not measurement.images:  # the report is of an earlier run
+        return []
     samples = [measurement.readings(pan.layer, pan.strongest) for pan in pans]
     sites = {pan.layer: measurement.site(pan.layer) for pan in pans}
     by_view: dict[InView, list[PAN]] = {}

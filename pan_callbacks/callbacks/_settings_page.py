@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pan_callbacks.callbacks._loggers import show_settings
@@ -38,21 +38,24 @@ class SettingsPage:
     def before_lightning(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Describe the run where Lightning is about to."""
         parts: tuple[Any, ...] = pl_module, getattr(trainer, "datamodule", None)
-        saved = [dict(part.hparams_initial) for part in parts if getattr(part, "_log_hyperparams", False)]
-        if saved:
-            merged = {name: value for part in saved for name, value in part.items() if name != "_class_path"}
+        saving = [part for part in parts if getattr(part, "_log_hyperparams", False)]
+        if saving:
             loggers = [logger for logger in trainer.loggers if getattr(logger, "_default_hp_metric", False)]
-            self._describe(trainer, loggers, merged)
+            self._describe(trainer, loggers, saving)
 
     def at_the_end(self, trainer: Trainer) -> None:
         """Describe the run where nobody has."""
-        self._describe(trainer, [logger for logger in trainer.loggers if id(logger) not in self._described], {})
+        self._describe(trainer, [logger for logger in trainer.loggers if id(logger) not in self._described], [])
 
-    def _describe(self, trainer: Trainer, loggers: Iterable[Logger], saved: Mapping[str, Any]) -> None:
-        settings = plain({**saved, **settings_of(trainer)})
-        metrics = [*METRICS, "hp_metric"] if saved else METRICS
+    def _describe(self, trainer: Trainer, loggers: Iterable[Logger], saving: Sequence[Any]) -> None:
+        """Describe the run by our settings, and by the hyperparameters of the user's that are saved."""
+        if not self._enabled:
+            return
         try:
-            for logger in loggers if self._enabled else ():
+            saved = {name: value for part in saving for name, value in part.hparams_initial.items()}
+            saved.pop("_class_path", None)  # which Lightning leaves out, too
+            settings, metrics = plain({**saved, **settings_of(trainer)}), [*METRICS, *["hp_metric"] * bool(saving)]
+            for logger in loggers:
                 if show_settings(logger, settings, metrics):
                     self._described.add(id(logger))
         except Exception as error:  # a page is not worth a training
@@ -70,9 +73,9 @@ def settings_of(trainer: Trainer) -> dict[str, Any]:
         kind = next((kind for kind in type(callback).__mro__ if kind.__module__.startswith("pan_callbacks.")), None)
         if kind is None:
             continue
-        for name in set(inspect.signature(kind).parameters) - _SHOWN_ONLY:
+        for name in inspect.signature(kind).parameters:
             value = getattr(callback, name, None)
-            if isinstance(value, (bool, int, float, str, list, tuple)):
+            if name not in _SHOWN_ONLY and isinstance(value, (bool, int, float, str, list, tuple)):
                 settings[f"{_in_lower_case(kind.__name__)}.{name}"] = value
     return settings
 

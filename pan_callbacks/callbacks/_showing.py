@@ -131,7 +131,9 @@ def _gallery(measurement: Measurement, report: PANReport) -> dict[str, Figure]:
     from pan_callbacks.analysis.portraits import neuron_pictures
     from pan_callbacks.figures.gallery import gallery
 
-    return {"pan/gallery": gallery(neuron_pictures(measurement, report))}
+    pictures = neuron_pictures(measurement, report)
+    nothing_seen = bool(report.pans) and not pictures  # a resumed run without validation has the report alone
+    return {} if nothing_seen else {"pan/gallery": gallery(pictures)}
 
 
 def _portraits(measurement: Measurement, report: PANReport, when: str) -> dict[str, Figure]:

@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams.metadata import parse_experiment_plugin_data, p
 from torch.utils.data import DataLoader
 
 from pan_callbacks import PANMonitor, PANPenalty
-from pan_callbacks.callbacks._settings_page import settings_of
+from pan_callbacks.callbacks._settings_page import SettingsPage, settings_of
 from tests.support.lightning_models import SmallModule, dataset, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -70,6 +70,27 @@ def test_a_description_of_the_users_own_is_not_replaced(tmp_path):
     settings, metrics, _ = described(tmp_path, WithItsOwnMetrics(), PANMonitor(), default_hp_metric=False)
     assert settings == {"mine": 1.5}
     assert metrics == ["val_loss"]
+
+
+def test_hyperparameters_that_cannot_be_written_end_no_training(tmp_path):
+    class Hostile:
+        def __str__(self):
+            raise RuntimeError("no words for it")
+
+        __repr__ = __str__
+
+    class Strange(SmallModule):
+        """Has what our page cannot show; Lightning is told not to log it."""
+
+        _log_hyperparams, hparams_initial = True, {"what": Hostile()}
+
+    page = SettingsPage(enabled=True)
+
+    class Run:
+        callbacks, datamodule, loggers = [PANMonitor()], None, [TensorBoardLogger(tmp_path)]
+
+    with pytest.warns(UserWarning, match="could not show its settings: RuntimeError: no words for it"):
+        page.before_lightning(Run, Strange)
 
 
 def test_without_figures_nothing_is_described(tmp_path):

@@ -105,3 +105,18 @@ def test_what_failed_to_be_shown_is_shown_at_the_end(tmp_path, monkeypatch):
     assert not failures
     assert len(steps(events, "timeline")) == 2
     assert len(steps(events, "gallery")) == 1
+
+
+def test_a_resumed_run_without_validation_shows_the_report_that_it_has_and_no_neuron(tmp_path, recwarn):
+    """There are readings of no neuron; an empty gallery would say that there is none."""
+    train, val = (DataLoader(dataset(images), batch_size=8) for images in (16, 8))
+    first = trainer(tmp_path, [PANMonitor(threshold=0.2)], 1)
+    first.fit(SmallModule(), train, val)
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    monitor, logger = PANMonitor(threshold=0.2), TensorBoardLogger(tmp_path)
+    second = trainer(tmp_path, [monitor], 2, logger=logger, limit_val_batches=0)
+    second.fit(SmallModule(), train, val, ckpt_path=tmp_path / "one.ckpt")
+    assert monitor.report.count > 0
+    tags = EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload().Tags()["images"]
+    assert set(tags) == {"PANs/count", "pan/layer_sides", "pan/timeline"}
+    assert not any("could not" in str(warning.message) for warning in recwarn.list)

@@ -29,7 +29,9 @@ def test_what_it_costs_is_what_the_pages_say_and_has_its_command():
     known = set(re.findall(r"\d+(?:\.\d+)?(?= s\b)|\d+\.\d+", pages))
     assert len(numbers) >= 9 and [number for number in numbers if number not in known] == []
     measured = [(costs, command) for _, costs, command in rows if _NUMBER.search(costs)]
-    assert measured and all(re.fullmatch(r" `python -m benchmarks\.[\w.]+( [-\w ]+)?` ", command) for _, command in measured)
+    assert measured and all(
+        re.fullmatch(r" `python -m benchmarks\.[\w.]+( [-\w ]+)?` ", command) for _, command in measured
+    )
 
 
 def test_the_line_that_computes_the_contrast_is_two_hops_away():
