@@ -37,9 +37,9 @@ $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	$(INSTALL) .venv -c constraints.txt -e '.[dev]'
 	@touch $(DEMO) $@
 
-# measured from nothing on two cores: 339 s, 138 of them for packages
+# measured from nothing on two cores, quiet and busy: 176 s, 87 of them for packages, and 339 s, 138 of them
 about-demo:
-	@echo "About six minutes on two cores: two or three for packages the first time, then six epochs of training"
+	@echo "Three to six minutes on two cores: about half for packages the first time, then six epochs of training"
 
 $(DEMO): setup.cfg pyproject.toml constraints.txt
 	$(INSTALL) .venv -c constraints.txt -e '.[demo]'
