@@ -68,7 +68,7 @@ def gallery(pictures: Iterable[NeuronPicture]) -> Figure:
     for part, picture, more in zip(parts, pictures, lines, strict=True):
         pan = picture.pan
         side = pan.strongest
-        contrast = f"contrast {pan.contrast[side]:+.2f}"
+        contrast = f"contrast {pan.strongest_contrast:+.2f}"
         heading = " · ".join((shorten(pan.layer), f"channel {pan.channel}", pan.kind, contrast, pan.origin))
         part.suptitle(heading, fontsize=LARGE, x=0.01, y=1 - 0.04 / (_ROW + _LINE * more), ha="left")
         if more:

@@ -171,7 +171,7 @@ def entry_of(
     origins = report.count_by("origin")
     pans: dict[str, dict[int, float]] = {name: {} for name in report.measured}
     for pan in report.pans:
-        pans[pan.layer][pan.channel] = pan.contrast[pan.strongest]
+        pans[pan.layer][pan.channel] = pan.strongest_contrast
     entry = Entry(
         epoch=epoch,
         step=step,

@@ -195,6 +195,22 @@ class PAN:
         return max(side, key=lambda one: abs(self.contrast[one]))
 
     @property
+    def strongest_contrast(self) -> float:
+        """The contrast of its :attr:`strongest` side: one number, where :attr:`contrast` has that of every side.
+
+        Example:
+            >>> pan = PAN("stem", 3, frozenset({"top"}), {"top": -0.9, "left": 0.1}, {}, "nascent")
+            >>> pan.strongest, pan.strongest_contrast
+            ('top', -0.9)
+        """
+        return self.contrast[self.strongest]
+
+    @property
+    def strongest_effect(self) -> float:
+        """The padding effect of its :attr:`strongest` side, NaN if nobody knows; see :attr:`effect` for every side."""
+        return self.effect.get(self.strongest, math.nan)
+
+    @property
     def sign(self) -> str:
         """``"excited"`` or ``"inhibited"`` if it is that on all of :attr:`side`, else ``"mixed"``."""
         signs = {self.contrast[side] > 0 for side in self.side}
