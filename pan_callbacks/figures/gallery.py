@@ -197,6 +197,13 @@ def _bar(part: SubFigure, image: AxesImage, box: Box, height: float, extend: str
     bar.ax.tick_params(labelsize=SMALL)
 
 
+def bin_edges(pooled: FloatArray) -> FloatArray:
+    """Return the edges of bins that samples have in common, of some width where they are all (nearly) the same."""
+    low, high = float(pooled.min()), float(pooled.max())
+    spare = 0.0 if high - low > 1e-6 * max(abs(low), abs(high), 1e-30) else max(abs(low), 1.0) / 2
+    return np.linspace(low - spare, high + spare, _BINS + 1)
+
+
 def _distributions(axes: Axes, picture: NeuronPicture, side: str) -> None:
     """Draw border against reference, as densities on common bins."""
     samples = {"border": finite(picture.border), "reference": finite(picture.reference)}
@@ -205,9 +212,7 @@ def _distributions(axes: Axes, picture: NeuronPicture, side: str) -> None:
         axes.set_axis_off()
         centred(axes, "no samples")
         return
-    low, high = float(pooled.min()), float(pooled.max())
-    spare = 0.0 if high - low > 1e-6 * max(abs(low), abs(high), 1e-30) else max(abs(low), 1.0) / 2
-    edges = np.linspace(low - spare, high + spare, _BINS + 1)
+    edges = bin_edges(pooled)
     for (name, values), color in zip(samples.items(), (BORDER, REFERENCE), strict=True):
         if values.size:
             density = np.histogram(values, bins=edges, density=True)[0]
@@ -215,7 +220,7 @@ def _distributions(axes: Axes, picture: NeuronPicture, side: str) -> None:
             axes.stairs(density, edges, fill=True, color=color, alpha=0.22)
             style = "-" if name == "border" else "--"
             axes.stairs(density, edges, color=color, linewidth=1.5, linestyle=style, label=label)
-    axes.set_title(f"contrast {picture.pan.contrast[side]:+.2f}, {side}", **_TITLE)
+    axes.set_title(f"contrast {picture.pan.strongest_contrast:+.2f}, {side}", **_TITLE)
     axes.set_xlabel("activation", fontsize=NORMAL)
     axes.set_ylabel("density", fontsize=NORMAL)
     axes.set_yticks([])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pan_callbacks.analysis.portraits import NeuronPicture
-from pan_callbacks.figures.gallery import draw_activation, draw_kernel, fitted
+from pan_callbacks.figures.gallery import bin_edges, draw_activation, draw_kernel, fitted
 from pan_callbacks.figures.style import (
     BORDER,
     LARGE,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_BINS = 40
 #: Where things stand, in inches.
 _WIDTH, _HEIGHT = 4.4, 2.35
 _KERNEL: Box = (0.15, 0.42, 1.05, 1.05)
@@ -48,7 +47,7 @@ def portrait(picture: NeuronPicture, rank: int, when: str) -> Figure:
     pan, side = picture.pan, picture.pan.strongest
     figure = new_figure(_WIDTH, _HEIGHT, placed=True)
     figure.text(0.03, 0.91, f"{shorten(pan.layer)}, channel {pan.channel}", fontsize=LARGE, weight="bold")
-    words = f"{when}, number {rank}: contrast {pan.contrast[side]:+.2f} {side}, {pan.origin}"
+    words = f"{when}, number {rank}: contrast {pan.strongest_contrast:+.2f} {side}, {pan.origin}"
     figure.text(0.03, 0.82, words, fontsize=NORMAL)
     kernel, activation = (np.atleast_2d(numbers(values)) for values in (picture.kernel, picture.activation))
     maps = [place(figure, fitted(*shown), **_NO_TICKS) for shown in ((_KERNEL, kernel), (_ACTIVATION, activation))]
@@ -66,7 +65,7 @@ def _distributions(axes: Axes, picture: NeuronPicture) -> None:
     """Draw border against reference, without a legend, which would take as long as all the rest."""
     samples = finite(picture.border), finite(picture.reference)
     pooled = np.concatenate(samples)
-    edges = np.histogram_bin_edges(pooled if pooled.size else [0.0], _BINS)
+    edges = bin_edges(pooled if pooled.size else np.zeros(1))
     for values, name, color, x in zip(samples, ("border", "reference"), (BORDER, REFERENCE), (0.0, 0.42), strict=True):
         if values.size:
             axes.stairs(np.histogram(values, edges, density=True)[0], edges, fill=True, color=color, alpha=0.6)
