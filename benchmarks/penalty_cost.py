@@ -73,13 +73,15 @@ def mask_all(model: nn.Module) -> Iterator[None]:
     hooks.take_off()
 
 
+#: What a model trains within, where nothing has to be found out before.
+AROUND = {"mask-all": mask_all, "dropout": padding_dropout}
+
+
 def setup(way: str) -> Training:
     """A training with one of ``WAYS``, or none."""
     torch.manual_seed(0)
     model = timm.create_model("resnet18", num_classes=10)
-    around = {"mask": lambda: mask(model), "mask-all": lambda: mask_all, "dropout": lambda: padding_dropout}.get(
-        way, lambda: nullcontext
-    )()
+    around = mask(model) if way == "mask" else AROUND.get(way, nullcontext)
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     penalty = PaddingBiasPenalty(model, every_n_steps=EVERY, beside_task=True) if way == "penalty" else None
     return Training(model, optimizer, around, penalty, torch.randn(BATCH, 3, SIZE, SIZE), torch.arange(BATCH) % 10)

@@ -1,4 +1,4 @@
-"""One table: logger class -> how it shows a figure, a histogram, a text.
+"""One table: logger class -> how it shows a figure, a histogram, a text, and what it calls a number.
 
 Lightning's loggers share an API for numbers and none for anything else. Loggers are known by their classes' names,
 so ``pytorch_lightning``, ``lightning.pytorch`` and their subclasses all match, and neither is imported here. To teach
@@ -122,14 +122,15 @@ def tag_in(logger: Any, tag: str) -> str:
         logger: A Lightning logger.
         tag: The public tag.
     """
-    return board.board_tag(tag) if "TensorBoardLogger" in _names(logger) else tag
+    tag_of: Callable[[str], str] = (_entry(logger) or {}).get("tag", str)
+    return tag_of(tag)
 
 
 def _names(thing: Any) -> list[str]:
     return [kind.__name__ for kind in type(thing).__mro__]
 
 
-def _entry(logger: Any) -> dict[str, Callable[..., None]] | None:
+def _entry(logger: Any) -> dict[str, Callable[..., Any]] | None:
     return next((_TABLE[name] for name in _names(logger) if name in _TABLE), None)
 
 
@@ -141,8 +142,9 @@ def _show(logger: Any, what: str, *args: Any) -> bool:
     return True
 
 
-_TABLE: dict[str, dict[str, Callable[..., None]]] = {
+_TABLE: dict[str, dict[str, Callable[..., Any]]] = {
     "TensorBoardLogger": {
+        "tag": board.board_tag,
         "figure": board.show_figure,
         "contrasts": board.show_contrasts,
         "text": board.show_text,

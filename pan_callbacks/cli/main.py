@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from pan_callbacks import __version__
 from pan_callbacks.cli import results
 from pan_callbacks.cli.arguments import parse
-from pan_callbacks.cli.options import AdviseOptions, CompareOptions, SurveyOptions
+from pan_callbacks.cli.options import AdviseOptions, CompareOptions, SurveyOptions, first_on_machine
 from pan_callbacks.cli.results import Tell
 from pan_callbacks.errors import PANError, UsageError
 from pan_callbacks.reports._text import visible
@@ -70,7 +69,7 @@ def _fail(message: str, code: int, everywhere: bool = False) -> int:
 
 def _say(message: str, everywhere: bool = False) -> None:
     """One line, of one process alone or of each."""
-    if everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
+    if everywhere or first_on_machine():
         print(f"pan-callbacks: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 

@@ -10,6 +10,11 @@ from pathlib import Path
 from pan_callbacks.reports.words import Mode, Reference
 
 
+def first_on_machine() -> bool:
+    """Return whether this is the first of several processes on a machine, which speaks for all, or the only one."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @dataclass(frozen=True)
 class ImpactOptions:
     """What ``impact`` is asked for besides the scan.
@@ -85,7 +90,7 @@ class ModelOptions:
     @property
     def shows_progress(self) -> bool:
         """Whether to show bars: in a terminal, of several processes in the first on a machine."""
-        return not self.quiet and os.environ.get("LOCAL_RANK", "0") == "0" and sys.stderr.isatty()
+        return not self.quiet and first_on_machine() and sys.stderr.isatty()
 
 
 @dataclass(frozen=True)

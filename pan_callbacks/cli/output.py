@@ -14,7 +14,7 @@ from pan_callbacks.cli.survey import Survey
 from pan_callbacks.cli.survey_page import page_of
 from pan_callbacks.reports._json import write_json, write_whole
 from pan_callbacks.reports._text import visible
-from pan_callbacks.reports.tables import Table, pan_table
+from pan_callbacks.reports.tables import Table, pan_table, pan_title
 from pan_callbacks.reports.taxonomy import PANType, type_of
 from pan_callbacks.sources.images import FIGURES
 
@@ -97,9 +97,7 @@ def show(survey: Survey, folder: Path) -> None:
     terminal = console()
     if survey.report.count:
         strongest = pan_table(survey.report, _STRONGEST)
-        shown = len(strongest.rows)
-        more = f" (strongest {shown} of {survey.report.count})" if shown < survey.report.count else ""
-        print_table(strongest, terminal, f"Padding aware neurons{more}")
+        print_table(strongest, terminal, pan_title(survey.report, strongest))
     if survey.beyond is not None and survey.beyond.layers:
         title = f"Beyond the contrast, {survey.beyond.images} images (report.html explains the columns)"
         print_table(survey.beyond.table().known(), terminal, title)

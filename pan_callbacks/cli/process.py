@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from pan_callbacks._runtime import Shard
-from pan_callbacks.cli.options import ImpactOptions, ModelOptions
+from pan_callbacks.cli.options import ImpactOptions, ModelOptions, first_on_machine
 from pan_callbacks.cli.resolve import Job
 from pan_callbacks.cli.survey import pictures_of
 from pan_callbacks.errors import PANError, UsageError
@@ -64,7 +63,7 @@ def interruptible(sources: dict[str, ImageSource]) -> Iterator[dict[str, Stoppab
         if asked:
             raise KeyboardInterrupt
         asked.append(True)
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of several processes one says so
+        if first_on_machine():  # of several processes one says so
             print("pan-callbacks: stopping after this batch; once more to stop at once", file=sys.stderr)
 
     try:

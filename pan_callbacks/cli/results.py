@@ -74,7 +74,7 @@ def _pan(pan: PAN) -> dict[str, Any]:
         "channel": pan.channel,
         "sides": sorted(pan.sides),
         "strongest": side,
-        "contrast": pan.contrast[side],
+        "contrast": pan.strongest_contrast,
         "interval": pan.interval.get(side),
         "origin": pan.origin,
         "certain": pan.certain,

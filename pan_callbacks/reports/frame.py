@@ -40,4 +40,4 @@ def _row(pan: PAN) -> dict[str, Any]:
     by_side = {name: getattr(pan, name).get(side, math.nan) for name in ("effect", "shift", "consistency", "after")}
     plain = {name: getattr(pan, name) for name in ("layer", "channel", "strongest", "sign", "origin", "certain")}
     plain |= {"visible": pan.visible, "reads_padding": pan.reads_padding}
-    return plain | by_side | {"sides": pan.kind, "contrast": pan.contrast[side], "low": low, "high": high}
+    return plain | by_side | {"sides": pan.kind, "contrast": pan.strongest_contrast, "low": low, "high": high}

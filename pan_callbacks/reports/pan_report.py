@@ -14,7 +14,7 @@ from pan_callbacks.reports.frame import frame_of
 from pan_callbacks.reports.layer_report import LayerReport
 from pan_callbacks.reports.reliance import Reliance
 from pan_callbacks.reports.summary import summary_of
-from pan_callbacks.reports.tables import pan_table
+from pan_callbacks.reports.tables import pan_table, pan_title
 from pan_callbacks.reports.words import REFERENCES
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class PANReport(Findings):
             limit: Rows at most; None for all.
         """
         shown = pan_table(self, limit)
-        more = f" (strongest {len(shown.rows)} of {self.count})" if len(shown.rows) < self.count else ""
-        return shown.rich(title=f"Padding aware neurons{more}")
+        return shown.rich(title=pan_title(self, shown))
 
     def _repr_html_(self) -> str:
         """Return the summary and the strongest PANs, as a notebook shows them."""

@@ -173,6 +173,12 @@ def pan_table(report: Findings, limit: int | None = None) -> Table:
     return Table(head, tuple(rows), numbers, notes).known()
 
 
+def pan_title(report: Findings, shown: Table) -> str:
+    """Return what stands above a table of some of the PANs of a report, or of all."""
+    more = f" (strongest {len(shown.rows)} of {report.count})" if len(shown.rows) < report.count else ""
+    return f"Padding aware neurons{more}"
+
+
 def _marks(line: LayerReport, threshold: float) -> str:
     marks = _ENLARGED * line.enlarged + _DRIFTS * line.drifts(threshold)
     return marks and f"\xa0{marks}"  # a mark alone on a line is nobody's
@@ -184,4 +190,5 @@ def _pan_row(pan: PAN, marks: str) -> tuple[str, ...]:
     interval = "-" if math.isnan(low) else f"{low:+.2f} … {high:+.2f}" + " *" * pan.certain
     known = (pan.after, pan.consistency, pan.effect)
     figures = [f"{values[side]:+.2f}" if side in values else "-" for values in known]
-    return pan.layer + marks, str(pan.channel), pan.kind, f"{pan.contrast[side]:+.2f}", interval, *figures, pan.origin
+    contrast = f"{pan.strongest_contrast:+.2f}"
+    return pan.layer + marks, str(pan.channel), pan.kind, contrast, interval, *figures, pan.origin
